@@ -1,0 +1,107 @@
+"""The two road CNNs, strided and max-pool, as plain modules."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Architecture = Literal["strided", "maxpool"]
+Head = Literal["hidden", "gap"]
+
+BLOCK_CHANNELS = (8, 32, 32, 64)
+HIDDEN_FEATURES = 512
+TILE_SIZE = 96
+
+
+class Normalize(nn.Module):
+    """Standardises each band with statistics that travel in the state dict.
+
+    Args:
+        mean: One mean per band, in the units of the raw tiles.
+        std: One standard deviation per band, same units, all positive.
+
+    Shape:
+        ``(N, C, H, W)`` raw values to ``(N, C, H, W)`` float, about zero mean and unit variance.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        return (tiles - self.mean) / self.std
+
+
+def conv_block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
+    """Conv2d, BatchNorm2d, ReLU; padding keeps the size up to the stride.
+
+    The convolution has no bias: the batch norm behind it supplies one.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class RoadNetwork(nn.Sequential):
+    """Road / non-road classifier of 96×96 tiles.
+
+    Four blocks of Conv2d, BatchNorm2d, ReLU with 8, 32, 32 and 64 channels, the last three halving
+    the resolution: by the stride of their convolution (``strided``) or by a max pool of 2 behind it
+    (``maxpool``). Then a global max pool and a hidden layer of 512 (``head="hidden"``), or global
+    average pooling and one linear layer (``head="gap"``), which class activation maps need.
+
+    Args:
+        architecture: ``strided`` or ``maxpool``.
+        head: ``hidden`` or ``gap``.
+        mean: Mean of each band over the training split; its length is the number of bands.
+        std: Standard deviation of each band over the training split.
+
+    Shape:
+        Raw tiles ``(N, C, 96, 96)``, float, in the imagery's own units, to logits ``(N, 1)``;
+        P(road) is their sigmoid.
+
+    Raises:
+        ValueError: ``mean`` and ``std`` differ in length, or a name is unknown.
+    """
+
+    def __init__(
+        self, architecture: Architecture, head: Head, mean: list[float], std: list[float]
+    ) -> None:
+        if architecture not in ("strided", "maxpool"):
+            raise ValueError(f"architecture is {architecture!r}; choose strided or maxpool")
+        if head not in ("hidden", "gap"):
+            raise ValueError(f"head is {head!r}; choose hidden or gap")
+        if len(mean) != len(std) or not mean:
+            raise ValueError(f"mean has {len(mean)} bands and std {len(std)}; give one each a band")
+        super().__init__()
+        self.architecture = architecture
+        self.normalize = Normalize(mean, std)
+        channels = len(mean)
+        for index, out_channels in enumerate(BLOCK_CHANNELS):
+            halves = index > 0
+            stride = 2 if halves and architecture == "strided" else 1
+            self.add_module(
+                f"block{index}", conv_block(channels, out_channels, 3 if halves else 1, stride)
+            )
+            if halves and architecture == "maxpool":
+                self.add_module(f"pool{index}", nn.MaxPool2d(2, 2))
+            channels = out_channels
+        if head == "hidden":
+            self.global_pool: nn.Module = nn.AdaptiveMaxPool2d(1)
+            self.flatten = nn.Flatten()
+            self.hidden = nn.Sequential(
+                nn.Linear(channels, HIDDEN_FEATURES, bias=False),
+                nn.BatchNorm1d(HIDDEN_FEATURES),
+                nn.ReLU(inplace=True),
+            )
+            self.prob = nn.Linear(HIDDEN_FEATURES, 1)
+        else:
+            self.global_pool = nn.AdaptiveAvgPool2d(1)
+            self.flatten = nn.Flatten()
+            self.prob = nn.Linear(channels, 1)
