@@ -1,0 +1,15 @@
+"""What happens during a run besides training: panels, summaries, checkpoints."""
+
+from vbp_lightning.callbacks.checkpoints import (
+    AtomicCheckpointIO,
+    ResumableEarlyStopping,
+    RunCheckpoint,
+)
+from vbp_lightning.callbacks.run_summary import RunSummary
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "ResumableEarlyStopping",
+    "RunCheckpoint",
+    "RunSummary",
+]

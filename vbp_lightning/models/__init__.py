@@ -1,0 +1,17 @@
+"""The road networks and the LightningModule that trains them."""
+
+from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
+from vbp_lightning.models.classifier import RoadClassifier
+from vbp_lightning.models.fine_tuning import initialize_from
+from vbp_lightning.models.metrics import best_threshold, binary_metrics
+from vbp_lightning.models.networks import RoadNetwork
+
+__all__ = [
+    "CheckpointError",
+    "RoadClassifier",
+    "RoadNetwork",
+    "best_threshold",
+    "binary_metrics",
+    "initialize_from",
+    "read_checkpoint",
+]

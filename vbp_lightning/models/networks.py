@@ -1,5 +1,6 @@
 """The two road CNNs, strided and max-pool, as plain modules."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -27,12 +28,15 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: list[float], std: list[float]) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer(
+            "mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1)
+        )
+        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, tiles: Tensor) -> Tensor:
+        """Standardises each band."""
         return (tiles - self.mean) / self.std
 
 
@@ -71,7 +75,7 @@ class RoadNetwork(nn.Sequential):
     """
 
     def __init__(
-        self, architecture: Architecture, head: Head, mean: list[float], std: list[float]
+        self, architecture: Architecture, head: Head, mean: Sequence[float], std: Sequence[float]
     ) -> None:
         if architecture not in ("strided", "maxpool"):
             raise ValueError(f"architecture is {architecture!r}; choose strided or maxpool")

@@ -1,0 +1,1 @@
+"""Everything around a training run: its folder, settings, resumption, report and sweep."""

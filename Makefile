@@ -1,0 +1,22 @@
+# make train, make test: each sets up .venv first, and does so once
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint
+
+train: .venv/.installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,launchers]"
+	touch $@

@@ -1,0 +1,90 @@
+"""DESIGN's table of the two networks, entry by entry."""
+
+import pytest
+import torch
+from torch import nn
+
+from vbp_lightning.models import RoadNetwork
+
+MAPS = {"block0": (8, 96), "block1": (32, 48), "block2": (32, 24), "block3": (64, 12)}
+
+
+def network(architecture="strided", head="hidden", bands=3):
+    torch.manual_seed(0)
+    return RoadNetwork(architecture, head, [100.0] * bands, [50.0] * bands).eval()
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_every_block_has_the_shape_of_the_table(architecture, bands):
+    model = network(architecture, bands=bands)
+    values = torch.rand(2, bands, 96, 96)
+    shapes = {}
+    for name, module in model.named_children():
+        values = module(values)
+        shapes[name.replace("pool", "block")] = tuple(values.shape)
+    assert {name: shapes[name] for name in MAPS} == {
+        name: (2, channels, size, size) for name, (channels, size) in MAPS.items()
+    }
+    assert shapes["hidden"] == (2, 512)
+    assert shapes["prob"] == (2, 1)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("head", ["hidden", "gap"])
+def test_parameters_are_counted_by_hand(architecture, head):
+    convolutions = 3 * 8 + 8 * 32 * 9 + 32 * 32 * 9 + 32 * 64 * 9
+    batch_norms = 2 * (8 + 32 + 32 + 64)
+    heads = {"hidden": 64 * 512 + 2 * 512 + 512 + 1, "gap": 64 + 1}
+    parameters = sum(p.numel() for p in network(architecture, head).parameters())
+    assert parameters == convolutions + batch_norms + heads[head]
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_layers_are_those_of_the_table(architecture):
+    model = network(architecture)
+    for index in range(4):
+        convolution, norm, relu = getattr(model, f"block{index}")
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(relu, nn.ReLU)
+        kernel = 1 if index == 0 else 3
+        stride = 2 if index > 0 and architecture == "strided" else 1
+        assert convolution.kernel_size == (kernel, kernel)
+        assert convolution.stride == (stride, stride)
+        assert convolution.padding == (kernel // 2, kernel // 2)
+    pools = [module for module in model.modules() if isinstance(module, nn.MaxPool2d)]
+    assert [(p.kernel_size, p.stride) for p in pools] == [(2, 2)] * (
+        3 if architecture == "maxpool" else 0
+    )
+
+
+def test_gap_head_is_a_linear_map_of_the_mean_of_block3():
+    model = network(head="gap")
+    tiles = torch.rand(4, 3, 96, 96) * 255
+    maps = model.block3(model.block2(model.block1(model.block0(model.normalize(tiles)))))
+    expected = maps.mean((2, 3)) @ model.prob.weight.T + model.prob.bias
+    torch.testing.assert_close(model(tiles), expected)
+
+
+def test_normalisation_travels_in_the_state_dict():
+    one = RoadNetwork("strided", "hidden", [10.0, 20.0], [1.0, 2.0])
+    other = RoadNetwork("strided", "hidden", [0.0, 0.0], [1.0, 1.0])
+    other.load_state_dict(one.state_dict())
+    tiles = torch.full((1, 2, 4, 4), 30.0)
+    normalised = other.normalize(tiles)
+    assert normalised[0, 0].unique().tolist() == [20.0]
+    assert normalised[0, 1].unique().tolist() == [5.0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("resnet", "hidden", [0.0], [1.0]),
+        ("strided", "cam", [0.0], [1.0]),
+        ("strided", "hidden", [0.0], [1.0, 1.0]),
+        ("strided", "hidden", [], []),
+    ],
+)
+def test_what_is_not_in_the_table_is_refused(arguments):
+    with pytest.raises(ValueError, match=r"choose|give"):
+        RoadNetwork(*arguments)

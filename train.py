@@ -1,0 +1,61 @@
+"""Trains a road classifier and shows, every epoch, where it looks: ``python train.py --help``."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vbp_lightning.callbacks import AtomicCheckpointIO
+from vbp_lightning.errors import UserError
+from vbp_lightning.runs.failures import end_with, print_error
+from vbp_lightning.runs.finish import finish_run
+from vbp_lightning.runs.folder import claimed, finished_metrics
+from vbp_lightning.runs.model import build_model
+from vbp_lightning.runs.resume import expand_resume
+from vbp_lightning.runs.settings import prepare_run
+
+
+def train(cfg: DictConfig) -> float:
+    """Trains, evaluates and reports one run; returns its best validation AUROC."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    prepare_run(cfg, run_dir)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule = instantiate(cfg.data)
+    datamodule.setup()
+    model = build_model(cfg, datamodule)
+    trainer = instantiate(
+        cfg.trainer,
+        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
+        logger=instantiate(cfg.logger),
+        plugins=[AtomicCheckpointIO()],
+    )
+    last = run_dir / "checkpoints" / "last.ckpt"
+    trainer.fit(model, datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
+    return finish_run(cfg, run_dir, trainer, model, datamodule)
+
+
+@hydra.main(config_path="conf", config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """One run, or one job of a sweep."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        with claimed(run_dir):
+            done = finished_metrics(run_dir)
+            if done is not None:
+                print(f"{run_dir} is done: nothing to do")
+                return done["val/auroc"]
+            return train(cfg)
+    except Exception as error:
+        return end_with(error)
+
+
+if __name__ == "__main__":
+    try:
+        sys.argv[1:] = expand_resume(sys.argv[1:])
+    except UserError as error:
+        sys.exit(print_error(error))
+    main()

@@ -1,0 +1,106 @@
+"""Checkpoints and early stopping that survive a kill at any moment."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from vbp_lightning.errors import UserError
+from vbp_lightning.files import replacing
+
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """One checkpoint file per run, rewritten at the end of an epoch.
+
+    With a ``monitor`` it is the best epoch's, without one the last epoch's. Saving happens at an
+    epoch's end only, because a run resumed from its middle would not repeat it exactly. A run's
+    folder may be moved before it is resumed: paths are taken from where the folder now lies.
+
+    Args:
+        dirpath: The run's ``checkpoints`` folder.
+        filename: Name without suffix, such as ``best``.
+        monitor: A logged metric, or None.
+        mode: ``max`` or ``min``: which values of the metric are better.
+    """
+
+    def __init__(
+        self, dirpath: str, filename: str, monitor: str | None = None, mode: str = "max"
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    @property
+    def state_key(self) -> str:
+        """The file's name: two checkpoints of a run keep their states apart by it."""
+        return f"{type(self).__name__}:{self.filename}"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores scores and paths, as if the run had always lain in this folder."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+        super().load_state_dict(
+            state_dict
+            | {name: here(state_dict[name]) for name in _PATHS}
+            | {
+                "dirpath": self.dirpath,
+                "best_k_models": {
+                    here(path): score for path, score in state_dict["best_k_models"].items()
+                },
+            }
+        )
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Early stopping that a run resumed after its stop does not forget.
+
+    Lightning keeps the patience in the checkpoint, but not the decision to stop: a run killed
+    between that decision and its end would train another epoch.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops at once where the resumed run had already stopped."""
+        if self.stopped_epoch > 0:
+            trainer.should_stop = True
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint under a temporary name in its own folder, then renames it."""
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ANN401
+    ) -> None:
+        """Saves, or leaves the older file untouched.
+
+        Raises:
+            UserError: The disk is full or the folder cannot be written.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        try:
+            with replacing(Path(path)) as temporary:
+                temporary.write_bytes(content.getbuffer())
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written: {error.strerror} (hydra.run.dir);"
+                " make room, then go on with resume="
+                f"{Path(path).parent.parent}"
+            ) from error

@@ -1,0 +1,105 @@
+"""The summary of a run: a line an epoch, the network's graph, the final figures and HParams."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.networks import TILE_SIZE
+from vbp_lightning.plotting import (
+    calibration_figure,
+    confusion_figure,
+    figure_to_rgb,
+    precision_recall_figure,
+)
+
+Hyperparameters = Mapping[str, str | int | float | bool]
+
+
+class RunSummary(Callback):
+    """Prints a line an epoch and fills TensorBoard's Graphs, Images and HParams tabs."""
+
+    def __init__(self) -> None:
+        self._epoch_started = 0.0
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: RoadClassifier) -> None:  # type: ignore[override]
+        """Logs the network's graph, once a run."""
+        if trainer.ckpt_path is not None:
+            return
+        network = pl_module.network
+        bands = len(pl_module.hparams["mean"])
+        was_training = network.training
+        network.eval()
+        example = torch.zeros(1, bands, TILE_SIZE, TILE_SIZE, device=pl_module.device)
+        for logger in _tensorboards(trainer):
+            logger.experiment.add_graph(network, example)
+        network.train(was_training)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the epoch's loss and validation metrics."""
+        shown = trainer.callback_metrics
+        print(
+            f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}"
+            f"  loss {shown['train/loss']:.4f}"
+            + "".join(
+                f"  val {name.replace('_', ' ')} {shown[f'val/{name}']:.4f}"
+                for name in ("loss", "auroc", "balanced_accuracy")
+                if f"val/{name}" in shown
+            )
+            + f"  {time.monotonic() - self._epoch_started:.1f} s",
+            flush=True,
+        )
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Says how to go on with a run that was interrupted."""
+        if isinstance(exception, KeyboardInterrupt):
+            print(f"Interrupted. Go on with: python train.py resume={trainer.default_root_dir}")
+
+    def log_evaluation(
+        self,
+        trainer: pl.Trainer,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        metrics: Mapping[str, float],
+        hyperparameters: Hyperparameters,
+    ) -> None:
+        """Logs the figures of the test split and the run's row of the HParams tab.
+
+        Args:
+            trainer: A trainer whose ``fit`` has ended.
+            probabilities: ``(N,)``, P(road) of the test split's labelled tiles.
+            labels: ``(N,)``, 1 road or 0 non-road.
+            metrics: The run's flat metrics, with its decision ``threshold``.
+            hyperparameters: The settings by which runs are compared.
+        """
+        figures = {
+            "test/precision_recall": precision_recall_figure(probabilities, labels),
+            "test/calibration": calibration_figure(probabilities, labels),
+            "test/confusion": confusion_figure(probabilities, labels, metrics["threshold"]),
+        }
+        for logger in _tensorboards(trainer):
+            for tag, figure in figures.items():
+                logger.experiment.add_image(
+                    tag, figure_to_rgb(figure), trainer.current_epoch, dataformats="HWC"
+                )
+            logger.log_hyperparams(dict(hyperparameters), dict(metrics))
+            logger.finalize("success")
+
+
+def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,181 @@
+"""The LightningModule that trains a road network. It yields numbers only; callbacks draw."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Self
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import CatMetric, MeanMetric
+
+from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
+from vbp_lightning.models.metrics import best_threshold, binary_metrics
+from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
+
+Batch = tuple[Tensor, Tensor]
+
+
+class RoadClassifier(pl.LightningModule):
+    """A road / non-road tile classifier: network, loss, optimiser, metrics.
+
+    Every argument is a plain builtin and is stored in the checkpoint, so that
+    ``RoadClassifier.load_from_checkpoint(path)`` needs the path alone.
+
+    Args:
+        architecture: ``strided`` or ``maxpool``.
+        head: ``hidden`` (global max pool and a hidden layer of 512) or ``gap``.
+        mean: Mean of each band over the training split, in raw units; sets the number of bands.
+        std: Standard deviation of each band over the training split.
+        learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
+        weight_decay: AdamW's, on weights alone: biases and batch norms are left out.
+        data: The data module's configuration, kept for ``explain.py``.
+        splits: Split of each scene by name, kept for ``explain.py``.
+
+    Attributes:
+        threshold: P(road) from which a tile is called road, chosen on validation data each epoch.
+    """
+
+    threshold: Tensor
+
+    def __init__(
+        self,
+        architecture: Architecture = "strided",
+        head: Head = "hidden",
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        learning_rate: float = 5e-3,
+        weight_decay: float = 1e-2,
+        data: Mapping[str, Any] | None = None,
+        splits: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.network = RoadNetwork(architecture, head, mean, std)
+        self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
+        self.train_loss = MeanMetric()
+        self.val_logits = CatMetric()
+        self.val_labels = CatMetric()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        **overrides: Any,  # noqa: ANN401
+    ) -> Self:
+        """Loads a classifier from a checkpoint that this project wrote; runs no code from it.
+
+        Args:
+            checkpoint_path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
+            **overrides: Passed on to Lightning, ``map_location`` for instance.
+
+        Returns:
+            The classifier, in evaluation mode.
+
+        Raises:
+            CheckpointError: The file is missing, is no checkpoint of this project, does not fit
+                this version's network, or carries pickled objects.
+        """
+        if isinstance(checkpoint_path, str | Path):
+            read_checkpoint(Path(checkpoint_path))
+        try:
+            model = super().load_from_checkpoint(checkpoint_path, weights_only=True, **overrides)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{checkpoint_path}: does not fit this version of the project (ckpt): {reason}"
+            ) from error
+        return model.eval()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compares a checkpoint with this network before its weights are taken.
+
+        Raises:
+            CheckpointError: It holds another architecture, head or number of bands.
+        """
+        stored = checkpoint["hyper_parameters"]
+        described = {
+            "model": (stored["architecture"], self.hparams["architecture"]),
+            "model.head": (f"head {stored['head']}", f"head {self.hparams['head']}"),
+            "data.bands": (f"{len(stored['mean'])} bands", f"{len(self.hparams['mean'])} bands"),
+        }
+        for key, (theirs, ours) in described.items():
+            if theirs != ours:
+                raise CheckpointError(
+                    f"the checkpoint is of a network with {theirs}, not {ours} ({key});"
+                    " give the settings and the imagery it was trained with"
+                )
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Raw tiles ``(N, C, 96, 96)``, float, to logits ``(N, 1)``; P(road) is their sigmoid."""
+        logits: Tensor = self.network(tiles.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Binary cross-entropy of one batch; labels 0 or 1."""
+        tiles, labels = batch
+        logits = self(tiles).squeeze(1).float()
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        self.train_loss.update(loss.detach(), weight=len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's mean loss and the learning rate of its last step."""
+        self.log("train/loss", self.train_loss)
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._log_epoch_as_step()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Collects logits and labels; metrics are exact, over the whole split at the end."""
+        tiles, labels = batch
+        # bfloat16 has 8 bits: probabilities would tie and the ranking metrics suffer
+        with torch.autocast(self.device.type, enabled=False):
+            self.val_logits.update(self(tiles).squeeze(1))
+        self.val_labels.update(labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss and metrics and chooses the decision threshold."""
+        logits = self.val_logits.compute().reshape(-1)
+        labels = self.val_labels.compute().reshape(-1).long()
+        self.val_logits.reset()
+        self.val_labels.reset()
+        if self.trainer.sanity_checking:
+            return
+        probabilities = logits.double().sigmoid()
+        self.threshold.fill_(best_threshold(probabilities, labels))
+        threshold = float(self.threshold)
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        metrics = {
+            "loss": float(loss),
+            "threshold": threshold,
+            **binary_metrics(probabilities, labels, threshold),
+        }
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()})
+        self._log_epoch_as_step()
+
+    def _log_epoch_as_step(self) -> None:
+        # Lightning takes a metric named "step" as the logger's x axis
+        self.log("step", float(self.current_epoch))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW under a one-cycle schedule that is stepped every batch."""
+        parameters = list(self.network.parameters())
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": weights, "weight_decay": self.hparams["weight_decay"]},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.hparams["learning_rate"],
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=self.hparams["learning_rate"],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,54 @@
+"""Starting from the weights of another run."""
+
+from pathlib import Path
+
+import torch
+
+from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
+from vbp_lightning.models.classifier import RoadClassifier
+
+_FIRST_WEIGHT = "network.block0.0.weight"
+_OWN = ("network.normalize.mean", "network.normalize.std", "threshold")
+
+
+@torch.no_grad()
+def initialize_from(model: RoadClassifier, path: Path) -> str:
+    """Copies the weights of a checkpoint into a new classifier, in place.
+
+    The normalisation stays the new data's. A first convolution for another number of bands keeps
+    its fresh weights.
+
+    Args:
+        model: The classifier to start.
+        path: Checkpoint of a run with the same architecture and head.
+
+    Returns:
+        One line that says what was copied and what was not.
+
+    Raises:
+        CheckpointError: The file cannot be read or belongs to another network.
+    """
+    found = read_checkpoint(path, config_key="init_from")["state_dict"]
+    wanted = model.state_dict()
+    fresh = set(_OWN)
+    bands_before = found[_FIRST_WEIGHT].shape[1] if _FIRST_WEIGHT in found else None
+    bands_now = wanted[_FIRST_WEIGHT].shape[1]
+    if bands_before != bands_now:
+        fresh.add(_FIRST_WEIGHT)
+    misfits = sorted(
+        name
+        for name in (wanted.keys() | found.keys()) - fresh
+        if name not in wanted or name not in found or wanted[name].shape != found[name].shape
+    )
+    if misfits or bands_before is None:
+        raise CheckpointError(
+            f"{path}: belongs to another network (init_from, model): {', '.join(misfits[:4])}"
+            " do not fit; choose model and model.head as in that run"
+        )
+    model.load_state_dict({name: wanted[name] if name in fresh else found[name] for name in wanted})
+    if _FIRST_WEIGHT in fresh:
+        return (
+            f"starting from {path}, except for the first convolution: it saw {bands_before} bands,"
+            f" the data has {bands_now}, so it starts afresh"
+        )
+    return f"starting from {path}"

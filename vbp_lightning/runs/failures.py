@@ -1,0 +1,69 @@
+"""How an entry point ends when something is wrong."""
+
+import errno
+import logging
+import sys
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from vbp_lightning.errors import UserError
+from vbp_lightning.runs.folder import FAILURE_FILE
+
+logger = logging.getLogger(__name__)
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+
+
+def explain_failure(error: BaseException) -> UserError | None:
+    """What a person can mend about an error, or None where it is a fault of the program."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:
+        return explain_failure(error.__cause__) or UserError(" ".join(str(error).split()))
+    if isinstance(error, MissingMandatoryValue):
+        return UserError(f"{error.full_key} is not set; add {error.full_key}=… to the command")
+    if isinstance(error, OmegaConfBaseException):
+        return UserError(" ".join(str(error).split()))
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return UserError(
+            f"{error.filename or 'output'}: cannot be written: {error.strerror} (hydra.run.dir);"
+            " make room or choose another folder, then go on with resume=RUN_DIR"
+        )
+    return None
+
+
+def print_error(error: UserError) -> int:
+    """Prints one line a fault to standard error; returns the exit code, 1."""
+    for line in error.lines:
+        print(f"error: {line}", file=sys.stderr)
+    return 1
+
+
+def end_with(error: Exception) -> None:
+    """Ends a job: prints one line a fault and exits with 1.
+
+    A job of a sweep is marked as failed in its folder instead, and the sweep goes on.
+
+    Args:
+        error: What the job ended with.
+
+    Raises:
+        Exception: ``error`` itself, outside a sweep, where it is a fault of the program.
+        SystemExit: Outside a sweep.
+    """
+    explained = explain_failure(error)
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if explained is None and not in_sweep:
+        raise error
+    if explained is None:
+        logger.error("this job failed", exc_info=error)
+        explained = UserError(f"{type(error).__name__}: {error}")
+    exit_code = print_error(explained)
+    if not in_sweep:
+        sys.exit(exit_code)
+    failure = Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
+    failure.write_text("\n".join(explained.lines) + "\n")

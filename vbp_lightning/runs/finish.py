@@ -1,0 +1,83 @@
+"""What comes after the training of a run: the best checkpoint is evaluated and reported."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from vbp_lightning.callbacks import MaskPanels, RunSummary
+from vbp_lightning.data import RoadTileDataModule
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.runs.evaluation import (
+    PREDICTIONS_FILE,
+    evaluate,
+    metrics_table,
+    run_metrics,
+    write_metrics,
+    write_predictions,
+)
+
+
+def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
+    """The settings by which runs are compared: the usual axes of a sweep and any other of its own.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+    """
+    keys = ["seed", "upsampling.name", "trainer.max_epochs", "trainer.precision"]
+    keys += [f"model.{name}" for name in cfg.model if name != "_target_"]
+    keys += [f"data.{name}" for name in cfg.data if name not in ("_target_", "source")]
+    chosen = {key: OmegaConf.select(cfg, key) for key in keys}
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in chosen.items()
+    }
+
+
+def finish_run(
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: pl.Trainer,
+    model: RoadClassifier,
+    datamodule: RoadTileDataModule,
+) -> float:
+    """Evaluates the best checkpoint on validation and test, writes and prints the report.
+
+    Only the first of several processes does; the others return at once.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+        trainer: A trainer whose ``fit`` has ended.
+        model: The trained classifier; used where no checkpoint was kept.
+        datamodule: The data module it was trained on.
+
+    Returns:
+        The best checkpoint's validation AUROC (not a number on the other processes).
+    """
+    if not trainer.is_global_zero:
+        return float("nan")
+    best = run_dir / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        model = RoadClassifier.load_from_checkpoint(best).to(model.device)
+    predictions = evaluate(model, datamodule)
+    metrics = run_metrics(predictions)
+    write_predictions(run_dir / PREDICTIONS_FILE, predictions)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, MaskPanels):
+            callback.log_verdicts(trainer, model, datamodule, predictions["val"].probabilities)
+        if isinstance(callback, RunSummary):
+            test = predictions["test"].labelled()
+            callback.log_evaluation(
+                trainer,
+                test.probabilities.numpy(),
+                test.labels().numpy(),
+                metrics,
+                hyperparameters(cfg),
+            )
+    write_metrics(run_dir, metrics)
+    Console().print(metrics_table(metrics))
+    print(f"Run: {run_dir}")
+    print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
+    return metrics["val/auroc"]

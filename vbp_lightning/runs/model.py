@@ -1,0 +1,32 @@
+"""The classifier of a run."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vbp_lightning.data import RoadTileDataModule
+from vbp_lightning.models import RoadClassifier, initialize_from
+
+
+def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifier:
+    """A new classifier for a data module that is set up, or one with ``init_from``'s weights.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        datamodule: Gives the normalisation, and what the checkpoint keeps of the data.
+
+    Raises:
+        CheckpointError: ``init_from`` cannot be used.
+    """
+    model: RoadClassifier = instantiate(
+        cfg.model,
+        mean=datamodule.mean,
+        std=datamodule.std,
+        data=datamodule.data_config,
+        splits=datamodule.scene_splits,
+        _convert_="all",
+    )
+    if cfg.init_from:
+        print(initialize_from(model, Path(cfg.init_from)))
+    return model

@@ -1,0 +1,111 @@
+"""The summary of a Hydra multirun: a row a job, written as each job ends."""
+
+import csv
+import logging
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from vbp_lightning.files import replacing
+from vbp_lightning.runs.folder import FAILURE_FILE, finished_metrics
+
+logger = logging.getLogger(__name__)
+
+SHOWN_METRICS = ("val/auroc", "test/auroc", "test/average_precision", "test/balanced_accuracy")
+
+
+def summarize(sweep_dir: Path) -> list[dict[str, str]]:
+    """One record per job of a sweep, from what lies in the jobs' folders.
+
+    Args:
+        sweep_dir: The folder that holds one folder a job.
+
+    Returns:
+        Records with ``status`` (``done``, ``failed`` or ``unfinished``), one column per overridden
+        key, one per metric, and ``path``; sorted by path.
+    """
+    rows = []
+    for stored in sorted(sweep_dir.glob("*/.hydra/overrides.yaml")):
+        job = stored.parent.parent
+        overrides = [str(override).partition("=") for override in OmegaConf.load(stored)]
+        metrics = finished_metrics(job)
+        failed = (job / FAILURE_FILE).is_file()
+        rows.append(
+            {
+                "status": "done" if metrics is not None else "failed" if failed else "unfinished",
+                **{key: value for key, _, value in overrides},
+                **{name: f"{value:.6g}" for name, value in (metrics or {}).items()},
+                "path": str(job),
+            }
+        )
+    return rows
+
+
+def write_summary(sweep_dir: Path) -> list[dict[str, str]]:
+    """Writes ``summary.csv`` over all jobs of a sweep and returns its rows."""
+    rows = summarize(sweep_dir)
+    columns = [*dict.fromkeys(key for row in rows for key in row if key != "path"), "path"]
+    with replacing(sweep_dir / "summary.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return rows
+
+
+def summary_table(rows: list[dict[str, str]]) -> Table:
+    """The done jobs of a sweep, grouped over seeds: mean and standard deviation of each metric."""
+    seen = list(dict.fromkeys(key for row in rows for key in row))
+    axes = [key for key in seen if key not in ("status", "path", "seed") and "/" not in key]
+    shown = [name for name in SHOWN_METRICS if name in seen]
+    table = Table(*axes, "seeds", *shown, title="Sweep: mean ± standard deviation over seeds")
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        if row["status"] == "done":
+            groups.setdefault(tuple(row.get(axis, "") for axis in axes), []).append(row)
+    for choice, members in groups.items():
+        cells = []
+        for name in shown:
+            values = [float(row[name]) for row in members]
+            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.4f}{spread}")
+        table.add_row(*choice, str(len(members)), *cells)
+    return table
+
+
+class SweepSummary(Callback):
+    """Keeps ``summary.csv`` true after every job and prints the table at the end.
+
+    Hydra does not call ``on_multirun_end`` after an exception, so nothing is left for it but the
+    printing.
+    """
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ANN401
+        """Brings the summary up to date; does nothing outside a sweep."""
+        if config.hydra.mode.name == "MULTIRUN":
+            write_summary(Path(config.hydra.sweep.dir))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
+        """Prints the table, names the jobs that failed and exits with 1 if there are any."""
+        sweep_dir = Path(config.hydra.sweep.dir)
+        rows = write_summary(sweep_dir)
+        Console().print(summary_table(rows))
+        print(f"Summary: {sweep_dir / 'summary.csv'}")
+        print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
+        failures = [row["path"] for row in rows if row["status"] == "failed"]
+        for path in failures:
+            reason = (Path(path) / FAILURE_FILE).read_text().strip()
+            print(f"error: {path} failed: {reason}", file=sys.stderr)
+        if failures:
+            print(
+                f"error: {len(failures)} of {len(rows)} jobs failed; mend the cause, then go on"
+                f" with: python train.py resume={sweep_dir}",
+                file=sys.stderr,
+            )
+            sys.exit(1)
