@@ -36,12 +36,15 @@ class Scene:
         image: The raster, any number of bands.
         mask: The road mask, one band, of the same size and grid as the image.
         split: Where the scene belongs, or None to have it drawn.
+        white_area: Connected white areas holding at least this many saturated pixels are missing
+            imagery; 0 takes every pixel for what it shows.
     """
 
     name: str
     image: Path
     mask: Path
     split: Split | None = None
+    white_area: int = 0
 
 
 @dataclass(frozen=True, order=True)
@@ -65,8 +68,8 @@ class LabelledTile:
 
     Args:
         tile: The crop.
-        bounds: Left, bottom, right, top in the scene's CRS (in pixels, y downwards negative,
-            where the scene is not georeferenced).
+        bounds: Left, bottom, right, top in the scene's CRS (in pixels counted from the upper-left
+            corner, so that bottom > top, where the scene is not georeferenced).
         share: Road share of its valid pixels, in [0, 1].
         label: What the share makes of it.
         split: The split of its scene.

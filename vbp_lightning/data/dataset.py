@@ -1,0 +1,181 @@
+"""Tiles of scenes held in memory, as batches of tensors.
+
+No file is touched here, so that worker processes, forked or spawned, need nothing but this.
+"""
+
+from collections.abc import Sequence
+from itertools import count, repeat
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vbp_lightning.data.augmentation import Augmentation, oriented
+from vbp_lightning.data.grid import exceeds, labels_of
+from vbp_lightning.data.keyed import keyed_uniforms
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""Raw tiles float32 (N, C, H, W) and labels int64 (N,)."""
+
+
+def crops(
+    scenes: Sequence[NDArray[Any]],
+    positions: NDArray[np.int64],
+    tile_size: int,
+    symmetries: NDArray[np.bool_] | None = None,
+) -> Tensor:
+    """Raw tiles, cut from their scenes.
+
+    Args:
+        scenes: (C, H, W) each, of one type and number of bands.
+        positions: (N, 3) number of the scene, row and column of the upper-left corner.
+        tile_size: Tile size in pixels.
+        symmetries: (N, 3) whether to mirror rows, to mirror columns and then to turn by a quarter;
+            None leaves all as they lie.
+
+    Returns:
+        (N, C, tile_size, tile_size) float32.
+    """
+    tiles = np.empty((len(positions), scenes[0].shape[0], tile_size, tile_size), scenes[0].dtype)
+    changes = repeat((False, False, False)) if symmetries is None else symmetries.tolist()
+    for place, (scene, row, col), change in zip(count(), positions.tolist(), changes, strict=False):
+        window = scenes[scene][:, row : row + tile_size, col : col + tile_size]
+        # Turned while still in the scene's type: a quarter of the bytes of float32.
+        tiles[place] = oriented(window, *change)
+    return torch.from_numpy(tiles).to(torch.float32)
+
+
+class TileDataset(Dataset[Batch]):
+    """Tiles in a fixed order, unchanged.
+
+    Args:
+        scenes: (C, H, W) each.
+        positions: (N, 3) number of the scene, row and column.
+        labels: (N,) values of :class:`~vbp_lightning.data.Label`.
+        tile_size: Tile size in pixels.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[NDArray[Any]],
+        positions: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        tile_size: int,
+    ) -> None:
+        self.scenes = scenes
+        self.positions = positions
+        self.labels = labels
+        self.tile_size = tile_size
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One tile (C, H, W) and its label."""
+        tiles, labels = self.__getitems__([index])
+        return tiles[0], labels[0]
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The tiles of a batch, cut at once."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        tiles = crops(self.scenes, self.positions[chosen], self.tile_size)
+        return tiles, torch.from_numpy(self.labels[chosen])
+
+
+class TrainingTiles(Dataset[Batch]):
+    """Tiles by key, augmented by draws that depend on (seed, epoch, index) alone.
+
+    Args:
+        scenes: (C, H, W) each.
+        road: (H, W) valid road pixels of each scene.
+        valid: (H, W) valid pixels of each scene.
+        positions: (N, 3) number of the scene, row and column.
+        labels: (N,) values of :class:`~vbp_lightning.data.Label`.
+        tile_size: Tile size in pixels.
+        road_share: Least road share of a road tile.
+        max_invalid: Largest share of invalid pixels.
+        mean: Training mean of each band: what the contrast is changed about.
+        std: Training standard deviation of each band: the unit of the brightness.
+        augment: What is changed; None for nothing.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[NDArray[Any]],
+        road: Sequence[NDArray[np.bool_]],
+        valid: Sequence[NDArray[np.bool_]],
+        positions: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        tile_size: int,
+        road_share: float,
+        max_invalid: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augmentation | None,
+        seed: int,
+    ) -> None:
+        self.scenes = scenes
+        self.road = road
+        self.valid = valid
+        self.positions = positions
+        self.labels = labels
+        self.tile_size = tile_size
+        self.road_share = road_share
+        self.max_invalid = max_invalid
+        self.mean = np.array(mean)
+        self.std = np.array(std)
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitems__(self, keys: NDArray[np.int64]) -> Batch:
+        """The tiles of a batch.
+
+        Args:
+            keys: (N, 3) epoch, index within the epoch, number of the tile.
+        """
+        epoch, index, number = keys.T
+        positions, labels = self.positions[number], torch.from_numpy(self.labels[number])
+        if self.augment is None:
+            return crops(self.scenes, positions, self.tile_size), labels
+        draws = keyed_uniforms((self.seed, epoch, index), 7)
+        if self.augment.jitter:
+            positions = self._jittered(positions, self.labels[number], draws[:, 5:7])
+        allowed = (self.augment.flips, self.augment.flips, self.augment.quarter_turns)
+        symmetries = (draws[:, :3] < 0.5) & np.array(allowed)
+        tiles = crops(self.scenes, positions, self.tile_size, symmetries)
+        gain = 1 + self.augment.contrast * (2 * draws[:, 3:4] - 1)
+        shift = self.augment.brightness * (2 * draws[:, 4:5] - 1)
+        offset = (1 - gain) * self.mean + shift * self.std
+        tiles.mul_(torch.from_numpy(gain.astype(np.float32))[..., None, None])
+        tiles.add_(torch.from_numpy(offset.astype(np.float32))[..., None, None])
+        return tiles, labels
+
+    def _jittered(
+        self,
+        positions: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        draws: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Positions shifted wherever the shifted tile has the label of the old one."""
+        assert self.augment is not None
+        reach, size = self.augment.jitter, self.tile_size
+        shifted = positions.copy()
+        shifted[:, 1:] += np.floor(draws * (2 * reach + 1)).astype(np.int64) - reach
+        road = np.zeros(len(positions), dtype=np.int64)
+        seen = np.zeros(len(positions), dtype=np.int64)
+        for place, (scene, row, col) in enumerate(shifted.tolist()):
+            height, width = self.valid[scene].shape
+            if 0 <= row <= height - size and 0 <= col <= width - size:
+                window = np.s_[row : row + size, col : col + size]
+                road[place] = np.count_nonzero(self.road[scene][window])
+                seen[place] = np.count_nonzero(self.valid[scene][window])
+        kept = (seen > 0) & ~exceeds(size**2 - seen, size**2, self.max_invalid)
+        kept &= labels_of(road, np.maximum(seen, 1), self.road_share) == labels
+        return np.where(kept[:, None], shifted, positions)

@@ -1,0 +1,106 @@
+"""Which tiles an epoch trains on, and in which order."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from vbp_lightning.data.scenes import Label
+
+
+def drawn_tiles(
+    positions: NDArray[np.int64], members: NDArray[np.int64], seed: int, stream: int
+) -> NDArray[np.int64]:
+    """Members at given positions of an endless row of shuffled passes over all of them.
+
+    Every member comes once in each pass, so that over the epochs none is drawn oftener than any
+    other by more than one.
+
+    Args:
+        positions: (N,) ascending, from 0 on.
+        members: (M,) at least one.
+        seed: Of the shuffling.
+        stream: Tells independent rows of the same seed apart.
+
+    Returns:
+        (N,) members.
+    """
+    passes, places = np.divmod(positions, len(members))
+    drawn = np.empty(len(positions), dtype=np.int64)
+    for number in np.unique(passes):
+        order = np.random.default_rng((seed, stream, int(number))).permutation(len(members))
+        here = passes == number
+        drawn[here] = members[order[places[here]]]
+    return drawn
+
+
+class BalancedBatches(Sampler[NDArray[np.int64]]):
+    """Batches of keys, half of them road tiles and half non-road tiles.
+
+    The tiles of an epoch follow from (seed, epoch) alone. A batch belongs to an optimizer step of
+    all processes together: process ``rank`` of ``world_size`` gets its consecutive part, so that
+    the parts put together are the batch of a single process.
+
+    Args:
+        labels: (N,) label of every training tile; both classes occur. Ignored ones are not drawn.
+        batches: Batches an epoch.
+        batch_size: Tiles of a batch over all processes, a multiple of ``world_size``.
+        seed: Of the draw.
+        epoch: Asked when an epoch begins. After a resume Lightning makes the iterator before it
+            would announce the epoch, hence the trainer's own progress must answer.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        batches: int,
+        batch_size: int,
+        seed: int,
+        epoch: Callable[[], int],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batches = batches
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._epoch = epoch
+        self._members = {
+            label: np.flatnonzero(labels == label) for label in (Label.ROAD, Label.NON_ROAD)
+        }
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Yields (n, 3) keys: epoch, index within the epoch, number of the tile."""
+        epoch = self._epoch()
+        tiles = self.epoch_tiles(epoch)
+        share = self.batch_size // self.world_size
+        for batch in range(self.batches):
+            first = batch * self.batch_size + self.rank * share
+            index = np.arange(first, first + share)
+            yield np.stack([np.full(share, epoch), index, tiles[index]], axis=1)
+
+    def epoch_tiles(self, epoch: int) -> NDArray[np.int64]:
+        """Numbers of the tiles of an epoch, over all processes; even places hold road tiles.
+
+        Args:
+            epoch: From 0 on.
+
+        Returns:
+            (batches * batch_size,).
+        """
+        length = self.batches * self.batch_size
+        tiles = np.empty(length, dtype=np.int64)
+        # Classes alternate, so every batch (of an even size) is balanced too. An odd epoch length
+        # gives the first class one more in each epoch.
+        for offset, label in enumerate((Label.ROAD, Label.NON_ROAD)):
+            count = len(range(offset, length, 2))
+            positions = np.arange(epoch * count, (epoch + 1) * count)
+            tiles[offset::2] = drawn_tiles(positions, self._members[label], self.seed, int(label))
+        return tiles
