@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -100,7 +100,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             whole batches (one at least); None for as many as there are labelled training tiles.
         batch_size: Tiles of a batch over all processes; must divide among them evenly.
         num_workers: Worker processes of each loader; 0 cuts the tiles in the main process.
-        augment: What is changed in training tiles; None for nothing.
+        augment: What is changed in training tiles; None or False for nothing.
         seed: Of drawing and augmentation.
 
     Raises:
@@ -125,7 +125,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         tiles_per_epoch: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
-        augment: Augmentation | None = _AUGMENTATION,
+        augment: Augmentation | Literal[False] | None = _AUGMENTATION,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         self.tiles_per_epoch = tiles_per_epoch
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.augment = augment
+        self.augment = augment or None
         self.seed = seed
         self.epoch = 0
         """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
