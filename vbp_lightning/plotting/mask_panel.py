@@ -1,0 +1,143 @@
+"""The mask panel: each tile beside its mask and the two laid over each other, with the verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vbp_lightning.plotting.canvas import GREY, Canvas
+from vbp_lightning.plotting.display import MASK_GAMMA, RGB, mask_to_rgb, overlay
+
+# TensorBoard's Time Series tab fits an image into about 344 × 215 pixels, its Images tab into a
+# width of 350, both by nearest neighbour. Two tiles a row and two rows are what stays readable
+# there; all sizes are for a page of 600 × 382 and grow with the tiles.
+TILES_PER_PAGE = 4
+_COLUMNS = 2
+_PICTURE = 96
+_FRAME = 4
+_GAP = 4
+_TITLE = 30
+_LINE = 23
+_TEXT = 20
+_FOOTER_LINE = 22
+_FOOTER_TEXT = 18
+
+
+@dataclass(frozen=True)
+class TileCaption:
+    """What is written over a tile of a panel.
+
+    Args:
+        label: The true label, such as ``road``.
+        share: Road share of the tile, in [0, 1].
+        probability: Estimated P(road), in [0, 1].
+        wrong: The decision differs from the label.
+    """
+
+    label: str
+    share: float
+    probability: float
+    wrong: bool
+
+
+def mask_panel(
+    tiles: RGB,
+    masks: npt.ArrayLike,
+    captions: Sequence[TileCaption],
+    title: str,
+    decision: str = "",
+    notes: Sequence[str] = (),
+) -> RGB:
+    """Composes a panel: two tiles a row, each as tile, mask and mask laid over the tile.
+
+    Over each tile stand its true label, road share and P(road); a wrong one has the word WRONG and
+    a vermilion frame. The foot states how the mask is scaled for display. Readable at TensorBoard's
+    default size with up to ``TILES_PER_PAGE`` tiles.
+
+    Args:
+        tiles: ``(N, H, W, 3)`` uint8; N may be 0, which is written out.
+        masks: ``(N, H, W)``, in [0, 1].
+        captions: One a tile.
+        title: Headline, about 30 characters.
+        decision: The rule behind right and wrong, such as ``road if P ≥ 0.42``; beside the title.
+        notes: Lines under the panel, about 60 characters each.
+
+    Returns:
+        ``(height, width, 3)`` uint8; 600 pixels wide for tiles of 96.
+
+    Raises:
+        ValueError: The numbers of tiles, masks and captions differ, or their sizes.
+    """
+    masks = np.asarray(masks, dtype=np.float32)
+    if tiles.shape[:3] != masks.shape or len(tiles) != len(captions):
+        raise ValueError(
+            f"tiles {tiles.shape}, masks {masks.shape} and {len(captions)} captions do not match"
+        )
+    height, width = tiles.shape[1:3]
+    zoom = max(1, round(_PICTURE / max(width, 1)))
+    picture = (width * zoom, height * zoom)
+    unit = float(picture[0]) / _PICTURE
+
+    def px(length: float) -> int:
+        return round(length * unit)
+
+    entry_width = 3 * picture[0] + 2 * px(1) + 2 * px(_FRAME)
+    entry_height = 2 * px(_LINE) + px(2) + picture[1] + 2 * px(_FRAME)
+    rows = max(1, -(-len(tiles) // _COLUMNS))
+    page_width = _COLUMNS * entry_width + (_COLUMNS - 1) * px(_GAP)
+    body = rows * (entry_height + px(_GAP))
+    foot = px(_TITLE) + body
+    page = Canvas(page_width, foot + (1 + len(notes)) * px(_FOOTER_LINE))
+
+    page.text(px(_FRAME), px(2), title, px(23), bold=True)
+    page.text(page_width - px(_FRAME), px(4), decision, px(_TEXT), anchor="ra")
+    for index, (tile, mask, caption) in enumerate(zip(tiles, masks, captions, strict=True)):
+        row, column = divmod(index, _COLUMNS)
+        left = column * (entry_width + px(_GAP))
+        top = px(_TITLE) + row * (entry_height + px(_GAP))
+        if caption.wrong:
+            page.frame(left, top, entry_width, entry_height, px(_FRAME))
+        x, y = left + px(_FRAME), top + px(_FRAME)
+        page.text(x + px(2), y, f"true: {caption.label}, share {_share(caption.share)}", px(_TEXT))
+        page.text(
+            x + px(2), y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT)
+        )
+        if caption.wrong:
+            page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(19))
+        y += 2 * px(_LINE) + px(2)
+        for pixels in (tile, mask_to_rgb(mask), overlay(tile, mask)):
+            page.picture(x, y, pixels, picture)
+            x += picture[0] + px(1)
+    if not len(tiles):
+        page.text(px(_FRAME), px(_TITLE) + px(_LINE), "none", px(_TEXT), colour=GREY)
+    _scale_line(page, foot, px(_FRAME), px(_FOOTER_TEXT))
+    for index, note in enumerate(notes):
+        page.text(px(_FRAME), foot + (index + 1) * px(_FOOTER_LINE), note, px(_FOOTER_TEXT))
+    return page.pixels()
+
+
+def _scale_line(page: Canvas, y: int, margin: int, size: int) -> None:
+    """Writes what the pictures are and how the mask is scaled, with a colour bar of its values."""
+    text = f"tile | mask | mask on tile.  Colour: mask^{MASK_GAMMA:g}"
+    page.text(margin, y, text, size)
+    bar = np.tile(np.linspace(0, 1, 4 * size, dtype=np.float32), (size, 1))
+    right = page.width - margin - size
+    page.text(right - bar.shape[1] - size // 4, y, "0", size, anchor="ra")
+    page.picture(right - bar.shape[1], y + size // 8, mask_to_rgb(bar))
+    page.text(right + size // 4, y, "1", size)
+
+
+def _share(share: float) -> str:
+    # a tile with one road pixel is not a tile without road
+    percent = 100 * share
+    if 0 < percent < 0.1:
+        return "<0.1 %"
+    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
+
+
+def _probability(probability: float) -> str:
+    # "1.00" and "0.00" would claim a certainty that a sigmoid never reaches
+    if probability < 0.005:
+        return "<0.01"
+    return ">0.99" if probability >= 0.995 else f"{probability:.2f}"
