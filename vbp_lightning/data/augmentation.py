@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 
@@ -60,4 +59,4 @@ def oriented(window: NDArray[Any], up_down: bool, left_right: bool, turned: bool
         window = window[:, ::-1]
     if left_right:
         window = window[:, :, ::-1]
-    return np.rot90(window, axes=(1, 2)) if turned else window
+    return window.transpose(0, 2, 1)[:, ::-1] if turned else window

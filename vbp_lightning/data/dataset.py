@@ -4,7 +4,6 @@ No file is touched here, so that worker processes, forked or spawned, need nothi
 """
 
 from collections.abc import Sequence
-from itertools import count, repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,31 +20,21 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 """Raw tiles float32 (N, C, H, W) and labels int64 (N,)."""
 
 
-def crops(
-    scenes: Sequence[NDArray[Any]],
-    positions: NDArray[np.int64],
-    tile_size: int,
-    symmetries: NDArray[np.bool_] | None = None,
-) -> Tensor:
-    """Raw tiles, cut from their scenes.
+def crops(scenes: Sequence[NDArray[Any]], positions: NDArray[np.int64], tile_size: int) -> Tensor:
+    """Raw tiles as they lie in their scenes.
 
     Args:
         scenes: (C, H, W) each, of one type and number of bands.
         positions: (N, 3) number of the scene, row and column of the upper-left corner.
         tile_size: Tile size in pixels.
-        symmetries: (N, 3) whether to mirror rows, to mirror columns and then to turn by a quarter;
-            None leaves all as they lie.
 
     Returns:
         (N, C, tile_size, tile_size) float32.
     """
-    tiles = np.empty((len(positions), scenes[0].shape[0], tile_size, tile_size), scenes[0].dtype)
-    changes = repeat((False, False, False)) if symmetries is None else symmetries.tolist()
-    for place, (scene, row, col), change in zip(count(), positions.tolist(), changes, strict=False):
-        window = scenes[scene][:, row : row + tile_size, col : col + tile_size]
-        # Turned while still in the scene's type: a quarter of the bytes of float32.
-        tiles[place] = oriented(window, *change)
-    return torch.from_numpy(tiles).to(torch.float32)
+    tiles = np.empty((len(positions), len(scenes[0]), tile_size, tile_size), np.float32)
+    for tile, (scene, row, col) in zip(tiles, positions.tolist(), strict=True):
+        tile[...] = scenes[scene][:, row : row + tile_size, col : col + tile_size]
+    return torch.from_numpy(tiles)
 
 
 class TileDataset(Dataset[Batch]):
@@ -149,13 +138,33 @@ class TrainingTiles(Dataset[Batch]):
             positions = self._jittered(positions, self.labels[number], draws[:, 5:7])
         allowed = (self.augment.flips, self.augment.flips, self.augment.quarter_turns)
         symmetries = (draws[:, :3] < 0.5) & np.array(allowed)
-        tiles = crops(self.scenes, positions, self.tile_size, symmetries)
         gain = 1 + self.augment.contrast * (2 * draws[:, 3:4] - 1)
         shift = self.augment.brightness * (2 * draws[:, 4:5] - 1)
         offset = (1 - gain) * self.mean + shift * self.std
-        tiles.mul_(torch.from_numpy(gain.astype(np.float32))[..., None, None])
-        tiles.add_(torch.from_numpy(offset.astype(np.float32))[..., None, None])
-        return tiles, labels
+        return self._changed_crops(positions, symmetries, gain, offset), labels
+
+    def _changed_crops(
+        self,
+        positions: NDArray[np.int64],
+        symmetries: NDArray[np.bool_],
+        gain: NDArray[np.float64],
+        offset: NDArray[np.float64],
+    ) -> Tensor:
+        """Crops under symmetries (N, 3), times gain (N, 1), plus offset (N, C)."""
+        size = self.tile_size
+        tiles = np.empty((len(positions), len(self.mean), size, size), np.float32)
+        gains = gain.astype(np.float32)
+        offsets = offset.astype(np.float32)[..., None, None]
+        # Tile by tile, so that the passes over a tile find it in the cache.
+        for place, ((scene, row, col), symmetry) in enumerate(
+            zip(positions.tolist(), symmetries.tolist(), strict=True)
+        ):
+            window = self.scenes[scene][:, row : row + size, col : col + size]
+            tile = tiles[place]
+            tile[...] = oriented(window, *symmetry)
+            tile *= gains[place]
+            tile += offsets[place]
+        return torch.from_numpy(tiles)
 
     def _jittered(
         self,

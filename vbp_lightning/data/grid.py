@@ -62,7 +62,7 @@ def tile_counts(
         (N,) counts in [0, tile_size²].
     """
     height, width = pixels.shape
-    integral = np.zeros((height + 1, width + 1), dtype=np.int64)
+    integral = np.zeros((height + 1, width + 1), np.int32 if pixels.size < 2**31 else np.int64)
     np.cumsum(pixels, axis=0, out=integral[1:, 1:])
     np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
     top, left = corners[:, 0], corners[:, 1]
@@ -127,7 +127,9 @@ def tile_bounds(
         The smallest upright rectangle around the tile in the scene's coordinates. Where y grows
         downwards, as in pixel coordinates, bottom is the larger.
     """
-    corners = [transform * (x, y) for x in (col, col + tile_size) for y in (row, row + tile_size)]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    bottom, top = (max(ys), min(ys)) if transform.e > 0 else (min(ys), max(ys))
+    a, b, c, d, e, f = transform[:6]
+    corners = [(x, y) for x in (col, col + tile_size) for y in (row, row + tile_size)]
+    xs = [a * x + b * y + c for x, y in corners]
+    ys = [d * x + e * y + f for x, y in corners]
+    bottom, top = (max(ys), min(ys)) if e > 0 else (min(ys), max(ys))
     return min(xs), bottom, max(xs), top

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_ROWS = 256
-"""Rows converted to float64 at a time: large scenes would else need eight times their size."""
+_ROWS = 64
+"""Rows converted to float64 at a time: whole large scenes would need eight times their size."""
 
 
 def band_statistics(
@@ -32,12 +32,14 @@ def band_statistics(
     squares: NDArray[np.float64] = np.zeros(0)
     for bands, valid in scenes:
         for top in range(0, bands.shape[1], _ROWS):
-            pixels = bands[:, top : top + _ROWS][:, valid[top : top + _ROWS]].astype(np.float64)
+            part, seen = bands[:, top : top + _ROWS], valid[top : top + _ROWS]
+            pixels = (part.reshape(len(part), -1) if seen.all() else part[:, seen]).astype(float)
             added = pixels.shape[1]
             if added == 0:
                 continue
             part_mean = pixels.mean(axis=1)
-            part_squares = np.square(pixels - part_mean[:, None]).sum(axis=1)
+            pixels -= part_mean[:, None]
+            part_squares = np.einsum("bp,bp->b", pixels, pixels)
             if count == 0:
                 count, mean, squares = added, part_mean, part_squares
                 continue
