@@ -1,0 +1,104 @@
+"""Where the windows of convolutions and poolings lie, which is all that the way back needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The sliding window of one executed convolution, pooling or padding.
+
+    Every pair is (vertical, horizontal), in pixels. A padding is the window of a 1×1 kernel.
+
+    Args:
+        kernel: Taps of the window.
+        stride: Step of the window over the padded map it reads.
+        padding: Rows above and columns to the left of the map it reads. What lies below and to the
+            right follows from the two sizes, so uneven padding and ``ceil_mode`` need nothing more.
+        dilation: Distance between taps.
+        below: Height and width of the map it reads, on the side of the input.
+        above: Height and width of the map it writes.
+    """
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    below: Pair
+    above: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer between two recorded maps.
+
+    Args:
+        window: Its geometry.
+        shares: For a max pooling whose maxima were recorded, the share of channels whose maximum
+            came from each tap, ``(N, kernel rows · kernel columns, h, w)`` with ``(h, w)`` the size
+            it writes; the shares of a window sum to one. None for every other layer.
+    """
+
+    window: Window
+    shares: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Centres:
+    """Receptive-field centres along one axis: pixel ``i`` above looks at ``i · step + twice / 2``.
+
+    Args:
+        step: Distance of neighbouring centres in pixels of the map below.
+        twice: Twice the centre of the first pixel: an integer, where the centre need not be.
+    """
+
+    step: int
+    twice: int
+
+
+def centres(windows: Sequence[Window], axis: int) -> Centres:
+    """Receptive-field centres of the last layer's pixels on the map that the first layer reads.
+
+    Args:
+        windows: The layers between, from the side of the input up.
+        axis: 0 for rows, 1 for columns.
+    """
+    step, twice = 1, 0
+    for window in reversed(windows):
+        stride = window.stride[axis]
+        span = window.dilation[axis] * (window.kernel[axis] - 1)
+        step *= stride
+        twice = twice * stride + span - 2 * window.padding[axis]
+    return Centres(step, twice)
+
+
+def both(values: int | str | Sequence[int] | None) -> Pair:
+    """(Vertical, horizontal) from one number or two, as PyTorch's layers take them."""
+    if isinstance(values, int):
+        return values, values
+    if values is None or isinstance(values, str):
+        raise TypeError(f"a window takes numbers, not {values!r}")
+    return values[0], values[-1]
+
+
+def size_of(features: Tensor) -> Pair:
+    """Height and width of feature maps ``(…, H, W)``."""
+    return features.shape[-2], features.shape[-1]
+
+
+def window_between(
+    below: Tensor,
+    above: Tensor,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | str | Sequence[int],
+    dilation: int | Sequence[int],
+) -> Window:
+    """The window of a layer that read ``below`` and wrote ``above``, both ``(N, C, H, W)``."""
+    return Window(
+        both(kernel), both(stride), both(padding), both(dilation), size_of(below), size_of(above)
+    )

@@ -1,0 +1,233 @@
+"""How a mask goes back through the layers between two recorded maps.
+
+Every function takes a mask ``(N, 1, h, w)`` of the size that the last of the layers writes, and the
+layers from the side of the input up; it returns the mask at the size that the first layer reads.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vbp_lightning.attribution.geometry import Layer, Window, centres
+
+Upsampling = Callable[[Tensor, Sequence[Layer]], Tensor]
+
+# Up to here one call of conv_transpose2d beats a few strided additions (measured on two cores).
+_SMALL_MASK = 4096
+
+
+def deconv(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """The paper's: a transposed convolution of ones with each layer's own geometry."""
+    for layer in reversed(layers):
+        mask = spread(mask, layer.window)
+    return mask
+
+
+def deconv_normalized(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """``deconv`` divided by the transposed convolution of ones, zero where nothing is covered.
+
+    Takes out the dark borders that padding leaves and the grid that overlapping windows draw.
+    """
+    for layer in reversed(layers):
+        covered = spread(mask.new_ones(1, 1, *layer.window.above), layer.window)
+        # Where nothing is covered, the numerator is zero as well.
+        mask = spread(mask, layer.window) / covered.clamp_(min=1)
+    return mask
+
+
+def nearest(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Each pixel takes the value whose receptive-field centre is nearest, of two the average.
+
+    Between the centres of a layer with stride 2 and an odd kernel lies a pixel equally near to
+    both: taking either one would shift the mask by half a pixel a layer.
+    """
+    return _resample(mask, layers, smooth=False)
+
+
+def bilinear(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Linear interpolation between receptive-field centres, constant beyond the outermost ones."""
+    return _resample(mask, layers, smooth=True)
+
+
+def unpool(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Max poolings undone at the recorded maxima; every other layer as in ``deconv``.
+
+    A pixel gets the mask times the share of channels whose maximum came from it (the average over
+    channels of ``max_unpool2d``); overlapping windows add up, and a window with several equal
+    maxima, above all an empty one behind a ReLU, is spread evenly over them. The paper has no
+    pooling layers: this variant is not its own.
+    """
+    for layer in reversed(layers):
+        mask = (
+            spread(mask, layer.window)
+            if layer.shares is None
+            else _spread_shares(mask, layer.window, layer.shares)
+        )
+    return mask
+
+
+UPSAMPLINGS: dict[str, Upsampling] = {
+    "deconv": deconv,
+    "deconv_normalized": deconv_normalized,
+    "nearest": nearest,
+    "bilinear": bilinear,
+    "unpool": unpool,
+}
+"""The upsamplings by the name that :class:`VisualBackProp` and the configuration know them by."""
+
+
+def spread(mask: Tensor, window: Window) -> Tensor:
+    """Transposed convolution of one channel with ones: every value added to its whole window.
+
+    What falls on padding is dropped, and pixels that no window reaches stay zero, which is the
+    output padding ``(below + 2·padding − dilation·(kernel−1) − 1) mod stride`` wherever padding is
+    even.
+
+    Args:
+        mask: ``(N, 1, h, w)``, the size that the window writes.
+        window: The layer.
+
+    Returns:
+        ``(N, 1, H, W)``, the size that the window reads, same dtype.
+    """
+    # Not on a GPU, where a convolution may be computed in the shorter TensorFloat-32.
+    if mask.numel() <= _SMALL_MASK and mask.device.type == "cpu" and window.kernel != (1, 1):
+        whole = F.conv_transpose2d(
+            mask,
+            mask.new_ones(1, 1, *window.kernel),
+            stride=window.stride,
+            dilation=window.dilation,
+        )
+        for axis in (0, 1):
+            whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
+        return whole
+    for axis in (0, 1):
+        mask = _spread_axis(mask, window, axis)
+    return mask
+
+
+def _spread_axis(mask: Tensor, window: Window, axis: int) -> Tensor:
+    kernel, stride, dilation = window.kernel[axis], window.stride[axis], window.dilation[axis]
+    dim = 2 + axis
+    if kernel > 1 or stride > 1:
+        reach = (mask.shape[dim] - 1) * stride + 1
+        shape = list(mask.shape)
+        shape[dim] = reach + dilation * (kernel - 1)
+        whole = mask.new_zeros(shape)
+        for tap in range(0, dilation * kernel, dilation):
+            _every(whole, dim, tap, reach, stride).add_(mask)
+        mask = whole
+    return _cut(mask, dim, window.padding[axis], window.below[axis])
+
+
+def _every(whole: Tensor, dim: int, start: int, reach: int, stride: int) -> Tensor:
+    """View of each ``stride``-th row (dim 2) or column (dim 3) of ``reach`` from ``start`` on."""
+    taken = slice(start, start + reach, stride)
+    return whole[:, :, taken] if dim == 2 else whole[:, :, :, taken]
+
+
+def _cut(whole: Tensor, dim: int, padding: int, size: int) -> Tensor:
+    """Drops what lies on padding and fills up to ``size`` with zeros; padding may be negative."""
+    missing = padding + size - whole.shape[dim]
+    if missing > 0 or padding < 0:
+        before, after = max(-padding, 0), max(missing, 0)
+        whole = F.pad(whole, (0, 0, before, after) if dim == 2 else (before, after, 0, 0))
+        padding += before
+    return whole.narrow(dim, padding, size)
+
+
+def _spread_shares(mask: Tensor, window: Window, shares: Tensor) -> Tensor:
+    reach = [
+        (size - 1) * stride + 1 for size, stride in zip(mask.shape[2:], window.stride, strict=True)
+    ]
+    span = [d * (k - 1) for d, k in zip(window.dilation, window.kernel, strict=True)]
+    whole = mask.new_zeros(len(mask), 1, reach[0] + span[0], reach[1] + span[1])
+    shares = shares.to(mask.dtype).view(len(mask), *window.kernel, *mask.shape[2:])
+    for row in range(window.kernel[0]):
+        rows = _every(whole, 2, row * window.dilation[0], reach[0], window.stride[0])
+        for column in range(window.kernel[1]):
+            pixels = _every(rows, 3, column * window.dilation[1], reach[1], window.stride[1])
+            pixels.addcmul_(mask, shares[:, row, column].unsqueeze(1))
+    for axis in (0, 1):
+        whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
+    return whole
+
+
+def shares_of_maxima(
+    features: Tensor, pooled: Tensor, window: Window, dtype: torch.dtype
+) -> Tensor:
+    """Share of channels whose maximum came from each tap of each window of a max pooling.
+
+    Args:
+        features: ``(N, C, H, W)``, what the pooling read.
+        pooled: ``(N, C, h, w)``, what it wrote.
+        window: Its geometry.
+        dtype: Of the result.
+
+    Returns:
+        ``(N, kernel rows · kernel columns, h, w)`` in [0, 1], each window's taps summing to one.
+        A channel with several equal maxima gives each of them the same part.
+    """
+    padded = features
+    for axis in (0, 1):
+        before = window.padding[axis]
+        needed = (window.above[axis] - 1) * window.stride[axis] + 1
+        needed += window.dilation[axis] * (window.kernel[axis] - 1)
+        after = max(needed - before - window.below[axis], 0)
+        pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
+        padded = F.pad(padded, pad, value=float("nan"))  # equal to nothing, so never a maximum
+    reach = [
+        (size - 1) * stride + 1 for size, stride in zip(window.above, window.stride, strict=True)
+    ]
+
+    def is_maximum(row: int, column: int) -> Tensor:
+        rows = _every(padded, 2, row * window.dilation[0], reach[0], window.stride[0])
+        return _every(rows, 3, column * window.dilation[1], reach[1], window.stride[1]) == pooled
+
+    taps = [(row, column) for row in range(window.kernel[0]) for column in range(window.kernel[1])]
+    ties = torch.zeros_like(pooled, dtype=dtype)
+    for row, column in taps:
+        ties += is_maximum(row, column)
+    part = ties.reciprocal_()
+    return torch.cat([(is_maximum(*tap) * part).mean(1, keepdim=True) for tap in taps], 1)
+
+
+def _resample(mask: Tensor, layers: Sequence[Layer], smooth: bool) -> Tensor:
+    if not layers:
+        return mask
+    windows = [layer.window for layer in layers]
+    for axis in (0, 1):
+        lattice = centres(windows, axis)
+        below, above = windows[0].below[axis], windows[-1].above[axis]
+        if lattice.step == 1 and lattice.twice == 0 and below == above:
+            continue
+        first, second, weight = _neighbours(below, above, lattice.step, lattice.twice, smooth)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        low = mask.index_select(2 + axis, first.to(mask.device))
+        high = mask.index_select(2 + axis, second.to(mask.device))
+        mask = low.lerp_(high, weight.to(mask.device, mask.dtype).view(shape))
+    return mask
+
+
+@lru_cache(maxsize=256)
+def _neighbours(
+    below: int, above: int, step: int, twice: int, smooth: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel below, the two pixels above between whose centres it lies.
+
+    Returns:
+        Index of the one before, index of the one after, and the weight of the one after in [0, 1]
+        (0, ½ or 1 unless ``smooth``), each ``(below,)``.
+    """
+    # In halves of a pixel, so that "equally near" is decided among integers.
+    ahead = 2 * torch.arange(below) - twice
+    before = ahead.div(2 * step, rounding_mode="floor")
+    rest = ahead - before * 2 * step
+    if smooth:
+        weight = rest.double() / (2 * step)
+    else:
+        weight = ((rest > step).double() + (rest >= step).double()) / 2
+    return before.clamp(0, above - 1), (before + 1).clamp(0, above - 1), weight

@@ -1,0 +1,203 @@
+"""VisualBackProp: which pixels the convolutional part of a network passes on to its top."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.fusing import fused
+from vbp_lightning.attribution.recording import FeatureMap, Recorder
+from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
+
+
+@dataclass(frozen=True, eq=False)
+class MaskChain:
+    """How a mask came about, layer by layer, from the side of the input to the deepest.
+
+    Args:
+        names: Of the recorded ReLU modules; a second use of the same module ends in ``" (2)"``.
+        maps: The channel average of each one's output, ``(N, 1, h, w)``.
+        masks: The mask as it grows back: at each layer after its multiplication with that layer's
+            map, ``(N, 1, h, w)``; the last is the deepest map itself.
+        mask: The mask at the input, ``(N, 1, H, W)``.
+    """
+
+    names: tuple[str, ...]
+    maps: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    mask: Tensor
+
+
+class VisualBackProp:
+    r"""VisualBackProp (Bojarski et al. 2016, arXiv 1611.05418, section III).
+
+    With :math:`\bar f_l` the channel average of the output of the :math:`l`-th ReLU,
+    :math:`l = 1 … L`, and :math:`U_l` the upsampling through the layers between two of them,
+
+    .. math:: m_L = \bar f_L, \quad m_l = \bar f_l \odot U_{l+1}(m_{l+1}), \quad m = U_1(m_1),
+
+    which is, up to a constant, the sum over all paths of channels and positions from an input pixel
+    to the top of the product of the activations along them (for ``deconv``). Neither weights nor
+    classes enter the way back: what stands behind the convolutional part leaves the mask as it is.
+
+    The convolutional part may hold Conv2d, normalisation, ReLU, max and average pooling, zero
+    padding and residual additions in any nesting. In a residual network the maps are the outputs of
+    all ReLUs in order of execution; at an addition the mask goes back along the main path, the
+    branch with the most convolutions, and shortcuts are left out. What cannot be followed is
+    refused by name, a ReLU called as a function above all.
+
+    Args:
+        model: Any module that takes ``(N, C, H, W)``. Found as it was left: training mode of every
+            submodule, parameters, gradients, hooks and random state.
+        upsampling: ``deconv`` (the paper's: transposed convolutions of ones with each layer's own
+            geometry), ``deconv_normalized`` (the same divided by its coverage: without dark borders
+            and grids), ``nearest`` or ``bilinear`` (between receptive-field centres), or ``unpool``
+            (max poolings undone at their maxima; not in the paper).
+        fuse: Whether runs of layers in an ``nn.Sequential`` may be computed with batch norms folded
+            into convolutions where that is faster (float32 on a CPU); same result up to rounding.
+
+    Raises:
+        ValueError: The upsampling is unknown.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
+        >>> VisualBackProp(model).attribute(torch.rand(2, 3, 96, 96)).shape
+        torch.Size([2, 1, 96, 96])
+    """
+
+    def __init__(self, model: nn.Module, upsampling: str = "deconv", *, fuse: bool = True) -> None:
+        if upsampling not in UPSAMPLINGS:
+            known = ", ".join(UPSAMPLINGS)
+            raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
+        self.model = model
+        self.upsampling = upsampling
+        self.fuse = fuse
+
+    def attribute(
+        self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
+    ) -> Tensor:
+        """The mask of each sample.
+
+        Args:
+            inputs: ``(N, C, H, W)``, floating point, as the model takes them.
+            target: Accepted as every attribution method's; a VisualBackProp mask has no class.
+            normalize: Min-max over each sample, a constant mask giving zeros; False returns the raw
+                mask.
+
+        Returns:
+            ``(N, 1, H, W)`` in float32, or float64 for such inputs; in [0, 1] if normalised,
+            otherwise non-negative. No sample depends on the others.
+
+        Raises:
+            UnsupportedNetworkError: The network's feature maps cannot be followed.
+            ValueError: The inputs are no batch of floating-point images.
+        """
+        return self.attribute_with_logits(inputs, target, normalize)[1]
+
+    def attribute_with_logits(
+        self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
+    ) -> tuple[Any, Tensor]:
+        """The model's output and the mask from one and the same forward pass.
+
+        Args:
+            inputs: As for :meth:`attribute`.
+            target: As for :meth:`attribute`.
+            normalize: As for :meth:`attribute`.
+
+        Returns:
+            What the model returned (logits ``(N, 1)`` for a RoadClassifier), and the mask.
+        """
+        output, maps = self._record(inputs)
+        mask, scale, _ = self._back(maps)
+        return output, min_max(mask) if normalize else _unscaled(mask, scale)
+
+    def chain(self, inputs: Tensor, normalize: bool = True) -> MaskChain:
+        """The averaged map of every layer, and the mask as it grows back to the input.
+
+        Args:
+            inputs: As for :meth:`attribute`.
+            normalize: Whether the masks are min-max normalised, each for itself, for display; the
+                maps are the averages as they are.
+
+        Returns:
+            One map and one mask a layer, and the mask at the input as ``attribute`` gives it.
+        """
+        _, maps = self._record(inputs)
+        mask, scale, grown = self._back(maps)
+        if normalize:
+            masks = [min_max(each) for each, _ in grown]
+            mask = min_max(mask)
+        else:
+            masks = [_unscaled(each, its_scale) for each, its_scale in grown]
+            mask = _unscaled(mask, scale)
+        return MaskChain(
+            names=tuple(each.name for each in maps),
+            maps=tuple(each.average for each in maps),
+            masks=tuple(reversed(masks)),
+            mask=mask,
+        )
+
+    def _record(self, inputs: Tensor) -> tuple[Any, tuple[FeatureMap, ...]]:
+        if inputs.dim() != 4 or not inputs.is_floating_point():
+            kind = f"{tuple(inputs.shape)} {inputs.dtype}"
+            raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
+        precision = torch.promote_types(inputs.dtype, torch.float32)
+        maxima = UPSAMPLINGS[self.upsampling] is unpool
+        with undisturbed(self.model, inputs.device):
+            # A copy: a model that standardises in place must not change the caller's images.
+            images = inputs.detach().clone()
+            recorder = Recorder(self.model, images, precision, maxima)
+            with recorder.watching():
+                if self.fuse:
+                    with fused(self.model, images, recorder):
+                        output = self.model(images)
+                else:
+                    output = self.model(images)
+        return output, recorder.maps()
+
+    def _back(
+        self, maps: tuple[FeatureMap, ...]
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+        """The way back.
+
+        Returns:
+            The mask, the factor that makes it the raw one, ``(N, 1, 1, 1)`` float64, and both at
+            each layer from the deepest.
+        """
+        upsample = UPSAMPLINGS[self.upsampling]
+        device = maps[0].average.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            mask, scale = _rescaled(maps[-1].average, None)
+            grown = [(mask, scale)]
+            for below, above in zip(reversed(maps[:-1]), reversed(maps), strict=False):
+                mask, scale = _rescaled(upsample(mask, above.layers) * below.average, scale)
+                grown.append((mask, scale))
+            return upsample(mask, maps[0].layers), scale, grown
+
+
+def _rescaled(mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each sample divided by its maximum, so that no depth leaves the range of float32."""
+    largest = mask.amax((1, 2, 3), keepdim=True)
+    largest.masked_fill_(largest == 0, 1)
+    wide = largest.double()
+    return mask / largest, wide if scale is None else scale * wide
+
+
+def _unscaled(mask: Tensor, scale: Tensor) -> Tensor:
+    return (mask * scale).to(mask.dtype)
+
+
+def min_max(masks: Tensor) -> Tensor:
+    """Each sample of ``(N, 1, H, W)`` stretched to [0, 1]; a constant one gives zeros.
+
+    A sample that differs from a constant by no more than rounding does counts as one: stretching
+    would show the rounding errors.
+    """
+    lowest, highest = torch.aminmax(masks.flatten(1), dim=1, keepdim=True)
+    lowest, highest = lowest[..., None, None], highest[..., None, None]
+    extent = highest - lowest
+    flat = extent <= 32 * torch.finfo(masks.dtype).eps * highest
+    # The maximum is one exactly, since the extent is the very difference that is divided.
+    return (masks - lowest).div_(extent.masked_fill(flat, 1)).masked_fill_(flat, 0)
