@@ -63,8 +63,9 @@ class Canvas:
         bold: bool = False,
         colour: Colour = BLACK,
         anchor: str = "la",
+        room: int | None = None,
     ) -> None:
-        """Writes one line; a line that would leave the page is set smaller until it fits.
+        """Writes one line; a line that is too long is set smaller until it fits.
 
         Args:
             x: Pixels.
@@ -74,9 +75,11 @@ class Canvas:
             bold: The bold face.
             colour: Red, green, blue.
             anchor: Which point of the line lies on (x, y), as Pillow names it: ``la`` left and
-                ascender, ``ra`` right and ascender, ``ma`` middle and ascender.
+                ascender, ``ra`` right and ascender.
+            room: Greatest length in pixels; by default up to the edge of the page.
         """
-        room = {"l": self.width - x, "r": x, "m": 2 * min(x, self.width - x)}[anchor[0]]
+        if room is None:
+            room = self.width - x if anchor[0] == "l" else x
         while size > 8 and font(size, bold).getlength(text) > room:
             size -= 1
         self._draw.text((x, y), text, fill=colour, font=font(size, bold), anchor=anchor)

@@ -81,7 +81,7 @@ def chain_figure(
         band, column = divmod(index, _COLUMNS)
         x, top = column * _CELL + 4, _TITLE + band * band_height
         picture = (_PICTURE, round(_PICTURE * rows / columns))
-        page.text(x, top + _LINE, name, _TEXT, bold=True)
+        page.text(x, top + _LINE, name, _TEXT, bold=True, room=_PICTURE)
         page.text(x, top + 2 * _LINE, f"{columns}×{rows}", _TEXT)
         page.picture(x, top + 3 * _LINE, uppers[index], picture)
         page.picture(x, top + 4 * _LINE + _CELL, lowers[index], picture)

@@ -99,7 +99,7 @@ def mask_panel(
         if caption.wrong:
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
         x, y = left + px(_FRAME), top + px(_FRAME)
-        page.text(x + px(2), y, f"true: {caption.label}, share {_share(caption.share)}", px(_TEXT))
+        page.text(x + px(2), y, f"true: {caption.label} ({_share(caption.share)} road)", px(_TEXT))
         page.text(
             x + px(2), y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT)
         )

@@ -1,0 +1,318 @@
+import errno
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader, TensorDataset
+
+from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
+from vbp_lightning.data import Label, LabelledTile, Tile
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.plotting.canvas import VERMILION
+
+SIZE = 32
+GROUPS = ["road_large_share", "road_small_share", "ignore_border", "non_road"]
+VERDICTS = ["sure_hits", "sure_misses", "false_alarms", "borderline"]
+
+
+class BarTiles(pl.LightningDataModule):
+    """Noise, and a bright bar of 0 to 15 rows as the road."""
+
+    def __init__(self, bands=3):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.bars = [0, 1, 4, 8, 15, 0, 1, 2, 6, 12] * 4
+        self.tiles = torch.rand(len(self.bars), bands, SIZE, SIZE, generator=generator)
+        for tile, rows in zip(self.tiles, self.bars, strict=True):
+            tile[:, 4 : 4 + rows] += 1
+        self.reads = 0
+
+    def tiles_of(self, split):
+        assert split == "val"
+        return [
+            LabelledTile(
+                Tile("scene", row * SIZE, 0), (0, 0, 1, 1), rows / SIZE, label(rows), split
+            )
+            for row, rows in enumerate(self.bars)
+        ]
+
+    def read_tiles(self, tiles):
+        self.reads += 1
+        return self.tiles[[tile.tile.row // SIZE for tile in tiles]].clone()
+
+    def loader(self, shuffle):
+        labels = torch.tensor([int(tile.label) for tile in self.tiles_of("val")])
+        keep = labels >= 0
+        return DataLoader(TensorDataset(self.tiles[keep], labels[keep]), 8, shuffle=shuffle)
+
+    def train_dataloader(self):
+        return self.loader(shuffle=True)
+
+    def val_dataloader(self):
+        return self.loader(shuffle=False)
+
+
+def label(rows):
+    return Label.ROAD if rows >= 3 else Label.IGNORED if rows else Label.NON_ROAD
+
+
+def model_of(bands=3, architecture="strided"):
+    torch.manual_seed(1)
+    return RoadClassifier(architecture, mean=[0.5] * bands, std=[0.5] * bands)
+
+
+def trainer_of(folder, *callbacks, epochs=2, **options):
+    options = {"logger": TensorBoardLogger(folder, name="", version=""), **options}
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        **options,
+    )
+
+
+def fit(folder, callback, epochs=2, bands=3, **options):
+    trainer = trainer_of(folder, callback, epochs=epochs, **options)
+    model, datamodule = model_of(bands), BarTiles(bands)
+    torch.manual_seed(5)
+    trainer.fit(model, datamodule=datamodule)
+    return trainer, model, datamodule
+
+
+def logged(folder):
+    events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {tag: events.Images(tag) for tag in events.Tags()["images"]}
+
+
+def decode(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    trainer, model, datamodule = fit(folder, MaskPanels(tiles=16))
+    with torch.no_grad():
+        probabilities = model.eval()(datamodule.tiles).squeeze(1).sigmoid()
+    panels = next(c for c in trainer.callbacks if isinstance(c, MaskPanels))
+    panels.log_verdicts(trainer, model, datamodule, probabilities)
+    trainer.loggers[0].finalize("success")
+    return SimpleNamespace(
+        folder=folder, trainer=trainer, model=model, data=datamodule, images=logged(folder)
+    )
+
+
+def test_every_group_is_logged_at_every_epoch(finished):
+    for group in GROUPS:
+        steps = [event.step for event in finished.images[f"panel/validation/{group}"]]
+        assert steps == [0, 1]
+
+
+def test_the_verdicts_and_the_chain_come_at_the_last_epoch(finished):
+    for tag in [f"panel/verdicts/{verdict}" for verdict in VERDICTS] + ["panel/chain"]:
+        assert [event.step for event in finished.images[tag]] == [1]
+
+
+def test_nothing_else_is_written(finished):
+    names = sorted(path.name for path in (finished.folder / "panels").iterdir())
+    assert names == ["chain.png", "epoch_000.png", "epoch_001.png", "verdicts.png"]
+    assert len(finished.images) == len(GROUPS) + len(VERDICTS) + 1
+
+
+def test_the_png_is_the_logged_pages_one_below_the_other(finished):
+    sheets = {"verdicts": ([f"panel/verdicts/{name}" for name in VERDICTS], 0)}
+    sheets |= {
+        f"epoch_{epoch:03d}": ([f"panel/validation/{name}" for name in GROUPS], epoch)
+        for epoch in range(2)
+    }
+    sheets["chain"] = (["panel/chain"], 0)
+    for name, (tags, place) in sheets.items():
+        pages = [decode(finished.images[tag][place].encoded_image_string) for tag in tags]
+        sheet = decode((finished.folder / "panels" / f"{name}.png").read_bytes())
+        np.testing.assert_array_equal(sheet, np.concatenate(pages))
+        for tag, page in zip(tags, pages, strict=True):
+            event = finished.images[tag][place]
+            assert (event.height, event.width) == page.shape[:2]
+
+
+def test_tiles_are_the_same_at_every_epoch_and_read_once(finished):
+    first, second = (
+        decode((finished.folder / "panels" / f"epoch_{epoch:03d}.png").read_bytes())
+        for epoch in range(2)
+    )
+    # the first picture of the first page: below title, frame and two lines of text
+    where = (slice(82, 178), slice(4, 100))
+    np.testing.assert_array_equal(first[where], second[where])
+    assert (first != second).any()
+    assert finished.data.reads == 2  # the epochs' tiles, the verdicts' tiles
+
+
+def test_misses_and_false_alarms_are_marked_and_hits_are_not(finished):
+    marked = {
+        name: (
+            decode(finished.images[f"panel/verdicts/{name}"][0].encoded_image_string) == VERMILION
+        )
+        .all(-1)
+        .any()
+        for name in VERDICTS[:3]
+    }
+    with torch.no_grad():
+        called = (
+            finished.model(finished.data.tiles).squeeze(1).sigmoid() >= finished.model.threshold
+        )
+    labels = torch.tensor([int(tile.label) for tile in finished.data.tiles_of("val")])
+    assert marked == {
+        "sure_hits": False,
+        "sure_misses": bool((~called & (labels == 1)).any()),
+        "false_alarms": bool((called & (labels == 0)).any()),
+    }
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_training_is_the_same_to_the_last_bit_without_the_callback(tmp_path, architecture):
+    ends = []
+    for name, callbacks in {"with": [MaskPanels()], "without": []}.items():
+        model = model_of(architecture=architecture)
+        # a part that its user froze in evaluation mode stays so
+        model.network.block0.eval()
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        trainer = trainer_of(tmp_path / name, *callbacks, epochs=2)
+        trainer.fit(model, datamodule=BarTiles())
+        ends.append(
+            (
+                model.state_dict(),
+                torch.random.get_rng_state(),
+                np.random.get_state()[1],  # noqa: NPY002
+                [module.training for module in model.modules()],
+                [parameter.requires_grad for parameter in model.parameters()],
+                sum(len(module._forward_hooks) for module in model.modules()),
+            )
+        )
+    (weights, *state), (other_weights, *other_state) = ends
+    assert weights.keys() == other_weights.keys()
+    for name, value in weights.items():
+        assert torch.equal(value, other_weights[name]), name
+    assert torch.equal(state[0], other_state[0])
+    np.testing.assert_array_equal(state[1], other_state[1])
+    assert state[2:] == other_state[2:]
+
+
+def test_every_module_keeps_its_mode_at_each_epoch(tmp_path):
+    seen = []
+
+    class Watching(MaskPanels):
+        def on_validation_end(self, trainer, pl_module):
+            before = [module.training for module in pl_module.modules()]
+            super().on_validation_end(trainer, pl_module)
+            seen.append(before == [module.training for module in pl_module.modules()])
+
+    fit(tmp_path, Watching(tiles=4), epochs=1)
+    assert seen == [True, True]  # sanity check and epoch
+
+
+def test_the_sanity_check_writes_nothing(tmp_path):
+    class Interrupted(RoadClassifier):
+        def training_step(self, batch, batch_index):
+            raise KeyError("stop after the sanity check")
+
+    trainer = trainer_of(tmp_path, MaskPanels(), num_sanity_val_steps=-1)
+    with pytest.raises(KeyError, match="sanity"):
+        trainer.fit(Interrupted(mean=[0.5] * 3, std=[0.5] * 3), datamodule=BarTiles())
+    assert not (tmp_path / "panels").exists()
+    assert logged(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("function", "sanity", "rank_zero"),
+    [
+        (TrainerFn.VALIDATING, False, True),
+        (TrainerFn.FITTING, True, True),
+        (TrainerFn.FITTING, False, False),
+    ],
+)
+def test_only_a_fit_beyond_the_sanity_check_on_rank_zero_shows(
+    tmp_path, function, sanity, rank_zero
+):
+    trainer = SimpleNamespace(
+        state=SimpleNamespace(fn=function),
+        sanity_checking=sanity,
+        is_global_zero=rank_zero,
+        default_root_dir=str(tmp_path),
+    )
+    # there is no model and no data to be touched
+    MaskPanels().on_validation_end(trainer, None)
+    if not rank_zero:
+        MaskPanels().log_verdicts(trainer, None, None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_png_files_do_not_need_tensorboard(tmp_path):
+    fit(tmp_path, MaskPanels(tiles=4), epochs=1, logger=CSVLogger(tmp_path))
+    assert (tmp_path / "panels" / "epoch_000.png").exists()
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4])
+def test_any_number_of_bands(tmp_path, bands):
+    fit(tmp_path, MaskPanels(tiles=5), epochs=1, bands=bands)
+    assert (tmp_path / "panels" / "epoch_000.png").exists()
+
+
+def test_more_tiles_make_more_pages(tmp_path):
+    fit(tmp_path, MaskPanels(tiles=24), epochs=1)
+    tags = logged(tmp_path)
+    assert {"panel/validation/non_road", "panel/validation/non_road_2"} <= tags.keys()
+
+
+def test_too_few_tiles_are_refused():
+    with pytest.raises(ValueError, match="tiles is 3"):
+        MaskPanels(tiles=3)
+
+
+def test_the_numbers_of_probabilities_and_tiles_must_agree(finished):
+    with pytest.raises(ValueError, match="40 validation tiles"):
+        MaskPanels().log_verdicts(finished.trainer, finished.model, finished.data, torch.zeros(39))
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_older_file(tmp_path, monkeypatch):
+    older = tmp_path / "panels" / "epoch_000.png"
+    older.parent.mkdir()
+    older.write_bytes(b"older")
+
+    def full(path, content):
+        path.open("wb").write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PanelError) as caught:
+        fit(tmp_path, MaskPanels(tiles=4), epochs=1)
+    assert len(caught.value.lines) == 1
+    assert "panels/epoch_000.png" in caught.value.lines[0]
+    assert "No space left on device" in caught.value.lines[0]
+    assert [path.name for path in older.parent.iterdir()] == ["epoch_000.png"]
+    assert older.read_bytes() == b"older"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "panels").write_text("in the way")
+    with pytest.raises(PanelError, match=r"panels/epoch_000\.png: cannot be written"):
+        fit(tmp_path, MaskPanels(tiles=4), epochs=1)
+
+
+def test_pyplot_holds_no_figure(finished):
+    if "matplotlib.pyplot" in sys.modules:
+        assert sys.modules["matplotlib.pyplot"].get_fignums() == []

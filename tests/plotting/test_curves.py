@@ -1,0 +1,127 @@
+import gc
+import sys
+import weakref
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from vbp_lightning.plotting import (
+    average_precision,
+    calibration_figure,
+    confusion_figure,
+    figure_to_array,
+    precision_recall,
+    precision_recall_figure,
+    reliability,
+)
+
+LABELS = np.array([0, 0, 0, 1, 1, 0, 1, 1])
+PROBABILITIES = np.array([0.05, 0.15, 0.35, 0.35, 0.65, 0.75, 0.85, 1.0])
+
+
+def figures():
+    return [
+        precision_recall_figure(LABELS, PROBABILITIES, 0.5, "validation"),
+        calibration_figure(LABELS, PROBABILITIES, "validation"),
+        confusion_figure(LABELS, PROBABILITIES, 0.5, "validation"),
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=1, max_size=40))
+def test_precision_and_recall_agree_with_scikit_learn(pairs):
+    labels = np.array([label for label, _ in pairs])
+    scores = np.array([score for _, score in pairs]) / 8
+    if not labels.any():
+        with pytest.raises(ValueError, match="road"):
+            precision_recall(labels, scores)
+        return
+    precision, recall = precision_recall(labels, scores)
+    expected_precision, expected_recall, _ = precision_recall_curve(labels, scores)
+    np.testing.assert_allclose(precision, expected_precision[-2::-1])
+    np.testing.assert_allclose(recall, expected_recall[-2::-1])
+    expected = average_precision_score(labels, scores)
+    assert average_precision(precision, recall) == pytest.approx(expected)
+
+
+def test_reliability_by_hand():
+    curve = reliability(LABELS, PROBABILITIES, bins=5)
+    assert curve.count.tolist() == [2, 2, 0, 2, 2]
+    np.testing.assert_allclose(curve.estimated, [0.1, 0.35, np.nan, 0.7, 0.925])
+    np.testing.assert_allclose(curve.observed, [0, 0.5, np.nan, 0.5, 1])
+    assert curve.error == pytest.approx((2 * 0.1 + 2 * 0.15 + 2 * 0.2 + 2 * 0.075) / 8)
+
+
+def test_a_calibrated_forecast_has_no_error():
+    labels = np.array([0, 0, 0, 1] * 5 + [1, 1, 1, 0] * 5)
+    probabilities = np.repeat([0.25, 0.75], 20)
+    assert reliability(labels, probabilities).error == pytest.approx(0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
+def test_every_tile_is_in_one_bin_and_the_error_in_range(pairs):
+    labels, probabilities = (np.array(side) for side in zip(*pairs, strict=True))
+    curve = reliability(labels, probabilities)
+    assert curve.count.sum() == len(pairs)
+    assert 0 <= curve.error <= 1
+
+
+def test_the_curve_states_average_precision_and_chance():
+    figure = precision_recall_figure(LABELS, PROBABILITIES, 0.5, "validation")
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    expected = average_precision_score(LABELS, PROBABILITIES)
+    assert texts == [f"average precision {expected:.3f}", "chance 0.50", "P(road) ≥ 0.50"]
+    # 3 of 4 called tiles are road, and 3 of 4 road tiles are called
+    point = figure.axes[0].get_lines()[-1]
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.75, 0.75)
+
+
+def test_a_threshold_that_calls_no_tile_has_no_point():
+    figure = precision_recall_figure(LABELS, PROBABILITIES, 1.1, "validation")
+    assert len(figure.axes[0].get_legend().get_texts()) == 2
+
+
+def test_calibration_shows_the_number_of_tiles_in_each_bin():
+    figure = calibration_figure(LABELS, PROBABILITIES, "validation", bins=5)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["2", "2", "0", "2", "2"]
+
+
+def test_the_confusion_matrix_has_truth_in_rows():
+    labels = [1, 1, 1, 0, 0, 0, 0, 0]
+    probabilities = [0.9, 0.5, 0.4, 0.1, 0.2, 0.3, 0.4, 0.8]
+    figure = confusion_figure(labels, probabilities, 0.5, "validation")
+    numbers = [text.get_text().split("\n")[0] for text in figure.axes[0].texts]
+    assert numbers == ["4", "1", "1", "2"]
+    assert "0.50" in figure.axes[0].get_title()
+
+
+def test_a_class_that_is_missing_does_not_break_the_matrix():
+    figure = confusion_figure([1, 1], [0.2, 0.9], 0.5, "validation")
+    assert [text.get_text().split("\n")[0] for text in figure.axes[0].texts] == ["0", "0", "1", "1"]
+
+
+def test_figures_become_arrays_of_one_size():
+    for figure in figures():
+        pixels = figure_to_array(figure)
+        assert pixels.shape == (384, 600, 3)
+        assert pixels.dtype == np.uint8
+        assert pixels.min() < 50
+        assert pixels.max() == 255
+
+
+def test_figures_go_with_their_last_reference_and_touch_no_backend():
+    backend = matplotlib.get_backend(auto_select=False)
+    made = figures()
+    for figure in made:
+        figure_to_array(figure)
+    references = [weakref.ref(figure) for figure in made]
+    del made, figure
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+    assert matplotlib.get_backend(auto_select=False) == backend
+    if "matplotlib.pyplot" in sys.modules:
+        assert sys.modules["matplotlib.pyplot"].get_fignums() == []

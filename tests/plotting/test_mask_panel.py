@@ -1,0 +1,162 @@
+import matplotlib
+import numpy as np
+import pytest
+
+from vbp_lightning.plotting import TileCaption, mask_panel, mask_to_rgb, overlay
+from vbp_lightning.plotting.canvas import VERMILION, Canvas, font
+from vbp_lightning.plotting.display import colour_table
+
+RIGHT = TileCaption("road", 0.2, 0.9, wrong=False)
+WRONG = TileCaption("road", 0.2, 0.1, wrong=True)
+
+
+def grey_tiles(count, size=96):
+    return np.full((count, size, size, 3), 100, dtype=np.uint8)
+
+
+def panel(captions, **options):
+    tiles = grey_tiles(len(captions))
+    return mask_panel(tiles, np.zeros(tiles.shape[:3]), captions, "title", **options)
+
+
+def holds(page, picture):
+    """Whether a picture is somewhere on the page, pixel by pixel."""
+    height, width = picture.shape[:2]
+    starts = np.argwhere((page == picture[0, 0]).all(axis=-1))
+    return any(np.array_equal(page[y : y + height, x : x + width], picture) for y, x in starts)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (7, 4)])
+def test_two_tiles_a_row(count, rows):
+    height = panel([RIGHT] * count).shape[0]
+    assert panel([RIGHT] * count).shape[1:] == (600, 3)
+    assert height - panel([RIGHT]).shape[0] == (rows - 1) * (
+        panel([RIGHT] * 3).shape[0] - panel([RIGHT]).shape[0]
+    )
+
+
+def test_four_tiles_fit_tensorboard_without_much_shrinking():
+    # the Time Series tab grants 344 × 215: text of 20 pixels must keep at least 11
+    height, width, _ = panel([RIGHT] * 4, notes=["a note"]).shape
+    assert 20 * min(344 / width, 215 / height) >= 11
+
+
+def test_tile_mask_and_overlay_are_all_there_untouched():
+    rng = np.random.default_rng(0)
+    tiles = rng.integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    masks = rng.random((3, 96, 96))
+    page = mask_panel(tiles, masks, [RIGHT, WRONG, RIGHT], "title")
+    for tile, mask in zip(tiles, masks, strict=True):
+        for picture in (tile, mask_to_rgb(mask), overlay(tile, mask)):
+            assert holds(page, picture)
+
+
+def vermilion_by_cell(page):
+    """Whether the colour of wrong tiles occurs in each of the four quarters of a page of four."""
+    found = (page == VERMILION).all(axis=-1)
+    # title 30, two rows of 156, foot
+    return [
+        found[30 + 156 * row : 186 + 156 * row, 302 * col : 302 * col + 298].any()
+        for row in range(2)
+        for col in range(2)
+    ]
+
+
+@pytest.mark.parametrize("wrong", range(16))
+def test_the_mark_is_on_wrong_tiles_and_nowhere_else(wrong):
+    bits = [bool(wrong >> place & 1) for place in range(4)]
+    page = panel([WRONG if bit else RIGHT for bit in bits])
+    assert vermilion_by_cell(page) == bits
+    if not wrong:
+        assert not (page == VERMILION).all(axis=-1).any()
+
+
+def test_a_wrong_tile_has_a_closed_frame_and_a_word():
+    page = panel([WRONG])
+    frame = (page == VERMILION).all(axis=-1)
+    rows, columns = np.flatnonzero(frame.any(1)), np.flatnonzero(frame.any(0))
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    for edge in (
+        frame[top, left : right + 1],
+        frame[bottom, left : right + 1],
+        frame[top : bottom + 1, left],
+        frame[top : bottom + 1, right],
+    ):
+        assert edge.all()
+    # the word is white letters on the frame's colour, so it is there without the colour too
+    inside = frame[top + 4 : bottom - 3, left + 4 : right - 3]
+    assert 500 < inside.sum() < 5000
+
+
+def test_captions_change_the_panel_where_they_stand():
+    first = panel([RIGHT, RIGHT])
+    for caption in (
+        TileCaption("non-road", 0.2, 0.9, wrong=False),
+        TileCaption("road", 0.3, 0.9, wrong=False),
+        TileCaption("road", 0.2, 0.8, wrong=False),
+    ):
+        changed = (first != panel([RIGHT, caption])).any(axis=-1)
+        assert changed[:, 302:].any()
+        assert not changed[:, :302].any()
+
+
+def test_certainty_and_emptiness_are_not_overstated(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        Canvas, "text", lambda self, x, y, text, *args, **options: written.append(text)
+    )
+    panel(
+        [
+            TileCaption("road", 0.0004, 0.9999, wrong=False),
+            TileCaption("non-road", 0, 0.0001, wrong=False),
+        ],
+        notes=["epoch 3"],
+    )
+    joined = "\n".join(written)
+    for part in (">0.99", "<0.01", "<0.1 % road", "0 % road", "mask^0.5", "epoch 3", "title"):
+        assert part in joined
+
+
+def test_an_empty_group_says_so(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        Canvas, "text", lambda self, x, y, text, *args, **options: written.append(text)
+    )
+    panel([])
+    assert "none" in written
+
+
+def test_an_empty_mask_has_the_darkest_colour():
+    page = panel([RIGHT])
+    assert holds(page, np.broadcast_to(colour_table()[0], (96, 96, 3)))
+
+
+@pytest.mark.parametrize(("size", "width"), [(48, 600), (32, 600), (192, 1200), (20, 624)])
+def test_tiles_of_other_sizes_are_enlarged_to_readable_ones(size, width):
+    tiles = grey_tiles(2, size)
+    page = mask_panel(tiles, np.zeros((2, size, size)), [RIGHT, WRONG], "title")
+    assert abs(page.shape[1] - width) <= 30
+
+
+def test_the_same_panel_twice():
+    np.testing.assert_array_equal(panel([RIGHT, WRONG]), panel([RIGHT, WRONG]))
+
+
+def test_numbers_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="match"):
+        mask_panel(grey_tiles(2), np.zeros((2, 96, 96)), [RIGHT], "title")
+    with pytest.raises(ValueError, match="match"):
+        mask_panel(grey_tiles(2), np.zeros((2, 48, 48)), [RIGHT, RIGHT], "title")
+
+
+def test_a_long_line_is_set_smaller_instead_of_running_off_the_page():
+    page = Canvas(200, 40)
+    page.text(5, 5, "a headline that is much too long", 30)
+    assert (page.pixels()[:, -1] == 255).all()
+    assert font(30).getlength("a headline that is much too long") > 195
+
+
+def test_nothing_is_left_with_pyplot():
+    backend = matplotlib.get_backend(auto_select=False)
+    panel([RIGHT])
+    assert matplotlib.get_backend(auto_select=False) == backend

@@ -1,0 +1,281 @@
+"""The callback that shows, every epoch, what the network looks at on the same validation tiles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.callbacks.tile_choice import TileGroup, choose_by_share, choose_by_verdict
+from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
+from vbp_lightning.errors import UserError
+from vbp_lightning.files import replacing
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.plotting import (
+    RGB,
+    TILES_PER_PAGE,
+    ChainStep,
+    TileCaption,
+    chain_figure,
+    compress_page,
+    encode_png,
+    mask_panel,
+    to_rgb,
+)
+
+PANELS_FOLDER = "panels"
+_LABELS = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
+
+
+class PanelError(UserError):
+    """A panel cannot be written."""
+
+
+@dataclass(frozen=True)
+class _ShownTiles:
+    """The tiles of a sheet, read and stretched for display once."""
+
+    groups: list[TileGroup]
+    records: dict[int, LabelledTile]
+    raw: Tensor
+    rgb: RGB
+
+    @classmethod
+    def read(cls, datamodule: RoadTileDataModule, groups: list[TileGroup]) -> "_ShownTiles":
+        tiles = datamodule.tiles_of("val")
+        indices = sorted({index for group in groups for index in group.indices})
+        raw = datamodule.read_tiles([tiles[index] for index in indices])
+        return cls(groups, {index: tiles[index] for index in indices}, raw, to_rgb(raw.numpy()))
+
+
+class MaskPanels(pl.Callback):
+    """Logs mask panels of the same validation tiles every epoch, and verdicts after the fit.
+
+    Every page holds up to four tiles, each as tile, VisualBackProp mask and mask laid over the
+    tile, with true label, road share and P(road), wrong ones marked. The pages go to every
+    TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked to
+    ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
+
+    Training is the same to the last bit with and without this callback: no random number is drawn,
+    and every module keeps its mode. Nothing is shown in the sanity check, and only the process of
+    global rank zero computes and writes.
+
+    Args:
+        upsampling: How VisualBackProp goes back through the layers.
+        tiles: Number of validation tiles, at least 4; the groups share it evenly.
+        chain: Whether ``log_verdicts`` also shows how one tile's mask comes about.
+
+    Raises:
+        ValueError: ``tiles`` is below 4.
+    """
+
+    def __init__(self, upsampling: str = "deconv", tiles: int = 16, chain: bool = True) -> None:
+        if tiles < 4:
+            raise ValueError(f"tiles is {tiles}; the panel has four groups: give at least 4")
+        self.upsampling = upsampling
+        self.tiles = tiles
+        self.chain = chain
+        self._shown: _ShownTiles | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets the tiles of an earlier fit."""
+        self._shown = None
+
+    def on_validation_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: RoadClassifier
+    ) -> None:
+        """Logs the epoch's panels; the epoch's decision threshold is known by now.
+
+        Raises:
+            PanelError: The PNG cannot be written.
+        """
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or not trainer.is_global_zero:
+            return
+        if self._shown is None:
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            groups = choose_by_share(datamodule.tiles_of("val"), self.tiles)
+            self._shown = _ShownTiles.read(datamodule, groups)
+        epoch = trainer.current_epoch
+        logits, masks = self._method(pl_module).attribute_with_logits(
+            self._shown.raw.to(pl_module.device)
+        )
+        probabilities = logits.squeeze(1).double().sigmoid()
+        pages = self._pages(
+            self._shown, masks, probabilities, float(pl_module.threshold), f"epoch {epoch}: "
+        )
+        _publish(trainer, "validation", f"epoch_{epoch:03d}", pages, epoch)
+
+    def log_verdicts(
+        self,
+        trainer: pl.Trainer,
+        model: RoadClassifier,
+        datamodule: RoadTileDataModule,
+        probabilities: Tensor,
+    ) -> None:
+        """Shows sure hits, sure misses, false alarms and borderline tiles of validation.
+
+        To be called after the fit with the weights that the run ends with. Logs
+        ``panel/verdicts/…`` and ``panel/chain``, the step being the last epoch, and writes
+        ``panels/verdicts.png`` and ``panels/chain.png``. The chain is that of the surest hit, or of
+        the first tile where there is no hit. Does nothing in processes other than global rank zero.
+
+        Args:
+            trainer: The trainer of the fit: gives loggers, folder and epoch.
+            model: With the weights and the threshold that ``probabilities`` come from.
+            datamodule: Set up; its validation tiles are shown.
+            probabilities: ``(N,)`` P(road) of ``datamodule.tiles_of("val")``, in that order.
+
+        Raises:
+            PanelError: A PNG cannot be written.
+            ValueError: The numbers of probabilities and tiles differ.
+        """
+        if not trainer.is_global_zero:
+            return
+        tiles = datamodule.tiles_of("val")
+        if probabilities.shape != (len(tiles),):
+            raise ValueError(
+                f"probabilities has the shape {tuple(probabilities.shape)}; "
+                f"give one for each of the {len(tiles)} validation tiles"
+            )
+        threshold = float(model.threshold)
+        groups = choose_by_verdict(
+            tiles, probabilities.double().cpu().numpy(), threshold, self.tiles
+        )
+        shown = _ShownTiles.read(datamodule, groups)
+        masks = self._method(model).attribute(shown.raw.to(model.device))
+        pages = self._pages(
+            shown, masks, probabilities[list(shown.records)], threshold, "after the fit: "
+        )
+        # the epoch counter stands one past the last epoch once a fit has ended
+        epoch = max(0, trainer.current_epoch - 1)
+        _publish(trainer, "verdicts", "verdicts", pages, epoch)
+        if self.chain:
+            figure = self._chain(model, shown, groups)
+            _publish(trainer, "", "chain", {"chain": figure}, epoch)
+
+    def _method(self, model: nn.Module) -> VisualBackProp:
+        return VisualBackProp(model, upsampling=self.upsampling)
+
+    @property
+    def _note(self) -> str:
+        return f"VisualBackProp ({self.upsampling}): where features fire, not for which class"
+
+    def _pages(
+        self,
+        shown: _ShownTiles,
+        masks: Tensor,
+        probabilities: Tensor,
+        threshold: float,
+        occasion: str,
+    ) -> dict[str, RGB]:
+        """The pages of a sheet by tag; masks and probabilities in the order of the records."""
+        place = {index: number for number, index in enumerate(shown.records)}
+        masks_shown = masks.squeeze(1).float().cpu().numpy()
+        captions = [
+            _caption(tile, probability, threshold)
+            for tile, probability in zip(
+                shown.records.values(), probabilities.tolist(), strict=True
+            )
+        ]
+        pages = {}
+        for group in shown.groups:
+            for number, indices in enumerate(_chunks(group.indices)):
+                places = [place[index] for index in indices]
+                name = group.name if number == 0 else f"{group.name}_{number + 1}"
+                pages[name] = mask_panel(
+                    shown.rgb[places],
+                    masks_shown[places],
+                    [captions[one] for one in places],
+                    occasion + group.title,
+                    f"road if P ≥ {threshold:.2f}",
+                    [self._note],
+                )
+        return pages
+
+    def _chain(self, model: RoadClassifier, shown: _ShownTiles, groups: Sequence[TileGroup]) -> RGB:
+        """The chain figure of the first tile of the first group that has one."""
+        first = next(group.indices[0] for group in groups if group.indices)
+        place = list(shown.records).index(first)
+        chain = self._method(model).chain(shown.raw[place : place + 1].to(model.device))
+        steps = [
+            # the ReLU "network.block3.2" is known to people by its block
+            ChainStep(name.split(".")[-2], _plane(averaged), _plane(mask))
+            for name, averaged, mask in zip(chain.names, chain.maps, chain.masks, strict=True)
+        ]
+        return chain_figure(
+            shown.rgb[place],
+            steps[::-1],
+            _plane(chain.mask),
+            "after the fit: how the mask of one tile grows",
+            [self._note],
+        )
+
+
+def _caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:
+    """An ignored tile is never wrong: it has no right answer."""
+    wrong = tile.label != Label.IGNORED and (probability >= threshold) != (tile.label == Label.ROAD)
+    return TileCaption(_LABELS[tile.label], tile.share, probability, wrong)
+
+
+def _chunks(indices: Sequence[int]) -> list[Sequence[int]]:
+    """Pages of a group; a group without tiles gets an empty page, which says so."""
+    starts = range(0, max(len(indices), 1), TILES_PER_PAGE)
+    return [indices[start : start + TILES_PER_PAGE] for start in starts]
+
+
+def _plane(values: Tensor) -> npt.NDArray[np.float32]:
+    """The only plane of ``(1, 1, h, w)``."""
+    plane: npt.NDArray[np.float32] = values[0, 0].float().cpu().numpy()
+    return plane
+
+
+def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], epoch: int) -> None:
+    """Writes the pages, stacked, as a PNG in the run's folder and each to TensorBoard.
+
+    Args:
+        trainer: Gives folder and loggers.
+        tag: Under ``panel/``; empty for none.
+        name: Of the file, without suffix.
+        pages: By the last part of the tag, all of one width.
+        epoch: The step.
+
+    Raises:
+        PanelError: The file cannot be written. An older one is left as it was.
+    """
+    compressed = {key: compress_page(pixels) for key, pixels in pages.items()}
+    path = Path(trainer.default_root_dir) / PANELS_FOLDER / f"{name}.png"
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(encode_png(list(compressed.values())))
+    except OSError as error:
+        raise PanelError(
+            f"{PANELS_FOLDER}/{path.name}: cannot be written: {error.strerror} ({path}; "
+            "hydra.run.dir): make room, then go on with resume=RUN_DIR"
+        ) from error
+    summary = Summary(
+        value=[
+            Summary.Value(
+                tag="/".join(part for part in ("panel", tag, key) if part),
+                image=Summary.Image(
+                    width=page.width,
+                    height=page.height,
+                    colorspace=3,
+                    encoded_image_string=encode_png([page]),
+                ),
+            )
+            for key, page in compressed.items()
+        ]
+    )
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            # add_image would compress every page again, which alone is the time that a panel may
+            # take; the writer's own method is how it hands its summaries on
+            logger.experiment._get_file_writer().add_summary(summary, epoch)
