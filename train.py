@@ -12,9 +12,10 @@ from omegaconf import DictConfig
 from vbp_lightning.callbacks import AtomicCheckpointIO
 from vbp_lightning.errors import UserError
 from vbp_lightning.runs.failures import end_with, print_error
-from vbp_lightning.runs.finish import finish_run
 from vbp_lightning.runs.folder import claimed, finished_metrics
+from vbp_lightning.runs.logger import build_logger
 from vbp_lightning.runs.model import build_model
+from vbp_lightning.runs.report import report_end, report_start
 from vbp_lightning.runs.resume import expand_resume
 from vbp_lightning.runs.settings import prepare_run
 
@@ -27,15 +28,17 @@ def train(cfg: DictConfig) -> float:
     datamodule = instantiate(cfg.data)
     datamodule.setup()
     model = build_model(cfg, datamodule)
+    checkpoint = run_dir / "checkpoints" / "last.ckpt"
+    last = checkpoint if checkpoint.is_file() else None
     trainer = instantiate(
         cfg.trainer,
         callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
-        logger=instantiate(cfg.logger),
+        logger=build_logger(cfg, last) or False,
         plugins=[AtomicCheckpointIO()],
     )
-    last = run_dir / "checkpoints" / "last.ckpt"
-    trainer.fit(model, datamodule, ckpt_path=last if last.is_file() else None, weights_only=True)
-    return finish_run(cfg, run_dir, trainer, model, datamodule)
+    report_start(cfg, run_dir, trainer, datamodule)
+    trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
+    return report_end(cfg, run_dir, trainer, model, datamodule)
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -50,7 +53,8 @@ def main(cfg: DictConfig) -> float | None:
                 return done["val/auroc"]
             return train(cfg)
     except Exception as error:
-        return end_with(error)
+        end_with(error)
+        return None
 
 
 if __name__ == "__main__":

@@ -5,10 +5,13 @@ from vbp_lightning.callbacks.checkpoints import (
     ResumableEarlyStopping,
     RunCheckpoint,
 )
+from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
 from vbp_lightning.callbacks.run_summary import RunSummary
 
 __all__ = [
     "AtomicCheckpointIO",
+    "MaskPanels",
+    "PanelError",
     "ResumableEarlyStopping",
     "RunCheckpoint",
     "RunSummary",

@@ -15,7 +15,7 @@ from vbp_lightning.models.networks import TILE_SIZE
 from vbp_lightning.plotting import (
     calibration_figure,
     confusion_figure,
-    figure_to_rgb,
+    figure_to_array,
     precision_recall_figure,
 )
 
@@ -47,18 +47,18 @@ class RunSummary(Callback):
         self._epoch_started = time.monotonic()
 
     @rank_zero_only
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the epoch's loss and validation metrics."""
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the epoch's losses and validation metrics."""
+        if trainer.sanity_checking:
+            return
         shown = trainer.callback_metrics
         print(
             f"epoch {trainer.current_epoch + 1:3d}/{trainer.max_epochs}"
             f"  loss {shown['train/loss']:.4f}"
-            + "".join(
-                f"  val {name.replace('_', ' ')} {shown[f'val/{name}']:.4f}"
-                for name in ("loss", "auroc", "balanced_accuracy")
-                if f"val/{name}" in shown
-            )
-            + f"  {time.monotonic() - self._epoch_started:.1f} s",
+            f"  val loss {shown['val/loss']:.4f}"
+            f"  val auroc {shown['val/auroc']:.4f}"
+            f"  val balanced accuracy {shown['val/balanced_accuracy']:.4f}"
+            f"  {time.monotonic() - self._epoch_started:.1f} s",
             flush=True,
         )
 
@@ -87,15 +87,19 @@ class RunSummary(Callback):
             metrics: The run's flat metrics, with its decision ``threshold``.
             hyperparameters: The settings by which runs are compared.
         """
+        threshold, title = metrics["threshold"], "Test split"
         figures = {
-            "test/precision_recall": precision_recall_figure(probabilities, labels),
-            "test/calibration": calibration_figure(probabilities, labels),
-            "test/confusion": confusion_figure(probabilities, labels, metrics["threshold"]),
+            "precision_recall": precision_recall_figure(labels, probabilities, threshold, title),
+            "calibration": calibration_figure(labels, probabilities, title),
+            "confusion": confusion_figure(labels, probabilities, threshold, title),
         }
         for logger in _tensorboards(trainer):
             for tag, figure in figures.items():
                 logger.experiment.add_image(
-                    tag, figure_to_rgb(figure), trainer.current_epoch, dataformats="HWC"
+                    f"test/{tag}",
+                    figure_to_array(figure),
+                    trainer.current_epoch,
+                    dataformats="HWC",
                 )
             logger.log_hyperparams(dict(hyperparameters), dict(metrics))
             logger.finalize("success")

@@ -120,12 +120,6 @@ class RoadClassifier(pl.LightningModule):
         self.train_loss.update(loss.detach(), weight=len(labels))
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        """Logs the epoch's mean loss and the learning rate of its last step."""
-        self.log("train/loss", self.train_loss)
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._log_epoch_as_step()
-
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Collects logits and labels; metrics are exact, over the whole split at the end."""
         tiles, labels = batch
@@ -135,7 +129,11 @@ class RoadClassifier(pl.LightningModule):
         self.val_labels.update(labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs loss and metrics and chooses the decision threshold."""
+        """Chooses the decision threshold and logs the epoch, all with the epoch as the step.
+
+        Validation comes at the end of an epoch: the training loss is that of the whole epoch, the
+        learning rate that of its last step.
+        """
         logits = self.val_logits.compute().reshape(-1)
         labels = self.val_labels.compute().reshape(-1).long()
         self.val_logits.reset()
@@ -152,9 +150,9 @@ class RoadClassifier(pl.LightningModule):
             **binary_metrics(probabilities, labels, threshold),
         }
         self.log_dict({f"val/{name}": value for name, value in metrics.items()})
-        self._log_epoch_as_step()
-
-    def _log_epoch_as_step(self) -> None:
+        self.log("train/loss", float(self.train_loss.compute()))
+        self.train_loss.reset()
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         # Lightning takes a metric named "step" as the logger's x axis
         self.log("step", float(self.current_epoch))
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
-from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
+from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule, Split
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier, binary_metrics
 from vbp_lightning.runs.folder import METRICS_FILE
 
-EVALUATED_SPLITS = ("val", "test")
+EVALUATED_SPLITS: tuple[Split, ...] = ("val", "test")
 PREDICTIONS_FILE = "predictions.csv"
 PREDICTION_COLUMNS = (
     *("split", "scene", "row", "col", "left", "bottom", "right", "top"),
@@ -129,16 +128,3 @@ def write_metrics(run_dir: Path, metrics: dict[str, float]) -> None:
     """Writes ``metrics.json``: the sign that a run is done, so it is written last of all."""
     with replacing(run_dir / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n")
-
-
-def metrics_table(metrics: dict[str, float]) -> Table:
-    """The table that a run prints: metrics by split, with and without the ignored tiles."""
-    columns = [(split, end) for split in EVALUATED_SPLITS for end in ("", "_with_ignored")]
-    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in columns))
-    for name in ("auroc", "average_precision", "balanced_accuracy", "f1"):
-        table.add_row(
-            name.replace("_", " "),
-            *(f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in columns),
-        )
-    table.caption = f"a tile is called road from P(road) = {metrics['threshold']:.3f} on"
-    return table

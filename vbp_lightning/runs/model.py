@@ -26,6 +26,7 @@ def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifi
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
         _convert_="all",
+        _recursive_=False,  # the data's config must stay one
     )
     if cfg.init_from:
         print(initialize_from(model, Path(cfg.init_from)))

@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 
 from vbp_lightning.errors import UserError
 
-RESOLVED_CONFIG = Path(".hydra") / "resolved.yaml"
-"""The settings of a run with nothing left to be worked out, inside its folder."""
+STORED_CONFIG = Path(".hydra") / "run.yaml"
+"""The settings of a run, its ``auto`` values worked out, inside its folder."""
 
 
 def expand_resume(arguments: list[str]) -> list[str]:
@@ -49,10 +49,10 @@ def expand_resume(arguments: list[str]) -> list[str]:
             f"resume={quoted}",
             *others,
         ]
-    if (folder / RESOLVED_CONFIG).is_file():
+    if (folder / STORED_CONFIG).is_file():
         return [
-            f"--config-path={(folder / RESOLVED_CONFIG).parent}",
-            f"--config-name={RESOLVED_CONFIG.stem}",
+            f"--config-path={(folder / STORED_CONFIG).parent}",
+            f"--config-name={STORED_CONFIG.stem}",
             f"hydra.run.dir={quoted}",
             f"resume={quoted}",
             "hydra.output_subdir=null",
@@ -60,6 +60,6 @@ def expand_resume(arguments: list[str]) -> list[str]:
             *others,
         ]
     raise UserError(
-        f"{folder}: is no run or sweep of train.py (resume): it holds neither {RESOLVED_CONFIG}"
+        f"{folder}: is no run or sweep of train.py (resume): it holds neither {STORED_CONFIG}"
         " nor multirun.yaml; give a folder below outputs/train or outputs/multirun"
     )

@@ -1,8 +1,8 @@
 """The settings of a run: what ``auto`` means on this machine, and how they are kept."""
 
+import logging
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.runs.folder import FAILURE_FILE, is_first_process
-from vbp_lightning.runs.resume import RESOLVED_CONFIG
+from vbp_lightning.runs.resume import STORED_CONFIG
 
 
 def available_cores() -> int:
@@ -80,6 +80,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     if cfg.data.root is not None:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     torch.set_num_threads(cfg.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if is_first_process():
         _store(cfg, run_dir)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
@@ -98,22 +99,13 @@ def _refuse_several_devices(cfg: DictConfig) -> None:
 
 
 def _store(cfg: DictConfig, run_dir: Path) -> None:
-    stored_path = run_dir / RESOLVED_CONFIG
-    resolved = _plain(cfg) | {"resume": None}
-    if (
-        stored_path.is_file()
-        and cfg.resume is None
-        and _plain(OmegaConf.load(stored_path)) != resolved
-    ):
+    # references to the run's own folder stay references, so that the folder may be moved
+    settings = OmegaConf.to_container(cfg) | {"resume": None}  # type: ignore[operator]
+    stored = run_dir / STORED_CONFIG
+    if stored.is_file() and cfg.resume is None and OmegaConf.load(stored) != settings:
         raise UserError(
             f"{run_dir}: holds a run with other settings (hydra.run.dir, hydra.sweep.dir);"
             f" choose another folder, or go on with that one by resume={run_dir}"
         )
-    with replacing(stored_path) as temporary:
-        OmegaConf.save(OmegaConf.create(resolved), temporary)
-
-
-def _plain(cfg: Any) -> dict[str, Any]:  # noqa: ANN401
-    container = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    with replacing(stored) as temporary:
+        OmegaConf.save(OmegaConf.create(settings), temporary)

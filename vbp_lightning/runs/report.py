@@ -1,33 +1,36 @@
-"""What comes after the training of a run: the best checkpoint is evaluated and reported."""
+"""What a run says before and after its training."""
 
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Table
 
 from vbp_lightning.callbacks import MaskPanels, RunSummary
-from vbp_lightning.data import RoadTileDataModule
+from vbp_lightning.data import SPLITS, RoadTileDataModule
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.runs.evaluation import (
+    EVALUATED_SPLITS,
     PREDICTIONS_FILE,
     evaluate,
-    metrics_table,
     run_metrics,
     write_metrics,
     write_predictions,
 )
 
+TILES_FILE = "tiles.csv"
+
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
-    """The settings by which runs are compared: the usual axes of a sweep and any other of its own.
+    """The settings by which runs are compared in TensorBoard's HParams tab.
 
     Args:
         cfg: The composed config of ``train.py``.
     """
     keys = ["seed", "upsampling.name", "trainer.max_epochs", "trainer.precision"]
     keys += [f"model.{name}" for name in cfg.model if name != "_target_"]
-    keys += [f"data.{name}" for name in cfg.data if name not in ("_target_", "source")]
+    keys += [f"data.{name}" for name in cfg.data if name not in ("_target_", "source", "augment")]
     chosen = {key: OmegaConf.select(cfg, key) for key in keys}
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
@@ -35,7 +38,30 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def finish_run(
+def report_start(
+    cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, datamodule: RoadTileDataModule
+) -> None:
+    """Prints how many tiles there are, writes ``tiles.csv`` and hands over the hyperparameters.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+        trainer: The run's trainer, before ``fit``.
+        datamodule: Set up.
+    """
+    if not trainer.is_global_zero:
+        return
+    datamodule.write_tiles(run_dir / TILES_FILE)
+    names = list(datamodule.counts["train"])
+    table = Table("tiles", *(name.replace("_", "-") for name in names))
+    for split in SPLITS:
+        table.add_row(split, *(str(datamodule.counts[split][name]) for name in names))
+    Console().print(table)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(hyperparameters(cfg))
+
+
+def report_end(
     cfg: DictConfig,
     run_dir: Path,
     trainer: pl.Trainer,
@@ -81,3 +107,16 @@ def finish_run(
     print(f"Run: {run_dir}")
     print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
     return metrics["val/auroc"]
+
+
+def metrics_table(metrics: dict[str, float]) -> Table:
+    """The table that a run prints: metrics by split, with and without the ignored tiles."""
+    columns = [(split, end) for split in EVALUATED_SPLITS for end in ("", "_with_ignored")]
+    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in columns))
+    for name in ("auroc", "average_precision", "balanced_accuracy", "f1"):
+        table.add_row(
+            name.replace("_", " "),
+            *(f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in columns),
+        )
+    table.caption = f"a tile is called road from P(road) = {metrics['threshold']:.3f} on"
+    return table

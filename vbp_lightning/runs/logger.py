@@ -1,0 +1,26 @@
+"""The logger of a run."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from vbp_lightning.models import read_checkpoint
+
+
+def build_logger(cfg: DictConfig, last_checkpoint: Path | None) -> Logger | None:
+    """The configured logger; on a resumed run it takes back what it logged since the checkpoint.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        last_checkpoint: The checkpoint that the run goes on from, or None for a new run.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    logger: Logger | None = instantiate(cfg.logger)
+    if last_checkpoint is not None and isinstance(logger, TensorBoardLogger):
+        epoch: int = read_checkpoint(last_checkpoint, config_key="resume")["epoch"]
+        logger = instantiate(cfg.logger, purge_step=epoch + 1)
+    return logger
