@@ -54,6 +54,9 @@ class _OrderedBatches(Sampler[NDArray[np.int64]]):
     """Consecutive batches of about equal size, taken by every process or shared among them."""
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self._batches: list[NDArray[np.int64]] = []
+        if length == 0:
+            return
         shares = np.array_split(np.arange(length), world_size)
         # The same number of batches in every process: one that runs out would let the others
         # wait, since DDP exchanges the buffers in each forward pass.

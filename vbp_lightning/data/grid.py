@@ -127,9 +127,27 @@ def tile_bounds(
         The smallest upright rectangle around the tile in the scene's coordinates. Where y grows
         downwards, as in pixel coordinates, bottom is the larger.
     """
-    a, b, c, d, e, f = transform[:6]
-    corners = [(x, y) for x in (col, col + tile_size) for y in (row, row + tile_size)]
-    xs = [a * x + b * y + c for x, y in corners]
-    ys = [d * x + e * y + f for x, y in corners]
-    bottom, top = (max(ys), min(ys)) if e > 0 else (min(ys), max(ys))
+    xs, ys = zip(
+        *(
+            coordinates(transform, x, y)
+            for x in (col, col + tile_size)
+            for y in (row, row + tile_size)
+        ),
+        strict=True,
+    )
+    bottom, top = (max(ys), min(ys)) if transform.e > 0 else (min(ys), max(ys))
     return min(xs), bottom, max(xs), top
+
+
+def coordinates(transform: Affine, x: float, y: float) -> tuple[float, float]:
+    """Where a transform takes a point.
+
+    Spelled out, since affine 3 deprecates the operator that affine 2 has.
+
+    Args:
+        transform: From (x, y) to other coordinates.
+        x: First coordinate.
+        y: Second coordinate.
+    """
+    a, b, c, d, e, f = transform[:6]
+    return a * x + b * y + c, d * x + e * y + f

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
 
+from vbp_lightning.data.grid import coordinates
 from vbp_lightning.data.scenes import DataError, Scene
 
 _BLOCK_CACHE = 64 << 20
@@ -91,7 +92,8 @@ def missing_white(bands: NDArray[Any], white_area: int) -> NDArray[np.bool_]:
 def read_scene(scene: Scene, bands: Sequence[int] | None, mask_threshold: float) -> LoadedScene:
     """Reads a scene and its road mask.
 
-    A pixel is valid where no chosen band says nodata, transparent or NaN, where it is not part of
+    A pixel is valid where no chosen band says nodata, transparent (unless the alpha band is
+    itself chosen) or NaN, where it is not part of
     a white gap (see ``Scene.white_area``), and where the mask does not say nodata. A nodata value
     of 0 in a mask is taken for *no road*, since that is what it means in practice.
 
@@ -209,6 +211,8 @@ def _read(
         return None
     try:
         with rasterio.open(path) as raster:
+            meanings = zip(raster.indexes, raster.colorinterp, strict=True)
+            alpha = {index for index, meaning in meanings if meaning == ColorInterp.alpha}
             if role == "mask":
                 if raster.count != 1:
                     lines.append(
@@ -217,11 +221,7 @@ def _read(
                     )
                     return None
             elif bands is None:
-                bands = [
-                    index
-                    for index, meaning in zip(raster.indexes, raster.colorinterp, strict=True)
-                    if meaning != ColorInterp.alpha
-                ]
+                bands = [index for index in raster.indexes if index not in alpha]
             unknown = [index for index in bands or [] if index not in raster.indexes]
             if unknown:
                 lines.append(
@@ -236,7 +236,12 @@ def _read(
                 )
                 return None
             pixels = raster.read(list(bands or []))
-            valid = raster.read_masks(list(bands or [])).all(axis=0)
+            # GDAL tags the fourth of four 8-bit bands as alpha, also where it is infrared: who
+            # names it takes it for a band.
+            if alpha.isdisjoint(bands or []):
+                valid = raster.read_masks(list(bands or [])).all(axis=0)
+            else:
+                valid = np.ones(raster.shape, dtype=bool)
             transform, crs, nodata = raster.transform, raster.crs, raster.nodata
     except (RasterioError, OSError, ValueError) as error:
         why = " ".join(str(error.__cause__ or error).split())
@@ -265,13 +270,10 @@ def _mismatches(scene: Scene, image: _Raster, mask: _Raster) -> list[str]:
         ]
     if image.transform.is_identity or mask.transform.is_identity:
         return []
-    to_image = ~image.transform * mask.transform
-    shift = max(
-        max(abs(col - x), abs(row - y))
-        for x in (0, width)
-        for y in (0, height)
-        for col, row in [to_image * (x, y)]
-    )
+    shift = 0.0
+    for corner in ((0, 0), (width, 0), (0, height), (width, height)):
+        col, row = coordinates(~image.transform, *coordinates(mask.transform, *corner))
+        shift = max(shift, abs(col - corner[0]), abs(row - corner[1]))
     if shift > 0.1:
         return [
             f"{scene.mask}: lies on another grid than its image {scene.image}, off by up to "

@@ -1,0 +1,178 @@
+"""Reading scenes: what is valid, what is road, and that no handle stays open."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+
+from vbp_lightning.data.reading import missing_white, read_scenes
+
+
+def load(scene, bands=None, mask_threshold=127):
+    (loaded,), lines = read_scenes([scene], bands, mask_threshold, threads=1, progress=False)
+    assert lines == []
+    return loaded
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(1, 255, (3, 40, 50), dtype=np.uint8)
+
+
+def test_reads_what_was_written(make_scene, pixels):
+    mask = np.where(np.random.default_rng(1).random((40, 50)) < 0.2, 255, 0).astype(np.uint8)
+    scene = make_scene("a", image=pixels, mask=mask, crs="EPSG:32632")
+    loaded = load(scene)
+    assert np.array_equal(loaded.bands, pixels)
+    assert loaded.bands.dtype == np.uint8
+    assert np.array_equal(loaded.road, mask == 255)
+    assert loaded.valid.all()
+    assert loaded.crs.to_epsg() == 32632
+    assert loaded.largest_mask_value == 255
+
+
+def test_takes_the_chosen_bands_in_their_order(make_scene, pixels):
+    loaded = load(make_scene("a", image=pixels), [3, 1])
+    assert np.array_equal(loaded.bands, pixels[[2, 0]])
+
+
+def test_keeps_sixteen_bits_and_floats(make_scene):
+    for dtype in ("uint16", "int16", "float32", "float64"):
+        image = (np.arange(1, 1 + 16 * 16).reshape(1, 16, 16) * 7).astype(dtype)
+        loaded = load(make_scene(dtype, image=image))
+        assert loaded.bands.dtype == dtype
+        assert np.array_equal(loaded.bands, image)
+
+
+def test_nodata_in_any_band_is_invalid_and_never_road(make_scene, pixels):
+    pixels[1, 3, 4] = 0
+    pixels[:, 10, 10] = 0
+    mask = np.full((40, 50), 255, np.uint8)
+    loaded = load(make_scene("a", image=pixels, mask=mask, nodata=0))
+    assert np.argwhere(~loaded.valid).tolist() == [[3, 4], [10, 10]]
+    assert np.array_equal(loaded.road, loaded.valid)
+    only_first = load(make_scene("a", image=pixels, mask=mask, nodata=0), [1])
+    assert np.argwhere(~only_first.valid).tolist() == [[10, 10]]
+
+
+def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixels):
+    scene = make_scene("a", image=pixels)
+    mask = np.zeros((40, 50), np.uint8)
+    mask[0, :7] = 255
+    write(scene.mask, mask, nodata=0)
+    loaded = load(scene)
+    assert loaded.valid.all()
+    assert loaded.road.sum() == 7
+
+
+def test_a_mask_may_leave_pixels_out(make_scene, write, pixels):
+    scene = make_scene("a", image=pixels)
+    mask = np.zeros((40, 50), np.uint8)
+    mask[0, :7], mask[1, :5] = 1, 255
+    write(scene.mask, mask, nodata=255)
+    loaded = load(scene, mask_threshold=0)
+    assert (loaded.road.sum(), (~loaded.valid).sum()) == (7, 5)
+
+
+def test_nan_and_infinity_are_invalid(make_scene):
+    image = np.ones((2, 16, 16), np.float32)
+    image[0, 1, 2], image[1, 3, 4] = np.nan, np.inf
+    loaded = load(make_scene("a", image=image))
+    assert np.argwhere(~loaded.valid).tolist() == [[1, 2], [3, 4]]
+
+
+def test_an_alpha_band_says_what_is_valid_unless_it_is_asked_for(make_scene, pixels):
+    alpha = np.full((1, 40, 50), 255, np.uint8)
+    alpha[0, 5, 6] = 0
+    scene = make_scene("a", image=np.concatenate([pixels, alpha]), photometric="rgb", alpha="yes")
+    with rasterio.open(scene.image) as raster:
+        assert raster.colorinterp[3] == ColorInterp.alpha
+    loaded = load(scene)
+    assert loaded.bands.shape[0] == 3
+    assert np.argwhere(~loaded.valid).tolist() == [[5, 6]]
+    named = load(scene, [1, 4])
+    assert np.array_equal(named.bands[1], alpha[0])
+    assert named.valid.all()
+
+
+def test_large_white_areas_are_missing_and_small_ones_are_not():
+    bands = np.full((3, 40, 40), 90, np.uint8)
+    bands[:, :, :9] = 255  # 360 saturated pixels
+    bands[:, ::2, 9] = 244  # frayed by compression
+    bands[:, 1::2, 9] = 239  # too dark to be of it
+    bands[:, 20:30, 20:30] = 255  # a roof of 100
+    bands[:2, :, 35:] = 255  # yellow, not white
+    expected = np.zeros((40, 40), bool)
+    expected[:, :9] = True
+    expected[::2, 9] = True
+    assert np.array_equal(missing_white(bands, 256), expected)
+    assert missing_white(bands, 100)[25, 25]
+    assert not missing_white(bands, 361).any()
+    assert not missing_white(bands, 0).any()
+    assert not missing_white(np.full((3, 40, 40), 250, np.uint8), 1).any()
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {},
+        {"compress": "lzw"},
+        {"compress": "deflate", "tiled": True, "blockxsize": 32, "blockysize": 32},
+        {"compress": "jpeg", "photometric": "ycbcr"},
+    ],
+    ids=["raw", "lzw", "deflate tiles", "jpeg"],
+)
+def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile):
+    image = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
+    scene = make_scene("a", image=image, interleave="pixel", **profile)
+    whole = load(scene).bands
+    content = scene.image.read_bytes()
+    reported = 0
+    for length in range(0, len(content), max(1, len(content) // 25)):
+        scene.image.write_bytes(content[:length])
+        loaded, lines = read_scenes([scene], None, 127, 1, progress=False)
+        if lines:
+            reported += 1
+            assert len(lines) == 1
+            assert str(scene.image) in lines[0]
+            assert "cannot be read" in lines[0]
+        else:
+            assert np.array_equal(loaded[0].bands, whole)
+    assert reported > 12
+
+
+def test_scenes_come_in_order_with_all_faults(make_scene):
+    scenes = [make_scene(f"s{i}", seed=i) for i in range(6)]
+    scenes[1].image.write_bytes(b"no raster")
+    scenes[4].mask.unlink()
+    for threads in (1, 3):
+        loaded, lines = read_scenes(scenes, None, 127, threads, progress=False)
+        assert [item.scene.name for item in loaded] == ["s0", "s2", "s3", "s5"]
+        assert [str(scenes[1].image) in lines[0], str(scenes[4].mask) in lines[1]] == [True, True]
+
+
+def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
+    scenes = [make_scene(f"s{i}") for i in range(4)]
+    scenes[3].image.write_bytes(scenes[3].image.read_bytes()[:2000])
+    filters = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        read_scenes(scenes, None, 127, 2, progress=False)
+        assert warnings.filters == before
+    assert warnings.filters == filters
+    assert not caught
+    opened = {Path(file.path) for file in psutil.Process().open_files()}
+    assert not opened & {path for scene in scenes for path in (scene.image, scene.mask)}
+
+
+def test_both_files_of_a_scene_are_looked_at(make_scene):
+    scene = make_scene("a")
+    scene.image.write_bytes(b"")
+    scene.mask.write_bytes(b"")
+    loaded, lines = read_scenes([scene], None, 127, 1, progress=False)
+    assert (loaded, len(lines)) == ([], 2)
