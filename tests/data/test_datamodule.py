@@ -1,0 +1,387 @@
+"""The data module as a whole: tiles, labels, loaders, workers, processes and resuming."""
+
+import pickle
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import rasterio
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+from torch.utils.data import DataLoader
+
+from vbp_lightning.data import (
+    SPLITS,
+    Augmentation,
+    DataError,
+    Label,
+    MassachusettsScenes,
+    RoadTileDataModule,
+    Tile,
+)
+
+
+def on_disk(datamodule):
+    """Image, road and transform of each scene, read anew."""
+    scenes = {}
+    for scene in datamodule.source():
+        with rasterio.open(scene.image) as image, rasterio.open(scene.mask) as mask:
+            scenes[scene.name] = (image.read(), mask.read(1) == 255, image.transform)
+    return scenes
+
+
+def everything(loader):
+    tiles, labels = zip(*loader, strict=True)
+    return torch.cat(tiles), torch.cat(labels)
+
+
+def test_tiles_and_labels_against_the_files(datamodule):
+    scenes = on_disk(datamodule)
+    for split in SPLITS:
+        step = 8 if split == "train" else 16
+        corners = [
+            (name, row, col)
+            for name in scenes
+            if name.startswith(split)
+            for row in range(0, 64 - 15, step)
+            for col in range(0, 80 - 15, step)
+        ]
+        tiles = datamodule.tiles_of(split)
+        assert [(t.tile.scene, t.tile.row, t.tile.col) for t in tiles] == corners
+        masks = datamodule.read_masks(tiles)
+        pixels = datamodule.read_tiles(tiles)
+        assert pixels.dtype == torch.float32
+        assert masks.dtype == torch.bool
+        for item, mask, tile in zip(tiles, masks, pixels, strict=True):
+            image, road, transform = scenes[item.tile.scene]
+            window = np.s_[item.tile.row : item.tile.row + 16, item.tile.col : item.tile.col + 16]
+            count = int(road[window].sum())
+            assert item.share == count / 256
+            expected = Label.ROAD if count >= 25.6 else Label.IGNORED if count else Label.NON_ROAD
+            assert item.label is expected
+            assert item.split == split
+            left, top = transform.c + 0.5 * item.tile.col, transform.f - 0.5 * item.tile.row
+            assert item.bounds == (left, top - 8, left + 8, top)
+            assert np.array_equal(mask.numpy(), road[window])
+            assert np.array_equal(tile.numpy(), image[:, window[0], window[1]])
+
+
+def test_counts_hold_every_tile(make_datamodule):
+    made = make_datamodule(cover_edges=True, stride=15, train_stride=13)
+    made.setup()
+    for split in SPLITS:
+        tiles = made.tiles_of(split)
+        labels = [tile.label.name.lower() for tile in tiles]
+        expected = {name: labels.count(name) for name in ("road", "non_road", "ignored")}
+        assert made.counts[split] == expected | {"dropped": 0}
+        for name in {tile.tile.scene for tile in tiles}:
+            covered = np.zeros((64, 80), int)
+            for tile in tiles:
+                if tile.tile.scene == name:
+                    covered[tile.tile.row :, tile.tile.col :][:16, :16] += 1
+            assert covered.min() > 0
+
+
+def test_no_pixel_is_in_two_splits(datamodule):
+    names = [{tile.tile.scene for tile in datamodule.tiles_of(split)} for split in SPLITS]
+    assert sum(map(len, names)) == len(set.union(*names)) == 6
+    assert datamodule.scene_splits == {name: name[:-1] for name in set.union(*names)}
+
+
+def test_statistics_are_those_of_the_training_pixels(datamodule):
+    scenes = on_disk(datamodule)
+    pixels = np.concatenate(
+        [scenes[name][0].reshape(3, -1) for name in ("train0", "train1")], axis=1
+    ).astype(np.float64)
+    assert datamodule.mean == pytest.approx(pixels.mean(axis=1), rel=1e-12)
+    assert datamodule.std == pytest.approx(pixels.std(axis=1), rel=1e-12)
+    assert datamodule.in_channels == 3
+    assert all(type(value) is float for value in datamodule.mean + datamodule.std)
+
+
+def test_invalid_pixels_count_nowhere(listed, make_scene):
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 200, (3, 64, 80), dtype=np.uint8)
+    image[:, :, 40:52] = 0
+    mask = np.zeros((64, 80), np.uint8)
+    mask[:, 36:52] = 255
+    scenes = [make_scene(split, split, image=image, mask=mask, nodata=0) for split in SPLITS]
+    made = RoadTileDataModule(listed(tuple(scenes)), tile_size=16, max_invalid=0.5)
+    made.setup()
+    shares = {tile.tile.col: tile.share for tile in made.tiles_of("val") if tile.tile.row == 0}
+    assert shares == {0: 0, 16: 0, 32: 0.5, 48: 0, 64: 0}  # at 32, 4 of 8 valid columns are road
+    assert made.counts["val"] == {"road": 4, "non_road": 16, "ignored": 0, "dropped": 0}
+    seen = image[:, image[0] > 0].astype(np.float64)
+    assert made.mean == pytest.approx(seen.mean(axis=1), rel=1e-12)
+    assert made.std == pytest.approx(seen.std(axis=1), rel=1e-12)
+    tile = made.read_tiles([Tile("val", 0, 32)])[0]
+    assert torch.equal(tile[:, :, :8], torch.from_numpy(image[:, :16, 32:40]).float())
+    assert torch.equal(
+        tile[:, :, 8:], torch.tensor(made.mean).round()[:, None, None].expand(3, 16, 8)
+    )
+    assert made.read_masks([Tile("val", 0, 32)])[0].sum() == 4 * 16
+    strict = RoadTileDataModule(listed(tuple(scenes)), tile_size=16, max_invalid=0.25)
+    with pytest.raises(DataError, match="split val has no road tile"):
+        strict.setup()
+
+
+def test_validation_takes_labelled_tiles_once_and_evaluation_all(datamodule):
+    tiles, labels = everything(datamodule.val_dataloader())
+    listed = [tile for tile in datamodule.tiles_of("val") if tile.label != Label.IGNORED]
+    assert labels.tolist() == [tile.label for tile in listed]
+    assert set(labels.tolist()) == {0, 1}
+    assert torch.equal(tiles, datamodule.read_tiles(listed))
+    for split in SPLITS:
+        tiles, labels = everything(datamodule.evaluation_dataloader(split))
+        assert labels.tolist() == [tile.label for tile in datamodule.tiles_of(split)]
+        assert torch.equal(tiles, datamodule.read_tiles(datamodule.tiles_of(split)))
+        assert labels.dtype == torch.int64
+    assert Label.IGNORED in labels
+
+
+def test_single_tiles_of_a_dataset(datamodule):
+    dataset = datamodule.evaluation_dataloader("val").dataset
+    tile, label = dataset[3]
+    assert len(dataset) == len(datamodule.tiles_of("val"))
+    assert label == datamodule.tiles_of("val")[3].label
+    assert torch.equal(tile, datamodule.read_tiles(datamodule.tiles_of("val")[3:4])[0])
+
+
+def test_any_place_can_be_read(datamodule):
+    image = on_disk(datamodule)["test1"][0]
+    tile = datamodule.read_tiles([Tile("test1", 5, 61)])
+    assert np.array_equal(tile[0].numpy(), image[:, 5:21, 61:77])
+    assert datamodule.read_tiles([]).shape == (0, 3, 16, 16)
+
+
+def test_training_batches_are_balanced_and_cover_the_classes(datamodule):
+    loader = datamodule.train_dataloader()
+    labelled = [t for t in datamodule.tiles_of("train") if t.label != Label.IGNORED]
+    assert len(loader) == len(labelled) // 8
+    for tiles, labels in loader:
+        assert tiles.shape == (8, 3, 16, 16)
+        assert tiles.dtype == torch.float32
+        assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+
+
+def test_training_tiles_are_the_ones_of_their_labels(make_datamodule):
+    made = make_datamodule(augment=None)
+    made.setup()
+    by_pixels = {
+        pixels.numpy().tobytes(): tile.label
+        for tile, pixels in zip(
+            made.tiles_of("train"), made.read_tiles(made.tiles_of("train")), strict=True
+        )
+    }
+    for tiles, labels in made.train_dataloader():
+        for tile, label in zip(tiles, labels, strict=True):
+            assert by_pixels[tile.numpy().tobytes()] == label
+
+
+def test_epochs_differ_and_repeat(datamodule):
+    loader = datamodule.train_dataloader()
+    seen = {}
+    for epoch in (0, 1, 0, 2, 1):
+        datamodule.epoch = epoch
+        tiles, _ = everything(loader)
+        assert torch.equal(seen.setdefault(epoch, tiles), tiles)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_seeds_differ_and_repeat(make_datamodule):
+    tiles = []
+    for seed in (0, 1, 0):
+        made = make_datamodule(seed=seed)
+        made.setup()
+        tiles.append(everything(made.train_dataloader())[0])
+    assert torch.equal(tiles[0], tiles[2])
+    assert not torch.equal(tiles[0], tiles[1])
+
+
+def test_an_epoch_of_a_given_length(make_datamodule):
+    for wanted, batches in ((1, 1), (17, 2), (800, 100)):
+        made = make_datamodule(tiles_per_epoch=wanted)
+        made.setup()
+        assert len(made.train_dataloader()) == batches
+
+
+@pytest.mark.parametrize(("context", "workers"), [("fork", 1), ("fork", 2), ("spawn", 1)])
+def test_workers_change_nothing(make_datamodule, context, workers):
+    made = make_datamodule(tiles_per_epoch=48, augment=Augmentation(jitter=4))
+    made.setup()
+    loader = made.train_dataloader()
+    parallel = DataLoader(
+        loader.dataset,
+        batch_sampler=loader.batch_sampler,
+        collate_fn=loader.collate_fn,
+        num_workers=workers,
+        multiprocessing_context=context,
+    )
+    for (tiles, labels), (same_tiles, same_labels) in zip(loader, parallel, strict=True):
+        assert torch.equal(tiles, same_tiles)
+        assert torch.equal(labels, same_labels)
+
+
+def test_worker_processes_of_the_loaders_go_on_over_epochs(make_datamodule):
+    alone, helped = make_datamodule(), make_datamodule(num_workers=2)
+    alone.setup()
+    helped.setup()
+    loader, parallel = alone.train_dataloader(), helped.train_dataloader()
+    for epoch in (0, 3):
+        alone.epoch = helped.epoch = epoch
+        assert torch.equal(everything(loader)[0], everything(parallel)[0])
+
+
+def test_processes_divide_training_and_validation(make_datamodule, attach):
+    single = make_datamodule()
+    single.setup()
+    attach(single, epoch=2)
+    whole = list(single.train_dataloader())
+    val = everything(single.val_dataloader())
+    for world_size in (2, 4):
+        parts, val_parts = [], []
+        for rank in range(world_size):
+            attach(single, rank, world_size, epoch=2)
+            parts.append(list(single.train_dataloader()))
+            val_parts.append(list(single.val_dataloader()))
+            evaluated = everything(single.evaluation_dataloader("val"))[1]
+            assert len(evaluated) == len(single.tiles_of("val"))
+        for number, (tiles, labels) in enumerate(whole):
+            assert torch.equal(torch.cat([part[number][0] for part in parts]), tiles)
+            assert torch.equal(torch.cat([part[number][1] for part in parts]), labels)
+        # DDP waits for all in each forward pass, hence as many batches for each.
+        assert len({len(part) for part in val_parts}) == 1
+        assert torch.equal(torch.cat([everything(part)[0] for part in val_parts]), val[0])
+        assert torch.equal(torch.cat([everything(part)[1] for part in val_parts]), val[1])
+
+
+def test_scenes_are_read_once_and_files_needed_no_more(datamodule):
+    for scene in datamodule.source():
+        scene.image.unlink()
+        scene.mask.unlink()
+    datamodule.setup("fit")
+    datamodule.setup("test")
+    assert len(everything(datamodule.val_dataloader())[1]) > 0
+
+
+def test_datasets_are_sent_to_spawned_processes(datamodule):
+    loader = datamodule.train_dataloader()
+    copy = pickle.loads(pickle.dumps(loader.dataset))
+    keys = next(iter(loader.batch_sampler))
+    assert torch.equal(copy.__getitems__(keys)[0], loader.dataset.__getitems__(keys)[0])
+
+
+def test_without_a_test_split(listed, make_scene):
+    scenes = tuple(make_scene(split, split) for split in ("train", "val"))
+    made = RoadTileDataModule(listed(scenes), tile_size=16, test_fraction=0)
+    made.setup()
+    assert made.tiles_of("test") == []
+    assert list(made.evaluation_dataloader("test")) == []
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and plain(each) for key, each in value.items())
+    if isinstance(value, list):
+        return all(map(plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
+    made = RoadTileDataModule(
+        MassachusettsScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3
+    )
+    config = made.data_config
+    assert plain(config)
+    assert config["root"] == str(tmp_path)
+    torch.save(config, tmp_path / "config.pt")
+    config = torch.load(tmp_path / "config.pt", weights_only=True)
+    again = instantiate(config)
+    assert again.data_config == config
+    assert again.source == MassachusettsScenes(str(tmp_path), white_area=7)
+    assert again.augment == Augmentation()
+    assert again.bands == [1, 2]
+    elsewhere = instantiate(config | {"root": "elsewhere", "augment": False})
+    assert elsewhere.source.root == "elsewhere"
+    assert elsewhere.augment is None
+    assert elsewhere.data_config["augment"] is None
+
+
+class Listening(pl.LightningModule):
+    """Learns hardly anything, and remembers what each epoch showed it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+        self.heard = {}
+
+    def training_step(self, batch, _):
+        tiles, labels = batch
+        self.heard.setdefault(self.current_epoch, []).append(
+            (tiles.double().sum().item(), labels.tolist())
+        )
+        return self.layer(tiles.mean(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0]).square().mean()
+
+    def validation_step(self, batch, _):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+
+def fit(datamodule, epochs, tmp_path, **settings):
+    model = Listening()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{key: value for key, value in settings.items() if key != "ckpt_path"},
+    )
+    trainer.fit(model, datamodule, ckpt_path=settings.get("ckpt_path"))
+    return model.heard, trainer
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_goes_on_with_the_tiles_of_its_epoch(make_datamodule, tmp_path, workers):
+    settings = {"tiles_per_epoch": 24, "num_workers": workers}
+    through, _ = fit(make_datamodule(**settings), 4, tmp_path)
+    assert len({str(epoch) for epoch in through.values()}) == 4
+    first, trainer = fit(make_datamodule(**settings), 2, tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    rest, _ = fit(make_datamodule(**settings), 4, tmp_path, ckpt_path=tmp_path / "last.ckpt")
+    assert first | rest == through
+    assert sorted(rest) == [2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec")
+@pytest.mark.filterwarnings("ignore:.*overfit")
+def test_overfitting_sees_the_same_tiles_again(make_datamodule, tmp_path):
+    heard, _ = fit(make_datamodule(), 3, tmp_path, overfit_batches=2)
+    assert len(heard[0]) == 2
+    assert heard[0] == heard[1] == heard[2]
+
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize("layout", ["synthetic", "massachusetts"])
+def test_configs_name_every_setting_and_no_other(layout, tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"data={layout}", f"data.root={tmp_path}", "data.num_workers=0"])
+    assert cfg.data.keys() - {"_target_"} == set(signature(RoadTileDataModule).parameters)
+    made = instantiate(cfg.data)
+    assert made.source.root == str(tmp_path)
+    assert made.seed == cfg.seed
+    assert instantiate(made.data_config).data_config == made.data_config
