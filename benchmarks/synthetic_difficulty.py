@@ -92,7 +92,7 @@ def cnn_auroc(scenes: list[Scene], architecture: str, steps: int, seed: int) -> 
     network = RoadNetwork(architecture, "hidden", mean, std)  # type: ignore[arg-type]
     network = network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     data = torch.from_numpy(tiles)
     members = [torch.from_numpy(np.flatnonzero(labels == label)) for label in (0, 1)]
     targets = torch.arange(BATCH).remainder(2).float()

@@ -18,6 +18,9 @@ Pixels = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 Area = Window | Pixels
 """What indexes an array of the scene: a box, or the pixels along a line."""
 
+PULL = 0.006
+"""Curvature that a course gains for each radian off its first direction, 1/metres."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -219,12 +222,14 @@ def course(
     count = max(int(np.ceil(length / step)), 1)
     memory = 0.93
     noise = rng.standard_normal(count) * bend * np.sqrt(1 - memory**2)
-    curvature = np.zeros(count)
-    value = 0.0
+    limit = 1 / min_radius
+    headings = np.empty(count)
+    wander = turned = 0.0
     for index in range(count):
-        value = memory * value + noise[index]
-        curvature[index] = value
-    headings = heading + np.cumsum(np.clip(curvature, -1 / min_radius, 1 / min_radius)) * step
+        wander = memory * wander + float(noise[index])
+        # Drawn back towards the first direction: roads and rivers lead somewhere.
+        turned += step * min(max(wander - PULL * turned, -limit), limit)
+        headings[index] = heading + turned
     moves = np.stack([np.cos(headings), np.sin(headings)], axis=1) * step
     return np.concatenate([[start], start + np.cumsum(moves, axis=0)])
 

@@ -242,8 +242,8 @@ def paint_water(canvas: Canvas, palette: Palette, rng: np.random.Generator, angl
                 bank = palette.dirt(rng)
             _paint_bank(canvas, field, width, bank, float(rng.uniform(0.8, 2.2)))
         tone = varied(rng, palette.water, 0.15, 0.04)
-        if rng.random() < 0.4:  # a pale sky mirrored: water of the grey of asphalt
-            tone = np.asarray(0.45 * tone + 0.55 * palette.paving(rng), dtype=np.float32)
+        if rng.random() < 0.25:  # a pale sky mirrored: water of the grey of asphalt
+            tone = np.asarray(0.6 * tone + 0.4 * palette.paving(rng), dtype=np.float32)
         ripple = np.float32(0.03) * smooth_noise(rng, grid, 9.0)[field.area]
         surface = tone * (1 + ripple + 0.015 * canvas.grain[field.area])[..., None]
         alpha = coverage(depth, grid.pixel)

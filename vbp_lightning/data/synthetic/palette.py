@@ -35,7 +35,7 @@ class Palette:
             stubble=_between(rng, colour(0.58, 0.51, 0.34), colour(0.68, 0.62, 0.45)),
             soil=_between(rng, colour(0.38, 0.29, 0.21), colour(0.56, 0.47, 0.37)),
             leaves=_between(rng, colour(0.15, 0.23, 0.11), colour(0.29, 0.31, 0.14)),
-            water=_between(rng, colour(0.13, 0.19, 0.19), colour(0.30, 0.31, 0.25)),
+            water=_between(rng, colour(0.12, 0.20, 0.21), colour(0.29, 0.32, 0.22)),
             asphalt=_between(rng, colour(0.30, 0.30, 0.31), colour(0.47, 0.46, 0.44)),
             concrete=_between(rng, colour(0.57, 0.55, 0.51), colour(0.68, 0.66, 0.62)),
             ballast=_between(rng, colour(0.36, 0.33, 0.30), colour(0.50, 0.46, 0.42)),

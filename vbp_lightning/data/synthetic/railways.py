@@ -17,7 +17,7 @@ def paint_railways(
     grid, pixel = canvas.grid, canvas.grid.pixel
     for _ in range(int(rng.choice([0, 1, 2], p=[0.45, 0.40, 0.15]))):
         tracks = int(rng.choice([1, 2, 3], p=[0.45, 0.4, 0.15]))
-        width = 3.4 + 4.0 * (tracks - 1)
+        width = 4.2 + 4.0 * (tracks - 1)
         via = rng.uniform(0.05, 0.95, 2) * grid.extent
         heading = angle + float(rng.normal(0, 0.5)) + float(rng.integers(0, 2)) * np.pi / 2
         points = through(rng, grid, (float(via[0]), float(via[1])), heading, 0.0015, 220)
@@ -34,7 +34,7 @@ def paint_railways(
         for track in range(tracks):
             side = field.offset - np.float32(4.0 * (track - (tracks - 1) / 2))
             ties = coverage(np.float32(1.25) - np.abs(side), pixel) * sleeper
-            canvas.paint(area, ties * np.float32(0.45), stone * np.float32(0.7))
-            rails = stripe(np.abs(side) - GAUGE / 2, 0.18, pixel)
-            canvas.paint(area, rails * np.float32(0.9), rail * np.float32(1.5))
+            canvas.paint(area, ties * np.float32(0.55), stone * np.float32(0.6))
+            rails = stripe(np.abs(side) - GAUGE / 2, 0.22, pixel)
+            canvas.paint(area, rails * np.float32(0.9), rail * np.float32(1.7))
         canvas.taken[area] |= field.distance <= width / 2 + 3

@@ -18,7 +18,7 @@ from vbp_lightning.data.synthetic import (
 from vbp_lightning.data.synthetic.canvas import Canvas
 from vbp_lightning.data.synthetic.geometry import Grid
 
-PIXEL_SIZES = (0.5, 0.6, 0.7, 0.8, 1.0)
+PIXEL_SIZES = (0.5, 0.6, 0.7, 0.8)
 """Ground sampling distances, metres, one drawn for each scene."""
 TILE_SIZE = 96
 """Edge of the tiles, pixels, for which a scene offers both classes."""

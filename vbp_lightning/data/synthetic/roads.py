@@ -202,9 +202,9 @@ class _Plan:
         if road.kind == "main":
             return cls(paved, tone, "solid" if rng.random() < 0.3 else "dashed", True, False, paint)
         if road.kind == "street":
-            dashed = bool(rng.random() < 0.6)
+            dashed = bool(rng.random() < 0.75)
             return cls(
-                paved, tone, "dashed" if dashed else "none", False, bool(rng.random() < 0.7), paint
+                paved, tone, "dashed" if dashed else "none", False, bool(rng.random() < 0.8), paint
             )
         return cls(paved, tone, "none", False, False, paint)
 
@@ -223,7 +223,7 @@ def _paint_verge(
         kerb = coverage(beside + np.float32(rng.uniform(1.3, 2.2)), pixel)
         tone = varied(rng, palette.concrete, 0.06, 0.01)
         canvas.paint(field.area, kerb, canvas.textured(field.area, tone, 0.04))
-    elif plan.surface != "dirt" and rng.random() < 0.5:
+    elif plan.surface != "dirt" and (road.kind == "lane" or rng.random() < 0.5):
         gravel = coverage(beside + np.float32(rng.uniform(0.5, 1.2)), pixel)
         canvas.paint(field.area, gravel * np.float32(0.7), palette.dirt(rng))
 
@@ -236,10 +236,10 @@ def _paint_surface(
     alpha = coverage(depth, pixel)
     if plan.surface == "dirt":
         gauge = float(rng.uniform(0.8, 1.0))
-        canvas.paint(area, alpha, canvas.textured(area, plan.tone * np.float32(0.93), 0.07))
+        canvas.paint(area, alpha, canvas.textured(area, plan.tone * np.float32(0.86), 0.07))
         ruts = stripe(np.abs(field.offset) - gauge, 0.8, pixel)
-        canvas.paint(area, ruts * np.float32(0.9), plan.tone * np.float32(1.18))
-        if rng.random() < 0.6:  # grass between the wheels
+        canvas.paint(area, ruts * np.float32(0.9), plan.tone * np.float32(1.25))
+        if rng.random() < 0.75:  # grass between the wheels
             middle = stripe(field.offset, 2 * gauge - 0.9, pixel)
             patchy = np.clip(0.65 + 0.4 * wear[area], 0, 0.9).astype(np.float32)
             canvas.paint(
@@ -251,7 +251,7 @@ def _paint_surface(
     lanes = max(round(road.width / 3.7), 1) if road.kind != "lane" else 1
     lane = np.mod(field.offset + np.float32(road.width / 2), np.float32(road.width / lanes))
     wheel = stripe(np.abs(lane - np.float32(road.width / lanes / 2)) - 0.8, 0.7, pixel)
-    shade = 1 - np.float32(0.06) * wheel + np.float32(0.03) * wear[area]
+    shade = 1 - np.float32(0.11) * wheel + np.float32(0.03) * wear[area]
     # Repairs: some stretches are a little darker.
     stretch = np.floor(field.along / 37).astype(np.intp)
     patches = (rng.random(int(stretch.max()) + 1) < 0.15).astype(np.float32)
@@ -266,16 +266,16 @@ def _paint_markings(canvas: Canvas, road: Road, plan: _Plan, single: Array) -> N
     field, pixel, area = road.field, canvas.grid.pixel, road.field.area
     inside = coverage(road.width / 2 - field.distance, pixel) * single
     if plan.edges:
-        edge = stripe(np.abs(field.offset) - np.float32(road.width / 2 - 0.5), 0.2, pixel)
+        edge = stripe(np.abs(field.offset) - np.float32(road.width / 2 - 0.5), 0.28, pixel)
         canvas.paint(area, edge * inside, plan.paint)
     if plan.centre == "barrier":
         strip = stripe(field.offset, 1.6, pixel)
         canvas.paint(area, strip * inside, canvas.textured(area, colour(0.52, 0.52, 0.48), 0.06))
         lane = np.abs(field.offset) - np.float32(road.width / 4 + 0.2)
-        dashes = stripe(lane, 0.2, pixel) * (np.mod(field.along, 18.0) < 6.0)
+        dashes = stripe(lane, 0.28, pixel) * (np.mod(field.along, 12.0) < 6.0)
         canvas.paint(area, dashes * inside, plan.paint)
     elif plan.centre == "dashed":
-        dashes = stripe(field.offset, 0.22, pixel) * (np.mod(field.along, 12.0) < 5.0)
+        dashes = stripe(field.offset, 0.28, pixel) * (np.mod(field.along, 9.0) < 5.0)
         canvas.paint(area, dashes * inside, plan.paint)
     elif plan.centre == "solid":
-        canvas.paint(area, stripe(field.offset, 0.25, pixel) * inside, plan.paint)
+        canvas.paint(area, stripe(field.offset, 0.3, pixel) * inside, plan.paint)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
-from rasterio.transform import from_origin
+from rasterio.transform import Affine
 from rich.progress import track
 
 from vbp_lightning.data.scenes import DataError, Scene, Split
@@ -189,7 +189,7 @@ def _write_raster(
         "height": bands.shape[1],
         "width": bands.shape[2],
         "crs": CRS.from_epsg(UTM_ZONE),
-        "transform": from_origin(*corner, pixel, pixel),
+        "transform": Affine(pixel, 0.0, corner[0], 0.0, -pixel, corner[1]),
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,

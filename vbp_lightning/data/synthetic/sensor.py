@@ -20,18 +20,18 @@ def expose(rgb: Array, grid: Grid, rng: np.random.Generator) -> npt.NDArray[np.u
     Returns:
         ``(3, size, size)`` uint8.
     """
-    cast = np.exp(rng.normal(0, 0.035, 3)).astype(np.float32)
-    gain = np.float32(np.exp(rng.normal(0.08, 0.13)))
+    cast = np.exp(rng.normal(0, 0.03, 3)).astype(np.float32)
+    gain = np.float32(np.exp(rng.normal(0.08, 0.11)))
     image = rgb * (cast * gain)
     # Haze, uneven over the scene, adds the light of the air.
     veil = float(rng.uniform(0.0, 0.14)) * (1 + 0.3 * smooth_noise(rng, grid, 250.0))
     veil = np.clip(veil, 0, 0.3).astype(np.float32)[..., None]
     image = image * (1 - veil) + veil * colour(0.72, 0.76, 0.82)
     image = np.clip(image, 0, 1) ** np.float32(rng.uniform(0.85, 1.15))
-    blur = float(rng.uniform(0.35, 0.7))
+    blur = float(rng.uniform(0.3, 0.6))
     image = ndimage.gaussian_filter(image, (blur, blur, 0))
     # Shot noise grows with the light; the read noise does not.
-    level = np.float32(rng.uniform(0.004, 0.014))
+    level = np.float32(rng.uniform(0.004, 0.012))
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     image = image + level * np.sqrt(0.3 + image) * noise
     counts = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8)
