@@ -23,30 +23,44 @@ from vbp_lightning.attribution.upsampling import shares_of_maxima
 # caches hold. Smaller portions pay for their function calls, larger ones for memory traffic.
 _CACHED_BYTES = 20_000_000
 
+# So many samples at a time have pointwise convolutions computed channels last as well.
+_MANY = 4
+
 _PASSED_ON = {nn.Identity, nn.Dropout, nn.Dropout2d}
 _PLAIN = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d} | _PASSED_ON
+_HEAD = {
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Flatten,
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.ReLU,
+    nn.Dropout,
+    nn.Identity,
+}
 
 
 @contextmanager
-def fused(model: nn.Module, inputs: Tensor, recorder: Recorder) -> Iterator[None]:
+def fused(model: nn.Module, inputs: Tensor, recorder: Recorder, folds: "Folds") -> Iterator[None]:
     """Lets the model's Sequentials take the faster pass while the context lasts.
 
     Does nothing where it would not help or not be the same: away from the CPU, in other types than
-    float32, and under autocast.
+    float32, under autocast, and where somebody hooks every module there is.
 
     Args:
         model: The network, in eval mode.
         inputs: What it will be called with.
         recorder: Takes down the feature maps.
+        folds: Folded convolutions of earlier passes.
     """
     chains: list[nn.Module] = []
-    if inputs.device.type == "cpu" and inputs.dtype is torch.float32:
+    if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.overheard:
         chains = [module for module in model.modules() if _is_chain(module)]
     opened = {id(chain) for chain in chains if not _has_hooks(chain)}
     try:
         for chain in chains:
             # An attribute of this one module: a hook could not take a forward's place.
-            chain.forward = partial(_forward, chain, opened, recorder)
+            chain.forward = partial(_forward, chain, opened, recorder, folds)
         yield
     finally:
         for chain in chains:
@@ -72,7 +86,9 @@ def _leaves(chain: nn.Module, opened: set[int]) -> Iterator[nn.Module]:
             yield module
 
 
-def _forward(chain: nn.Module, opened: set[int], recorder: Recorder, features: Tensor) -> Tensor:
+def _forward(
+    chain: nn.Module, opened: set[int], recorder: Recorder, folds: "Folds", features: Tensor
+) -> Tensor:
     """Takes the place of ``nn.Sequential.forward``."""
     leaves = list(_leaves(chain, opened))
     start = 0
@@ -83,12 +99,37 @@ def _forward(chain: nn.Module, opened: set[int], recorder: Recorder, features: T
         if isinstance(leaves[start], nn.Conv2d) and _can_take(features, recorder):
             while end < len(leaves) and _is_plain(leaves[end]):
                 end += 1
+            features = _run(leaves[start:end], features, recorder, folds)
+        elif _begins_head(leaves[start], features, recorder):
+            while end < len(leaves) and _is_untouched(leaves[end], _HEAD):
+                end += 1
+            features = _run_head(leaves[start:end], features, recorder)
         if end > start:
-            features = _run(leaves[start:end], features, recorder)
             start = end
         else:
             features = leaves[start](features)
             start += 1
+    return features
+
+
+def _begins_head(module: nn.Module, features: object, recorder: Recorder) -> bool:
+    """Whether a global pooling ends the convolutional part here."""
+    return (
+        isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        and _is_untouched(module, _HEAD)
+        and module.output_size in (1, (1, 1))
+        and not getattr(module, "return_indices", False)
+        and _can_take(features, recorder)
+    )
+
+
+def _run_head(head: list[nn.Module], features: Tensor, recorder: Recorder) -> Tensor:
+    """Runs what stands behind the convolutional part, where nothing is left to watch."""
+    trail = recorder.trail(features)
+    with recorder.paused():
+        for module in head:
+            features = module.forward(features)
+    recorder.follow(features, Trail(trail, head[0], state=State.ENDED))
     return features
 
 
@@ -105,19 +146,29 @@ def _can_take(features: object, recorder: Recorder) -> bool:
     )
 
 
+def _is_untouched(module: nn.Module, kinds: set[type[nn.Module]]) -> bool:
+    return type(module) in kinds and not _has_hooks(module) and "forward" not in module.__dict__
+
+
 def _is_plain(module: nn.Module) -> bool:
     """Whether it does what its type says and nothing besides."""
-    if type(module) not in _PLAIN or _has_hooks(module) or "forward" in module.__dict__:
+    if not _is_untouched(module, _PLAIN):
         return False
     if isinstance(module, nn.Conv2d):
-        return (
-            module.padding_mode == "zeros"
-            and not isinstance(module.padding, str)
-            and module.weight.dtype is torch.float32
-        )
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            return False
+        return _are_ordinary(module.weight, module.bias)
     if isinstance(module, nn.BatchNorm2d):
-        return module.running_mean is not None and module.running_mean.dtype is torch.float32
+        mean, var = module.running_mean, module.running_var
+        return mean is not None and _are_ordinary(mean, var, module.weight, module.bias)
     return not getattr(module, "return_indices", False)
+
+
+def _are_ordinary(*values: Tensor | None) -> bool:
+    return all(
+        each is None or (each.dtype is torch.float32 and each.device.type == "cpu")
+        for each in values
+    )
 
 
 @dataclass(eq=False)
@@ -125,6 +176,7 @@ class _Step:
     """One module of a run, as it is computed."""
 
     module: nn.Module
+    norm: nn.BatchNorm2d | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
 
@@ -139,12 +191,12 @@ class _Taken:
     shares: Tensor | None = None
 
 
-def _run(run: list[nn.Module], features: Tensor, recorder: Recorder) -> Tensor:
+def _run(run: list[nn.Module], features: Tensor, recorder: Recorder, folds: "Folds") -> Tensor:
     """Runs plain modules in portions of samples and notes the trail of the result."""
     trail = recorder.trail(features)
     assert trail is not None
     with recorder.paused():
-        steps = _fold(run)
+        steps = _steps(run, folds)
         portion = max(1, _CACHED_BYTES // _largest_map(run, features))
         portions = [_portion(steps, part, recorder) for part in torch.split(features, portion)]
         result = _join([part for part, _ in portions])
@@ -155,41 +207,72 @@ def _run(run: list[nn.Module], features: Tensor, recorder: Recorder) -> Tensor:
     return result
 
 
-def _fold(run: list[nn.Module]) -> list[_Step]:
-    """The steps of a run, each batch norm behind a convolution folded into its weights.
-
-    Folded anew in each pass: there is no telling a weight that changed from one that did not, since
-    ``weight.data`` and NumPy views change it unseen.
-    """
+def _steps(run: list[nn.Module], folds: "Folds") -> list[_Step]:
+    """The steps of a run, each batch norm behind a convolution folded into its weights."""
     steps: list[_Step] = []
     for module in run:
         if type(module) in _PASSED_ON:
             continue
-        if isinstance(module, nn.Conv2d):
-            steps.append(_Step(module, module.weight, module.bias))
-        elif (
-            isinstance(module, nn.BatchNorm2d) and steps and isinstance(steps[-1].module, nn.Conv2d)
+        if (
+            isinstance(module, nn.BatchNorm2d)
+            and steps
+            and isinstance(steps[-1].module, nn.Conv2d)
+            and steps[-1].norm is None
         ):
-            _fold_into(steps[-1], module)
+            steps[-1].norm = module
         else:
             steps.append(_Step(module))
     for step in steps:
-        if step.weight is not None:
-            step.weight = step.weight.contiguous(memory_format=torch.channels_last)
+        if isinstance(step.module, nn.Conv2d):
+            step.weight, step.bias = folds.folded(step.module, step.norm)
     return steps
 
 
-def _fold_into(step: _Step, norm: nn.BatchNorm2d) -> None:
-    assert step.weight is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor = (norm.running_var + norm.eps).rsqrt_()
+class Folds:
+    """Convolutions with their batch norms folded in, kept from one pass to the next.
+
+    Kept values are compared with the weights themselves in each pass: a version counter does not
+    tell, since ``weight.data`` and NumPy views change weights unseen.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[nn.Conv2d, tuple[float, list[Tensor | None], Tensor, Tensor | None]] = {}
+
+    def folded(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
+        """Weight (channels last) and bias of the convolution followed by the batch norm."""
+        eps = 0.0 if norm is None else norm.eps
+        now = [conv.weight, conv.bias]
+        if norm is not None:
+            now += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        if conv in self._kept:
+            kept_eps, before, weight, bias = self._kept[conv]
+            if kept_eps == eps and len(before) == len(now) and all(map(_same, before, now)):
+                return weight, bias
+        weight, bias = (conv.weight, conv.bias) if norm is None else _fold(conv, norm)
+        weight = weight.detach().clone(memory_format=torch.channels_last)
+        bias = None if bias is None else bias.detach().clone()
+        before = [None if each is None else each.detach().clone() for each in now]
+        self._kept[conv] = eps, before, weight, bias
+        return weight, bias
+
+
+def _same(before: Tensor | None, now: Tensor | None) -> bool:
+    if before is None or now is None:
+        return before is now
+    return torch.equal(before, now)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert var is not None
+    factor = (var + norm.eps).rsqrt_()
     if norm.weight is not None:
-        factor.mul_(norm.weight)
-    mean = norm.running_mean if step.bias is None else norm.running_mean - step.bias
-    shift = mean.mul(factor).neg_()
-    step.bias = shift if norm.bias is None else shift.add_(norm.bias)
-    step.weight = step.weight * factor.view(-1, 1, 1, 1)
+        factor = factor * norm.weight
+    if conv.bias is not None:
+        mean = mean - conv.bias
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias
+    return conv.weight * factor.view(-1, 1, 1, 1), torch.addcmul(shift, mean, factor, value=-1)
 
 
 def _largest_map(run: list[nn.Module], features: Tensor) -> int:
@@ -213,7 +296,7 @@ def _largest_map(run: list[nn.Module], features: Tensor) -> int:
 def _portion(
     steps: list[_Step], features: Tensor, recorder: Recorder
 ) -> tuple[Tensor, list[_Taken]]:
-    features = features.contiguous(memory_format=torch.channels_last)
+    few = len(features) < _MANY
     ours = False  # what came from outside must not be changed in place
     takings = []
     for step in steps:
@@ -221,6 +304,8 @@ def _portion(
         taken = _Taken(module)
         if isinstance(module, nn.Conv2d):
             assert step.weight is not None
+            if not few or module.kernel_size != (1, 1):
+                before = before.contiguous(memory_format=torch.channels_last)
             features = F.conv2d(
                 before,
                 step.weight,
@@ -263,7 +348,9 @@ def _portion(
 
 
 def _average(features: Tensor) -> Tensor:
-    """Channel average; as a matrix product, which is faster than ``mean`` on the last dimension."""
+    """Channel average: channels last, a matrix product is faster than ``mean``."""
+    if features.is_contiguous():
+        return features.mean(1, keepdim=True)
     channels = features.shape[1]
     mean = features.new_full((channels,), 1 / channels)
     return (features.permute(0, 2, 3, 1) @ mean).unsqueeze(1)

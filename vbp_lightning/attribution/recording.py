@@ -6,6 +6,7 @@ cannot be followed is refused by name instead of being passed over.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,13 +37,13 @@ class FeatureMap:
     """The channel average of one ReLU's output.
 
     Args:
-        name: Of the ReLU module; behind a second use of the same module stands ``" (2)"``.
+        module: The ReLU.
         average: ``(N, 1, h, w)``, float32 or float64.
         layers: The convolutions, poolings and paddings between the previous feature map (the input
             for the first) and this one, from the side of the input up.
     """
 
-    name: str
+    module: nn.Module
     average: Tensor
     layers: tuple[Layer, ...]
 
@@ -58,6 +59,18 @@ class Recording:
 
     output: Any
     maps: tuple[FeatureMap, ...]
+
+
+def names_of(maps: Sequence[FeatureMap], model: nn.Module) -> tuple[str, ...]:
+    """Each map's ReLU by its name in the model, a module's second use with ``" (2)"`` behind."""
+    by_module = {module: name for name, module in model.named_modules()}
+    uses: Counter[nn.Module] = Counter()
+    names = []
+    for each in maps:
+        uses[each.module] += 1
+        name = by_module.get(each.module) or type(each.module).__name__
+        names.append(name if uses[each.module] == 1 else f"{name} ({uses[each.module]})")
+    return tuple(names)
 
 
 class State(Enum):
@@ -143,6 +156,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: ``(N, C, H, W)``, the very tensor that the model will be called with.
         precision: Type of the channel averages.
         maxima: Whether to record from which pixels max poolings take their maxima.
+
+    Attributes:
+        relus: The trails of the recorded ReLUs' outputs, in order of execution.
+        overheard: Whether somebody else has hooks on all modules.
     """
 
     def __init__(
@@ -159,6 +176,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running: list[nn.Module] = []
         self._opaque: tuple[int, Trail] | None = None
         self._thread = threading.get_ident()
+        self.overheard = bool(
+            nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
+        )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -225,7 +245,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         backwards: list[FeatureMap] = []
         layers: list[Layer] = []
-        names = self._names()
         on_path = []
         step: Trail | None = self.relus[-1]
         while step is not None:
@@ -237,8 +256,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if cursor.layer is not None:
                         layers.insert(0, cursor.layer)
                     cursor = cursor.before
-                name = names[id(step)]
-                backwards.append(FeatureMap(name, step.average, tuple(layers)))
+                assert step.module is not None
+                backwards.append(FeatureMap(step.module, step.average, tuple(layers)))
             step = step.before
         for relu in self.relus:
             if relu not in on_path:
@@ -248,17 +267,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     "from the input to the last ReLU, where the mask has no place for it",
                 )
         return tuple(reversed(backwards))
-
-    def _names(self) -> dict[int, str]:
-        """Name of each recorded ReLU by the id of its trail."""
-        by_module = {id(module): name for name, module in self.model.named_modules()}
-        uses: dict[str, int] = {}
-        names = {}
-        for relu in self.relus:
-            name = by_module.get(id(relu.module)) or type(relu.module).__name__
-            uses[name] = uses.get(name, 0) + 1
-            names[id(relu)] = name if uses[name] == 1 else f"{name} ({uses[name]})"
-        return names
 
     def refusal(self, module: nn.Module | None, reason: str) -> UnsupportedNetworkError:
         """The error that names a module and says why the mask cannot pass it."""

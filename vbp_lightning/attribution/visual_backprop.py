@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.fusing import fused
-from vbp_lightning.attribution.recording import FeatureMap, Recorder
+from vbp_lightning.attribution.fusing import Folds, fused
+from vbp_lightning.attribution.recording import FeatureMap, Recorder, names_of
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 
@@ -74,6 +74,7 @@ class VisualBackProp:
         self.model = model
         self.upsampling = upsampling
         self.fuse = fuse
+        self._folds = Folds()
 
     def attribute(
         self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
@@ -110,8 +111,8 @@ class VisualBackProp:
             What the model returned (logits ``(N, 1)`` for a RoadClassifier), and the mask.
         """
         output, maps = self._record(inputs)
-        mask, scale, _ = self._back(maps)
-        return output, min_max(mask) if normalize else _unscaled(mask, scale)
+        mask, factors, _ = self._back(maps)
+        return output, min_max(mask) if normalize else _unscaled(mask, factors)
 
     def chain(self, inputs: Tensor, normalize: bool = True) -> MaskChain:
         """The averaged map of every layer, and the mask as it grows back to the input.
@@ -125,15 +126,15 @@ class VisualBackProp:
             One map and one mask a layer, and the mask at the input as ``attribute`` gives it.
         """
         _, maps = self._record(inputs)
-        mask, scale, grown = self._back(maps)
+        mask, factors, grown = self._back(maps)
         if normalize:
             masks = [min_max(each) for each, _ in grown]
             mask = min_max(mask)
         else:
-            masks = [_unscaled(each, its_scale) for each, its_scale in grown]
-            mask = _unscaled(mask, scale)
+            masks = [_unscaled(each, its_factors) for each, its_factors in grown]
+            mask = _unscaled(mask, factors)
         return MaskChain(
-            names=tuple(each.name for each in maps),
+            names=names_of(maps, self.model),
             maps=tuple(each.average for each in maps),
             masks=tuple(reversed(masks)),
             mask=mask,
@@ -151,7 +152,7 @@ class VisualBackProp:
             recorder = Recorder(self.model, images, precision, maxima)
             with recorder.watching():
                 if self.fuse:
-                    with fused(self.model, images, recorder):
+                    with fused(self.model, images, recorder, self._folds):
                         output = self.model(images)
                 else:
                     output = self.model(images)
@@ -159,34 +160,35 @@ class VisualBackProp:
 
     def _back(
         self, maps: tuple[FeatureMap, ...]
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, list[Tensor]]]]:
         """The way back.
 
         Returns:
-            The mask, the factor that makes it the raw one, ``(N, 1, 1, 1)`` float64, and both at
-            each layer from the deepest.
+            The mask, the factors that make it the raw one, each ``(N, 1, 1, 1)``, and both at each
+            layer from the deepest.
         """
         upsample = UPSAMPLINGS[self.upsampling]
         device = maps[0].average.device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            mask, scale = _rescaled(maps[-1].average, None)
-            grown = [(mask, scale)]
+            mask, factors = _rescaled(maps[-1].average, [])
+            grown = [(mask, factors)]
             for below, above in zip(reversed(maps[:-1]), reversed(maps), strict=False):
-                mask, scale = _rescaled(upsample(mask, above.layers) * below.average, scale)
-                grown.append((mask, scale))
-            return upsample(mask, maps[0].layers), scale, grown
+                mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
+                grown.append((mask, factors))
+            return upsample(mask, maps[0].layers), factors, grown
 
 
-def _rescaled(mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+def _rescaled(mask: Tensor, factors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Each sample divided by its maximum, so that no depth leaves the range of float32."""
-    largest = mask.amax((1, 2, 3), keepdim=True)
-    largest.masked_fill_(largest == 0, 1)
-    wide = largest.double()
-    return mask / largest, wide if scale is None else scale * wide
+    largest = mask.amax((1, 2, 3), keepdim=True).clamp_min_(torch.finfo(mask.dtype).tiny)
+    return mask / largest, [*factors, largest]
 
 
-def _unscaled(mask: Tensor, scale: Tensor) -> Tensor:
-    return (mask * scale).to(mask.dtype)
+def _unscaled(mask: Tensor, factors: list[Tensor]) -> Tensor:
+    wide = mask.double()
+    for factor in factors:
+        wide = wide * factor
+    return wide.to(mask.dtype)
 
 
 def min_max(masks: Tensor) -> Tensor:
