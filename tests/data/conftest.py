@@ -106,9 +106,9 @@ def make_datamodule(make_scene: Callable[..., Scene]) -> Callable[..., RoadTileD
                 f"{split}{number}",
                 split,
                 crs="EPSG:32632",
-                transform=Affine(0.5, 0, 4e5 + 1000 * number, 0, -0.5, 5e6),
+                transform=Affine(0.5, 0, 4e5 + 1000 * place + 100 * number, 0, -0.5, 5e6),
             )
-            for split in ("train", "val", "test")
+            for place, split in enumerate(("train", "val", "test"))
             for number in range(2)
         )
         defaults: dict[str, object] = {"tile_size": 16, "batch_size": 8, "road_share": 0.1}

@@ -238,6 +238,12 @@ def test_a_scene_smaller_than_a_tile(sound, faults, make_scene):
     assert "data.tile_size" in line
 
 
+def test_a_small_scene_is_no_second_fault_of_its_split(sound, faults, make_scene):
+    sound[1] = make_scene("val", "val", height=15)
+    (line,) = faults(*sound)
+    assert line.startswith(f"{sound[1].image}: is 80 × 15 px")
+
+
 def test_repeated_names(sound, faults, make_scene):
     (line,) = faults(*sound, make_scene("train", "test"))
     assert "several scenes are called train" in line
@@ -265,11 +271,13 @@ def test_white_gaps_of_other_types(sound, faults, make_scene, listed):
 
 def test_all_faults_together(sound, faults, make_scene, write):
     sound[0].image.write_bytes(b"broken")
-    write(sound[1].mask, np.zeros((10, 10), np.uint8))
     small = make_scene("small", "test", width=9)
     lone = make_scene("lone", "test")
     lone.mask.unlink()
-    lines = faults(*sound, small, lone)
+    twice = make_scene("val", "val")
+    write(twice.mask, np.zeros((10, 10), np.uint8))
+    repeated, *lines = faults(*sound, small, lone, twice)
+    assert "several scenes are called val" in repeated
     files = [sound[0].image, sound[1].mask, lone.image, small.image]
     assert len(lines) == len(files)
     for line, file in zip(lines, files, strict=True):

@@ -1,11 +1,14 @@
 """Splits by scene."""
 
+import logging
 from pathlib import Path
 
+import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.data import Scene
+from vbp_lightning.data import RoadTileDataModule, Scene
 from vbp_lightning.data.splits import draw_splits
 
 
@@ -44,3 +47,45 @@ def test_a_scene_keeps_its_own_split():
 def test_one_scene_is_left_to_train():
     assert draw_splits(scenes_of("a"), 0.4, 0.4, 0) == {"a": "train"}
     assert sorted(draw_splits(scenes_of("ab"), 0.4, 0.4, 0).values()) == ["test", "train"]
+
+
+@pytest.fixture
+def warned(listed, make_scene, caplog):
+    """What is said of scenes of 80 × 64 px of 0.5 m, at given places and in given CRSs."""
+
+    def say(**places):
+        scenes = []
+        for name, (split, x, y, crs) in places.items():
+            transform = Affine(0.5, 0, x, 0, -0.5, y)
+            scenes.append(make_scene(name, split, crs=crs, transform=transform))
+        with caplog.at_level(logging.WARNING):
+            RoadTileDataModule(listed(tuple(scenes)), tile_size=16).setup()
+        return caplog.messages
+
+    return say
+
+
+def test_splits_that_show_the_same_ground_are_told(warned):
+    (message,) = warned(
+        a=("train", 0, 0, "EPSG:32632"),
+        b=("train", 1, -1, "EPSG:32632"),  # overlaps a, in the same split
+        c=("val", 39, -31, "EPSG:32632"),  # overlaps b and, by a metre each way, a
+        d=("test", 500, 0, "EPSG:32632"),
+    )
+    assert "a (train) and c (val), and 1 more pairs" in message
+
+
+def test_neighbours_and_other_reference_systems_are_not(warned):
+    messages = warned(
+        a=("train", 0, 0, "EPSG:32632"),
+        b=("val", 40, 0, "EPSG:32632"),  # begins where a ends
+        c=("test", 0, 0, "EPSG:32633"),
+        d=("test", 0, -31.6, "EPSG:32632"),  # shares less than a pixel with a
+    )
+    assert messages == []
+
+
+def test_scenes_without_reference_are_not_compared(listed, make_scene, caplog):
+    scenes = tuple(make_scene(split, split) for split in ("train", "val", "test"))
+    RoadTileDataModule(listed(scenes), tile_size=16).setup()
+    assert caplog.messages == []

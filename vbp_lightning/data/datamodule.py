@@ -1,8 +1,9 @@
 """The LightningDataModule: from a dataset's layout to batches of labelled tiles."""
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -30,10 +31,12 @@ from vbp_lightning.data.scenes import (
     Split,
     Tile,
 )
-from vbp_lightning.data.splits import draw_splits
+from vbp_lightning.data.splits import draw_splits, shared_ground
 from vbp_lightning.data.table import write_tiles
 
 _AUGMENTATION = Augmentation()
+
+_log = logging.getLogger(__name__)
 
 
 class SceneSource(Protocol):
@@ -217,51 +220,47 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         if self._loaded:
             return
-        scenes = self.source()
-        lines = _repeated_names(scenes)
-        if lines:
-            raise DataError(*lines)
+        found = self.source()
+        scenes = list({scene.name: scene for scene in reversed(found)}.values())[::-1]
         splits = draw_splits(scenes, self.val_fraction, self.test_fraction, self.split_seed)
-        loaded, lines = read_scenes(
+        loaded, unreadable = read_scenes(
             scenes,
             self.bands,
             self.mask_threshold,
             threads=min(8, os.cpu_count() or 1),
             progress=self.trainer is None or self.trainer.is_global_zero,
         )
-        lines += _different_types(loaded)
+        lines = _repeated_names(found) + unreadable + _different_types(loaded)
+        small = [item for item in loaded if min(item.valid.shape) < self.tile_size]
         lines += [
             f"{item.scene.image}: is {item.valid.shape[1]} × {item.valid.shape[0]} px, smaller "
             f"than a tile of {self.tile_size} px: leave the scene out or lower data.tile_size"
-            for item in loaded
-            if min(item.valid.shape) < self.tile_size
+            for item in small
         ]
-        complete = dict.fromkeys(SPLITS, True)
-        unread = {scene.name for scene in scenes} - {item.scene.name for item in loaded}
-        for name in unread:
-            complete[splits[name]] = False
+        # What an unusable scene lacks is no second fault of its split.
+        usable = {item.scene.name for item in loaded} - {item.scene.name for item in small}
+        incomplete = {splits[scene.name] for scene in scenes if scene.name not in usable}
         tiles: dict[Split, list[LabelledTile]] = {}
         counts: dict[Split, dict[str, int]] = {}
         for split in SPLITS:
             members = [item for item in loaded if splits[item.scene.name] == split]
             tiles[split], counts[split] = self._label(members, split)
-            # What an unreadable scene lacks is no second fault.
-            if complete[split]:
+            if split not in incomplete:
                 lines += self._split_faults(split, members, tiles[split], counts[split])
-        mean: list[float] = []
-        std: list[float] = []
-        if not lines:
-            training = [item for item in loaded if splits[item.scene.name] == "train"]
-            mean, std = band_statistics((item.bands, item.valid) for item in training)
-            names = self.bands or range(1, len(std) + 1)
-            lines += [
-                f"{training[0].scene.image.parent}: band {name} is the same everywhere in the "
-                "training scenes: choose others with data.bands"
-                for name, spread in zip(names, std, strict=True)
-                if spread == 0
-            ]
         if lines:
             raise DataError(*lines)
+        training = [item for item in loaded if splits[item.scene.name] == "train"]
+        mean, std = band_statistics((item.bands, item.valid) for item in training)
+        names = self.bands or range(1, len(std) + 1)
+        lines = [
+            f"{training[0].scene.image.parent}: band {name} is the same everywhere in the "
+            "training scenes: choose others with data.bands"
+            for name, spread in zip(names, std, strict=True)
+            if spread == 0
+        ]
+        if lines:
+            raise DataError(*lines)
+        _warn_of_shared_ground(loaded, splits)
         for item in loaded:
             _fill(item, mean)
         self.mean, self.std = mean, std
@@ -562,6 +561,18 @@ def _different_types(loaded: Sequence[LoadedScene]) -> list[str]:
         for item in loaded
         if (item.bands.shape[0], item.bands.dtype.name) != (bands, dtype)
     ]
+
+
+def _warn_of_shared_ground(loaded: Sequence[LoadedScene], splits: Mapping[str, Split]) -> None:
+    """Says so where training scenes lie on those that judge the model."""
+    if shared := shared_ground(loaded, splits):
+        first, second = shared[0]
+        _log.warning(
+            "Scenes of different splits show the same ground: %s (%s) and %s (%s), and %d more "
+            "pairs: figures on val and test may flatter (data.root)",
+            *(first, splits[first], second, splits[second]),
+            len(shared) - 1,
+        )
 
 
 def _fill(item: LoadedScene, mean: Sequence[float]) -> None:

@@ -1,9 +1,11 @@
 """Which scenes train, which choose the model and which judge it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vbp_lightning.data.grid import coordinates
+from vbp_lightning.data.reading import LoadedScene
 from vbp_lightning.data.scenes import Scene, Split
 
 
@@ -37,3 +39,41 @@ def draw_splits(
         scene.name: scene.split if scene.split is not None else drawn.get(scene.name, "train")
         for scene in scenes
     }
+
+
+def shared_ground(
+    loaded: Sequence[LoadedScene], splits: Mapping[str, Split]
+) -> list[tuple[str, str]]:
+    """Pairs of scenes of different splits that overlap on the map.
+
+    Args:
+        loaded: Scenes; those without a CRS, or of different ones, are not compared.
+        splits: Split by scene name.
+
+    Returns:
+        Names of scenes whose upright extents overlap by more than a pixel each way.
+    """
+    by_crs: dict[str, list[LoadedScene]] = {}
+    for item in loaded:
+        if item.crs is not None:
+            by_crs.setdefault(item.crs.to_wkt(), []).append(item)
+    pairs: list[tuple[str, str]] = []
+    for members in by_crs.values():
+        names = [item.scene.name for item in members]
+        split = np.array([splits[name] for name in names])
+        pixel = [max(map(abs, item.transform[:2])) for item in members]
+        extents = np.array([_extent(item) for item in members])
+        low, high = extents[:, 0], extents[:, 1]
+        for first in range(len(members)):
+            overlap = np.minimum(high, high[first]) - np.maximum(low, low[first])
+            shared = (overlap > pixel[first]).all(axis=1) & (split != split[first])
+            pairs += [(names[first], names[i]) for i in np.flatnonzero(shared) if i > first]
+    return pairs
+
+
+def _extent(item: LoadedScene) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Smallest and largest x and y of a scene."""
+    height, width = item.valid.shape
+    corners = [coordinates(item.transform, x, y) for x in (0, width) for y in (0, height)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    return (min(xs), min(ys)), (max(xs), max(ys))
