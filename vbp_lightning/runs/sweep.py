@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -40,7 +41,7 @@ def summarize(sweep_dir: Path) -> list[dict[str, str]]:
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
-                **{key: value for key, _, value in overrides},
+                **{key: value for key, _, value in overrides if key != "resume"},
                 **{name: f"{value:.6g}" for name, value in (metrics or {}).items()},
                 "path": str(job),
             }
@@ -62,9 +63,16 @@ def write_summary(sweep_dir: Path) -> list[dict[str, str]]:
 def summary_table(rows: list[dict[str, str]]) -> Table:
     """The done jobs of a sweep, grouped over seeds: mean and standard deviation of each metric."""
     seen = list(dict.fromkeys(key for row in rows for key in row))
-    axes = [key for key in seen if key not in ("status", "path", "seed") and "/" not in key]
+    axes = [
+        key
+        for key in seen
+        if key not in ("status", "path", "seed", "threshold")
+        and "/" not in key
+        and len({row.get(key, "") for row in rows}) > 1
+    ]
     shown = [name for name in SHOWN_METRICS if name in seen]
-    table = Table(*axes, "seeds", *shown, title="Sweep: mean ± standard deviation over seeds")
+    heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
+    table = Table(*axes, "seeds", *heads, title="Sweep: mean ± standard deviation over seeds")
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         if row["status"] == "done":
@@ -85,6 +93,16 @@ class SweepSummary(Callback):
     Hydra does not call ``on_multirun_end`` after an exception, so nothing is left for it but the
     printing.
     """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
+        """Leaves what does not vary over the sweep out of the names of the jobs' folders."""
+        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        fixed = [override.key_or_group for override in parsed if not override.is_sweep_override()]
+        keys = ",".join(["resume", *fixed])
+        with open_dict(config):
+            config.hydra.overrides.hydra.append(
+                f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
+            )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ANN401
         """Brings the summary up to date; does nothing outside a sweep."""

@@ -1,0 +1,55 @@
+"""Running the entry points as a person does: in a folder of their own, as processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+TINY = (
+    *("data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
+    *("data.batch_size=16", "threads=1", "callbacks.panels.tiles=4"),
+)
+"""Overrides for a run that takes seconds."""
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A folder in which the tiny runs find their procedural scenes already written."""
+    return tmp_path_factory.mktemp("scenes")
+
+
+@pytest.fixture
+def command(scenes):
+    """The command line of an entry point."""
+
+    def build(script, *overrides):
+        return [sys.executable, str(REPOSITORY / script), *overrides]
+
+    return build
+
+
+@pytest.fixture
+def run(tmp_path, command):
+    """Runs an entry point in an empty folder and returns the finished process."""
+
+    def start(script, *overrides, cwd=tmp_path, **environment):
+        return subprocess.run(
+            command(script, *overrides),
+            cwd=cwd,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    return start
+
+
+@pytest.fixture
+def tiny(scenes):
+    """Overrides of a tiny run of one epoch."""
+    return (*TINY, f"data.root={scenes}", "trainer.max_epochs=1")

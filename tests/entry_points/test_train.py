@@ -1,0 +1,179 @@
+"""``python train.py``, end to end on tiny data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vbp_lightning import RoadClassifier
+
+
+def assert_fails_with(process, *parts):
+    """One line, exit code 1, no traceback."""
+    assert process.returncode == 1, process.stderr
+    assert "Traceback" not in process.stderr + process.stdout
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert any(all(part in line for part in parts) for line in errors), process.stderr
+
+
+def events_of(run_dir):
+    accumulator = EventAccumulator(str(run_dir), size_guidance={"images": 0, "scalars": 0})
+    return accumulator.Reload()
+
+
+def test_a_run_leaves_all_that_the_readme_lists(run, tiny, tmp_path):
+    process = run("train.py", *tiny, "trainer.max_epochs=2", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    run_dir = tmp_path / "run"
+    last_lines = process.stdout.strip().splitlines()[-2:]
+    assert last_lines == [
+        f"Run: {run_dir}",
+        f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000",
+    ]
+    assert "average precision" in process.stdout
+
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    for split in ("val", "test"):
+        for name in ("auroc", "average_precision", "balanced_accuracy", "f1"):
+            assert 0 <= metrics[f"{split}/{name}"] <= 1
+            assert 0 <= metrics[f"{split}/{name}_with_ignored"] <= 1
+
+    tiles = list(csv.DictReader((run_dir / "tiles.csv").open()))
+    predictions = list(csv.DictReader((run_dir / "predictions.csv").open()))
+    evaluated = [row for row in tiles if row["split"] != "train"]
+    key = ("split", "scene", "row", "col", "label")
+    assert [[row[k] for k in key] for row in predictions] == sorted(
+        ([row[k] for k in key] for row in evaluated), key=lambda k: k[0] != "val"
+    )
+    assert all(0 <= float(row["probability"]) <= 1 for row in predictions)
+
+    panels = {path.name for path in (run_dir / "panels").iterdir()}
+    assert {"epoch_000.png", "epoch_001.png", "verdicts.png", "chain.png"} <= panels
+
+    events = events_of(run_dir)
+    tags = events.Tags()
+    for name in ("loss", "auroc", "average_precision", "f1", "balanced_accuracy", "threshold"):
+        assert [event.step for event in events.Scalars(f"val/{name}")] == [0, 1]
+    assert {"train/loss", "learning_rate"} <= set(tags["scalars"])
+    assert tags["graph"]
+    assert {"test/precision_recall", "test/calibration", "test/confusion"} <= set(tags["images"])
+    assert {0, 1} <= {e.step for t in tags["images"] if "panel" in t for e in events.Images(t)}
+    assert any("hparams" in tag for tag in events.summary_metadata)
+
+    best = run_dir / "checkpoints" / "best.ckpt"
+    model = RoadClassifier.load_from_checkpoint(best)
+    assert float(model.threshold) == pytest.approx(metrics["threshold"])
+    assert not model.training
+    assert not list(run_dir.rglob("*.tmp*"))
+
+
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
+    run, command, tiny, tmp_path
+):
+    longer = (*tiny, "trainer.max_epochs=3", "data.tiles_per_epoch=320", "seed=3")
+    through = run("train.py", *longer, "hydra.run.dir=through")
+    assert through.returncode == 0, through.stderr
+
+    killed = subprocess.Popen(
+        command("train.py", *longer, "hydra.run.dir=killed"),
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while not last.is_file():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert torch.load(last, weights_only=True)["epoch"] < 2
+    # the folder is moved too: nothing in it may point to where it was
+    (tmp_path / "killed").rename(tmp_path / "moved")
+    resumed = run("train.py", "resume=moved")
+    assert resumed.returncode == 0, resumed.stderr
+
+    for name in ("best", "last"):
+        one, other = (
+            torch.load(tmp_path / folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+            for folder in ("through", "moved")
+        )
+        assert one["epoch"] == other["epoch"]
+        assert one["state_dict"].keys() == other["state_dict"].keys()
+        for key, value in one["state_dict"].items():
+            assert torch.equal(value, other["state_dict"][key]), key
+        scores = [c["callbacks"]["RunCheckpoint:best"]["best_model_score"] for c in (one, other)]
+        assert scores[0] == scores[1]
+    for name in ("metrics.json", "predictions.csv", "tiles.csv"):
+        contents = [(tmp_path / folder / name).read_text() for folder in ("through", "moved")]
+        assert contents[0] == contents[1]
+    auroc = events_of(tmp_path / "moved").Scalars("val/auroc")
+    assert [event.step for event in auroc] == [0, 1, 2]
+
+
+def test_a_sweep_goes_on_past_a_failure_and_takes_up_what_is_not_done(run, tiny, tmp_path):
+    axes = ("model=strided,maxpool", "data.road_share=0.05,7")
+    process = run("train.py", "-m", *tiny, *axes, "hydra.sweep.dir=sweep")
+    assert_fails_with(process, "data.road_share-7+model-maxpool failed", "data.road_share=7")
+    assert "2 of 4 jobs failed" in process.stderr
+    jobs = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert jobs == [
+        f"data.road_share-{share}+model-{model}"
+        for share in ("0.05", "7")
+        for model in ("maxpool", "strided")
+    ]
+    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").open()))
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
+    assert [row["model"] for row in rows] == ["maxpool", "strided"] * 2
+    done = tmp_path / "sweep" / jobs[0]
+    assert json.loads((done / "metrics.json").read_text())["test/auroc"] == pytest.approx(
+        float(rows[0]["test/auroc"]), rel=1e-5
+    )
+
+    before = (done / "metrics.json").stat().st_mtime_ns
+    (tmp_path / "sweep" / jobs[1] / "metrics.json").unlink()
+    again = run("train.py", "resume=sweep")
+    assert again.returncode == 1
+    assert again.stdout.count("nothing to do") == 1
+    assert (done / "metrics.json").stat().st_mtime_ns == before
+    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").open()))
+    assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
+
+
+def test_two_processes_train_together(run, tiny, tmp_path):
+    process = run("train.py", *tiny, "trainer=ddp", "trainer.max_epochs=1", "hydra.run.dir=run")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("TensorBoard: ") == 1
+    assert (tmp_path / "run" / "metrics.json").is_file()
+    assert len(list((tmp_path / "run" / "panels").glob("epoch_*.png"))) == 1
+
+
+def test_a_sweep_over_several_devices_is_refused(run, tiny):
+    process = run("train.py", "-m", *tiny, "trainer=ddp", "seed=1,2")
+    assert_fails_with(process, "trainer.devices", "launch the sweep again")
+
+
+def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(run, tiny, tmp_path):
+    first = run("train.py", *tiny, "hydra.run.dir=first")
+    assert first.returncode == 0, first.stderr
+    best = tmp_path / "first" / "checkpoints" / "best.ckpt"
+    process = run("train.py", *tiny, f"init_from={best}", "data.bands=[1,2]", "debug=one_batch")
+    assert process.returncode == 0, process.stderr
+    assert "it saw 3 bands, the data has 2" in process.stdout
+    other = run("train.py", *tiny, f"init_from={best}", "model.head=gap")
+    assert_fails_with(other, str(best), "init_from", "model.head")
+
+
+def test_what_is_wrong_with_the_command_is_said_in_one_line(run, tiny, tmp_path):
+    assert_fails_with(run("train.py", "data=massachusetts"), "data.root")
+    assert_fails_with(
+        run("train.py", "data=massachusetts", "data.root=nowhere"), "nowhere", "data.root"
+    )
+    assert_fails_with(run("train.py", "resume=nowhere"), "nowhere", "resume")
+    assert_fails_with(run("train.py", *tiny, "init_from=no.ckpt"), "no.ckpt", "init_from")
