@@ -221,7 +221,10 @@ class RoadTileDataModule(pl.LightningDataModule):
         if self._loaded:
             return
         found = self.source()
-        scenes = list({scene.name: scene for scene in reversed(found)}.values())[::-1]
+        by_name: dict[str, Scene] = {}
+        for scene in found:
+            by_name.setdefault(scene.name, scene)
+        scenes = list(by_name.values())
         splits = draw_splits(scenes, self.val_fraction, self.test_fraction, self.split_seed)
         loaded, unreadable = read_scenes(
             scenes,
