@@ -74,7 +74,7 @@ def test_the_curve_states_average_precision_and_chance():
     figure = precision_recall_figure(LABELS, PROBABILITIES, 0.5, "validation")
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     expected = average_precision_score(LABELS, PROBABILITIES)
-    assert texts == [f"average precision {expected:.3f}", "chance 0.50", "P(road) ≥ 0.50"]
+    assert texts == [f"average precision {expected:.3f}", "chance 0.50", "P(road) ≥ 0.500"]
     # 3 of 4 called tiles are road, and 3 of 4 road tiles are called
     point = figure.axes[0].get_lines()[-1]
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (0.75, 0.75)

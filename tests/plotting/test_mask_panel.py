@@ -107,13 +107,13 @@ def test_certainty_and_emptiness_are_not_overstated(monkeypatch):
     )
     panel(
         [
-            TileCaption("road", 0.0004, 0.9999, wrong=False),
+            TileCaption("road", 0.00004, 0.99999, wrong=False),
             TileCaption("non-road", 0, 0.0001, wrong=False),
         ],
         notes=["epoch 3"],
     )
     joined = "\n".join(written)
-    for part in (">0.99", "<0.01", "<0.1 % road", "0 % road", "mask^0.5", "epoch 3", "title"):
+    for part in (">0.999", "<0.001", "<0.01 % road", "0 % road", "mask^0.5", "epoch 3", "title"):
         assert part in joined
 
 
@@ -123,7 +123,7 @@ def test_an_empty_group_says_so(monkeypatch):
         Canvas, "text", lambda self, x, y, text, *args, **options: written.append(text)
     )
     panel([])
-    assert "none" in written
+    assert "no such tile" in written
 
 
 def test_an_empty_mask_has_the_darkest_colour():
@@ -160,3 +160,11 @@ def test_nothing_is_left_with_pyplot():
     backend = matplotlib.get_backend(auto_select=False)
     panel([RIGHT])
     assert matplotlib.get_backend(auto_select=False) == backend
+
+
+def test_a_long_title_leaves_the_decision_readable():
+    tiles, masks = grey_tiles(1), np.zeros((1, 96, 96))
+    short = mask_panel(tiles, masks, [RIGHT], "", "road if P ≥ 0.421")
+    long = mask_panel(tiles, masks, [RIGHT], "a title " * 12, "road if P ≥ 0.421")
+    np.testing.assert_array_equal(short[:30, 410:], long[:30, 410:])
+    assert (short[:30, 404:410] == 255).all()

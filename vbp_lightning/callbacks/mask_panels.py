@@ -195,7 +195,7 @@ class MaskPanels(pl.Callback):
                     masks_shown[places],
                     [captions[one] for one in places],
                     occasion + group.title,
-                    f"road if P ≥ {threshold:.2f}",
+                    f"road if P ≥ {threshold:.3f}",
                     [self._note],
                 )
         return pages

@@ -55,7 +55,7 @@ def choose_by_share(tiles: Sequence[LabelledTile], count: int) -> list[TileGroup
     return [
         TileGroup("road_large_share", "road, large share", tuple(large)),
         TileGroup("road_small_share", "road, small share", tuple(small)),
-        TileGroup("ignore_border", "at the ignore band's edge", (*below, *above)),
+        TileGroup("ignore_border", "near the ignore band", (*below, *above)),
         TileGroup("non_road", "non-road", tuple(non_road)),
     ]
 
@@ -95,7 +95,7 @@ def choose_by_verdict(
         TileGroup(
             "false_alarms", "false alarms", tuple([i for i in non_road if called[i]][:third])
         ),
-        TileGroup("borderline", "nearest to the threshold", tuple(near[:fourth])),
+        TileGroup("borderline", "near the threshold", tuple(near[:fourth])),
     ]
 
 

@@ -30,7 +30,9 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
         bold: The bold face.
     """
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
+    # where Pillow finds libraqm it would lay text out by that, slower and a little different
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 class Canvas:

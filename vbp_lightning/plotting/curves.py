@@ -127,7 +127,7 @@ def precision_recall_figure(
             (called & truth).sum() / called.sum(),
             "o",
             color=_ORANGE,
-            label=f"P(road) ≥ {threshold:.2f}",
+            label=f"P(road) ≥ {threshold:.3f}",
         )
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(loc="lower left")
@@ -186,7 +186,7 @@ def confusion_figure(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = _figure()
     axes = figure.add_subplot()
-    axes.set_title(f"{title}, road if P ≥ {threshold:.2f}", fontsize=12)
+    axes.set_title(f"{title}, road if P ≥ {threshold:.3f}", fontsize=12)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for true in range(2):
         for said in range(2):

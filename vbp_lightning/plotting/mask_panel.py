@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.plotting.canvas import GREY, Canvas
+from vbp_lightning.plotting.canvas import GREY, Canvas, font
 from vbp_lightning.plotting.display import MASK_GAMMA, RGB, mask_to_rgb, overlay
 
 # TensorBoard's Time Series tab fits an image into about 344 × 215 pixels, its Images tab into a
@@ -60,7 +60,7 @@ def mask_panel(
         masks: ``(N, H, W)``, in [0, 1].
         captions: One a tile.
         title: Headline, about 30 characters.
-        decision: The rule behind right and wrong, such as ``road if P ≥ 0.42``; beside the title.
+        decision: The rule behind right and wrong, such as ``road if P ≥ 0.421``; beside the title.
         notes: Lines under the panel, about 60 characters each.
 
     Returns:
@@ -90,27 +90,30 @@ def mask_panel(
     foot = px(_TITLE) + body
     page = Canvas(page_width, foot + (1 + len(notes)) * px(_FOOTER_LINE))
 
-    page.text(px(_FRAME), px(2), title, px(23), bold=True)
     page.text(page_width - px(_FRAME), px(4), decision, px(_TEXT), anchor="ra")
-    for index, (tile, mask, caption) in enumerate(zip(tiles, masks, captions, strict=True)):
+    room = page_width - 4 * px(_FRAME) - round(font(px(_TEXT)).getlength(decision))
+    page.text(px(_FRAME), px(2), title, px(23), bold=True, room=room)
+    triples = zip(tiles, mask_to_rgb(masks), overlay(tiles, masks), strict=True)
+    for index, (pictures, caption) in enumerate(zip(triples, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
         left = column * (entry_width + px(_GAP))
         top = px(_TITLE) + row * (entry_height + px(_GAP))
         if caption.wrong:
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
         x, y = left + px(_FRAME), top + px(_FRAME)
-        page.text(x + px(2), y, f"true: {caption.label} ({_share(caption.share)} road)", px(_TEXT))
+        truth = f"true: {caption.label} ({_share(caption.share)} road)"
+        page.text(x + px(2), y, truth, px(_TEXT), room=3 * picture[0])
         page.text(
             x + px(2), y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT)
         )
         if caption.wrong:
             page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(19))
         y += 2 * px(_LINE) + px(2)
-        for pixels in (tile, mask_to_rgb(mask), overlay(tile, mask)):
+        for pixels in pictures:
             page.picture(x, y, pixels, picture)
             x += picture[0] + px(1)
     if not len(tiles):
-        page.text(px(_FRAME), px(_TITLE) + px(_LINE), "none", px(_TEXT), colour=GREY)
+        page.text(px(_FRAME), px(_TITLE) + px(_LINE), "no such tile", px(_TEXT), colour=GREY)
     _scale_line(page, foot, px(_FRAME), px(_FOOTER_TEXT))
     for index, note in enumerate(notes):
         page.text(px(_FRAME), foot + (index + 1) * px(_FOOTER_LINE), note, px(_FOOTER_TEXT))
@@ -129,15 +132,15 @@ def _scale_line(page: Canvas, y: int, margin: int, size: int) -> None:
 
 
 def _share(share: float) -> str:
-    # a tile with one road pixel is not a tile without road
+    # a tile with one road pixel is not one without road, and the least road share is a small number
     percent = 100 * share
-    if 0 < percent < 0.1:
-        return "<0.1 %"
-    return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1f} %"
+    if 0 < percent < 0.01:
+        return "<0.01 %"
+    return f"{percent:.0f} %" if percent >= 9.995 or percent == 0 else f"{percent:.2f} %"
 
 
 def _probability(probability: float) -> str:
-    # "1.00" and "0.00" would claim a certainty that a sigmoid never reaches
-    if probability < 0.005:
-        return "<0.01"
-    return ">0.99" if probability >= 0.995 else f"{probability:.2f}"
+    # "1.000" and "0.000" would claim a certainty that a sigmoid never reaches
+    if probability < 0.0005:
+        return "<0.001"
+    return ">0.999" if probability >= 0.9995 else f"{probability:.3f}"
