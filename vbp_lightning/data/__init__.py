@@ -2,6 +2,7 @@
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.image import image_tiles
 from vbp_lightning.data.massachusetts import MassachusettsScenes
 from vbp_lightning.data.scenes import (
     SPLITS,
@@ -12,10 +13,13 @@ from vbp_lightning.data.scenes import (
     Split,
     Tile,
 )
+from vbp_lightning.data.stored import stored_datamodule
 from vbp_lightning.data.synthetic import SyntheticScenes
+from vbp_lightning.data.table import TILE_FIELDS, tile_fields
 
 __all__ = [
     "SPLITS",
+    "TILE_FIELDS",
     "Augmentation",
     "DataError",
     "Label",
@@ -26,4 +30,7 @@ __all__ = [
     "Split",
     "SyntheticScenes",
     "Tile",
+    "image_tiles",
+    "stored_datamodule",
+    "tile_fields",
 ]

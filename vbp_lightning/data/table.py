@@ -7,12 +7,23 @@ from pathlib import Path
 from vbp_lightning.data.scenes import LabelledTile
 from vbp_lightning.files import replacing
 
+TILE_FIELDS = ("scene", "row", "col", "bounds", "share", "label")
+"""Columns that describe a tile, in every table that lists tiles."""
 
-def write_tiles(path: Path, tiles: Iterable[LabelledTile]) -> None:
-    """Writes ``tiles.csv``: scene, row, col, bounds, share, label, split.
+
+def tile_fields(item: LabelledTile) -> tuple[str | int, ...]:
+    """The values of ``TILE_FIELDS``, numbers written so that they read back exactly.
 
     ``bounds`` holds left, bottom, right and top with spaces between; ``label`` is ``road``,
-    ``non_road`` or ``ignored``. Numbers are written so that they read back exactly.
+    ``non_road`` or ``ignored``.
+    """
+    bounds = " ".join(repr(float(edge)) for edge in item.bounds)
+    tile = item.tile
+    return tile.scene, tile.row, tile.col, bounds, repr(item.share), item.label.name.lower()
+
+
+def write_tiles(path: Path, tiles: Iterable[LabelledTile]) -> None:
+    """Writes ``tiles.csv``: the ``TILE_FIELDS`` and the split of each tile.
 
     Args:
         path: The file to write or replace.
@@ -23,11 +34,5 @@ def write_tiles(path: Path, tiles: Iterable[LabelledTile]) -> None:
     """
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("scene", "row", "col", "bounds", "share", "label", "split"))
-        for item in tiles:
-            bounds = " ".join(repr(float(edge)) for edge in item.bounds)
-            label = item.label.name.lower()
-            tile = item.tile
-            writer.writerow(
-                (tile.scene, tile.row, tile.col, bounds, repr(item.share), label, item.split)
-            )
+        writer.writerow((*TILE_FIELDS, "split"))
+        writer.writerows((*tile_fields(item), item.split) for item in tiles)

@@ -11,17 +11,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule, Split
+from vbp_lightning.data import (
+    TILE_FIELDS,
+    Label,
+    LabelledTile,
+    RoadTileDataModule,
+    Split,
+    tile_fields,
+)
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier, binary_metrics
 from vbp_lightning.runs.folder import METRICS_FILE
 
 EVALUATED_SPLITS: tuple[Split, ...] = ("val", "test")
 PREDICTIONS_FILE = "predictions.csv"
-PREDICTION_COLUMNS = (
-    *("split", "scene", "row", "col", "left", "bottom", "right", "top"),
-    *("share", "label", "probability", "called_road"),
-)
+PREDICTION_COLUMNS = ("split", *TILE_FIELDS, "probability", "called_road")
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,8 @@ def write_predictions(path: Path, predictions: dict[str, SplitPredictions]) -> N
             for labelled, probability in zip(
                 of_split.tiles, of_split.probabilities.tolist(), strict=True
             ):
-                tile = labelled.tile
                 verdict = int(probability >= of_split.threshold)
-                place = (tile.scene, tile.row, tile.col, *labelled.bounds)
-                known = (f"{labelled.share:.6f}", labelled.label.name.lower())
-                writer.writerow((split, *place, *known, f"{probability:.9g}", verdict))
+                writer.writerow((split, *tile_fields(labelled), f"{probability:.9g}", verdict))
 
 
 def write_metrics(run_dir: Path, metrics: dict[str, float]) -> None:
