@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vbp_lightning.attribution.folding import Folds
 from vbp_lightning.attribution.geometry import Layer, Window, both, window_between
 from vbp_lightning.attribution.recording import Recorder, State, Trail
 from vbp_lightning.attribution.upsampling import shares_of_maxima
@@ -41,21 +42,23 @@ _HEAD = {
 
 
 @contextmanager
-def fused(model: nn.Module, inputs: Tensor, recorder: Recorder, folds: "Folds") -> Iterator[None]:
+def fused(
+    modules: Sequence[nn.Module], inputs: Tensor, recorder: Recorder, folds: Folds
+) -> Iterator[None]:
     """Lets the model's Sequentials take the faster pass while the context lasts.
 
     Does nothing where it would not help or not be the same: away from the CPU, in other types than
     float32, under autocast, and where somebody hooks every module there is.
 
     Args:
-        model: The network, in eval mode.
-        inputs: What it will be called with.
+        modules: All modules of the model that may take it, in eval mode.
+        inputs: What the model will be called with.
         recorder: Takes down the feature maps.
         folds: Folded convolutions of earlier passes.
     """
     chains: list[nn.Module] = []
     if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.overheard:
-        chains = [module for module in model.modules() if _is_chain(module)]
+        chains = [module for module in modules if _is_chain(module)]
     opened = {id(chain) for chain in chains if not _has_hooks(chain)}
     try:
         for chain in chains:
@@ -87,7 +90,7 @@ def _leaves(chain: nn.Module, opened: set[int]) -> Iterator[nn.Module]:
 
 
 def _forward(
-    chain: nn.Module, opened: set[int], recorder: Recorder, folds: "Folds", features: Tensor
+    chain: nn.Module, opened: set[int], recorder: Recorder, folds: Folds, features: Tensor
 ) -> Tensor:
     """Takes the place of ``nn.Sequential.forward``."""
     leaves = list(_leaves(chain, opened))
@@ -191,7 +194,7 @@ class _Taken:
     shares: Tensor | None = None
 
 
-def _run(run: list[nn.Module], features: Tensor, recorder: Recorder, folds: "Folds") -> Tensor:
+def _run(run: list[nn.Module], features: Tensor, recorder: Recorder, folds: Folds) -> Tensor:
     """Runs plain modules in portions of samples and notes the trail of the result."""
     trail = recorder.trail(features)
     assert trail is not None
@@ -207,7 +210,7 @@ def _run(run: list[nn.Module], features: Tensor, recorder: Recorder, folds: "Fol
     return result
 
 
-def _steps(run: list[nn.Module], folds: "Folds") -> list[_Step]:
+def _steps(run: list[nn.Module], folds: Folds) -> list[_Step]:
     """The steps of a run, each batch norm behind a convolution folded into its weights."""
     steps: list[_Step] = []
     for module in run:
@@ -226,53 +229,6 @@ def _steps(run: list[nn.Module], folds: "Folds") -> list[_Step]:
         if isinstance(step.module, nn.Conv2d):
             step.weight, step.bias = folds.folded(step.module, step.norm)
     return steps
-
-
-class Folds:
-    """Convolutions with their batch norms folded in, kept from one pass to the next.
-
-    Kept values are compared with the weights themselves in each pass: a version counter does not
-    tell, since ``weight.data`` and NumPy views change weights unseen.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[nn.Conv2d, tuple[float, list[Tensor | None], Tensor, Tensor | None]] = {}
-
-    def folded(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-        """Weight (channels last) and bias of the convolution followed by the batch norm."""
-        eps = 0.0 if norm is None else norm.eps
-        now = [conv.weight, conv.bias]
-        if norm is not None:
-            now += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
-        if conv in self._kept:
-            kept_eps, before, weight, bias = self._kept[conv]
-            if kept_eps == eps and len(before) == len(now) and all(map(_same, before, now)):
-                return weight, bias
-        weight, bias = (conv.weight, conv.bias) if norm is None else _fold(conv, norm)
-        weight = weight.detach().clone(memory_format=torch.channels_last)
-        bias = None if bias is None else bias.detach().clone()
-        before = [None if each is None else each.detach().clone() for each in now]
-        self._kept[conv] = eps, before, weight, bias
-        return weight, bias
-
-
-def _same(before: Tensor | None, now: Tensor | None) -> bool:
-    if before is None or now is None:
-        return before is now
-    return torch.equal(before, now)
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert var is not None
-    factor = (var + norm.eps).rsqrt_()
-    if norm.weight is not None:
-        factor = factor * norm.weight
-    if conv.bias is not None:
-        mean = mean - conv.bias
-    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias
-    return conv.weight * factor.view(-1, 1, 1, 1), torch.addcmul(shift, mean, factor, value=-1)
 
 
 def _largest_map(run: list[nn.Module], features: Tensor) -> int:

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The sliding window of one executed convolution, pooling or padding.
 
     Every pair is (vertical, horizontal), in pixels. A padding is the window of a 1×1 kernel.

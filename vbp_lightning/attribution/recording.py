@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ from torch.nn.modules.module import (
     register_module_forward_pre_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from vbp_lightning.attribution.geometry import Layer, Pair, Window, size_of, window_between
 from vbp_lightning.attribution.upsampling import shares_of_maxima
@@ -148,6 +148,10 @@ _RELU_MODULES = (nn.ReLU, nn.ReLU6)
 _OPAQUE = {nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm2d}
 
 
+class InputsChangedError(Exception):
+    """The model was about to change its input in place; it wants a copy."""
+
+
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows every tensor of one forward pass from the input on.
 
@@ -156,6 +160,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: ``(N, C, H, W)``, the very tensor that the model will be called with.
         precision: Type of the channel averages.
         maxima: Whether to record from which pixels max poolings take their maxima.
+        changeable: Whether the model may change the inputs in place.
 
     Attributes:
         relus: The trails of the recorded ReLUs' outputs, in order of execution.
@@ -163,7 +168,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(
-        self, model: nn.Module, inputs: Tensor, precision: torch.dtype, maxima: bool = False
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        precision: torch.dtype,
+        maxima: bool = False,
+        changeable: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model = model
@@ -171,8 +181,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.precision = precision
         self.maxima = maxima
         self.relus: list[Trail] = []
-        self._trails = WeakTensorKeyDictionary()
-        self._trails[inputs] = Trail(None)
+        self._trails: dict[int, tuple[ReferenceType[Tensor], Trail]] = {}
+        self.follow(inputs, Trail(None))
+        self._inputs = None if changeable else inputs.untyped_storage()._cdata
         self._running: list[nn.Module] = []
         self._opaque: tuple[int, Trail] | None = None
         self._thread = threading.get_ident()
@@ -214,12 +225,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The trail of a tensor, None if it was not computed from the input."""
         if not isinstance(tensor, Tensor):
             return None
-        trail: Trail | None = self._trails.get(tensor)  # type: ignore[no-untyped-call]
-        return trail
+        # By identity, weakly: a number may come back for another tensor when the first is gone.
+        known = self._trails.get(id(tensor))
+        return known[1] if known is not None and known[0]() is tensor else None
 
     def follow(self, tensor: Tensor, trail: Trail) -> None:
         """Notes how a tensor came about."""
-        self._trails[tensor] = trail
+        self._trails[id(tensor)] = ref(tensor), trail
 
     def relu(self, before: Trail, module: nn.Module, average: Tensor) -> Trail:
         """Records a ReLU's output by its channel average; returns the trail of the output."""
@@ -305,6 +317,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
+        if func._schema.is_mutable and self._changes_inputs(args):
+            raise InputsChangedError
         output: object = func(*args, **(kwargs or {}))
         if self._opaque is not None:
             return output
@@ -342,11 +356,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     found.append(trail)
         return found
 
+    def _changes_inputs(self, args: tuple[Any, ...]) -> bool:
+        return any(
+            isinstance(each, Tensor) and each.untyped_storage()._cdata == self._inputs
+            for each in args[:1]
+        )
+
     def _check_aliases(self, changed: Tensor) -> None:
         """An in-place operation changes other tensors on the same memory behind their trail."""
         storage = changed.untyped_storage()._cdata
-        for other in list(self._trails):
-            if other is not changed and other.untyped_storage()._cdata == storage:
+        for reference, _ in list(self._trails.values()):
+            other = reference()
+            if other is None or other is changed:
+                continue
+            if other.untyped_storage()._cdata == storage:
                 self.follow(other, Trail(self.trail(other), self._module, state=State.RESHAPED))
 
     def _step(

@@ -6,8 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.fusing import Folds, fused
-from vbp_lightning.attribution.recording import FeatureMap, Recorder, names_of
+from vbp_lightning.attribution.folding import Folds
+from vbp_lightning.attribution.fusing import fused
+from vbp_lightning.attribution.recording import (
+    FeatureMap,
+    InputsChangedError,
+    Recorder,
+    names_of,
+)
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 
@@ -146,17 +152,19 @@ class VisualBackProp:
             raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
         precision = torch.promote_types(inputs.dtype, torch.float32)
         maxima = UPSAMPLINGS[self.upsampling] is unpool
-        with undisturbed(self.model, inputs.device):
-            # A copy: a model that standardises in place must not change the caller's images.
-            images = inputs.detach().clone()
-            recorder = Recorder(self.model, images, precision, maxima)
-            with recorder.watching():
-                if self.fuse:
-                    with fused(self.model, images, recorder, self._folds):
-                        output = self.model(images)
-                else:
+        with undisturbed(self.model, inputs.device) as modules:
+            chains = modules if self.fuse else []
+
+            def run(images: Tensor, ours: bool) -> tuple[Any, tuple[FeatureMap, ...]]:
+                recorder = Recorder(self.model, images, precision, maxima, changeable=ours)
+                with recorder.watching(), fused(chains, images, recorder, self._folds):
                     output = self.model(images)
-        return output, recorder.maps()
+                return output, recorder.maps()
+
+            try:
+                return run(inputs.detach(), ours=False)
+            except InputsChangedError:  # by a model that standardises in place, for instance
+                return run(inputs.detach().clone(), ours=True)
 
     def _back(
         self, maps: tuple[FeatureMap, ...]
@@ -197,9 +205,8 @@ def min_max(masks: Tensor) -> Tensor:
     A sample that differs from a constant by no more than rounding does counts as one: stretching
     would show the rounding errors.
     """
-    lowest, highest = torch.aminmax(masks.flatten(1), dim=1, keepdim=True)
-    lowest, highest = lowest[..., None, None], highest[..., None, None]
+    values = masks.flatten(1)
+    lowest, highest = torch.aminmax(values, dim=1, keepdim=True)
     extent = highest - lowest
-    flat = extent <= 32 * torch.finfo(masks.dtype).eps * highest
-    # The maximum is one exactly, since the extent is the very difference that is divided.
-    return (masks - lowest).div_(extent.masked_fill(flat, 1)).masked_fill_(flat, 0)
+    extent.masked_fill_(extent <= 32 * torch.finfo(masks.dtype).eps * highest, torch.inf)
+    return (values - lowest).div_(extent).view_as(masks)
