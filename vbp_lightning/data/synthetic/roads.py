@@ -80,7 +80,7 @@ def draw_network(
     """
     mask = np.zeros((grid.size, grid.size), dtype=np.bool_)
     roads: list[Road] = []
-    weights = np.exp(rng.normal(0, 0.5, len(KINDS))) * np.array([0.5, 1.0, 1.2, 1.0, 1.1])
+    weights = np.exp(rng.normal(0, 0.5, len(KINDS))) * np.array([0.5, 1.0, 1.2, 1.0, 0.9])
     # Above this the scene would run out of land without roads.
     for attempt in range(24):
         first = attempt == 0 or not roads
@@ -236,10 +236,10 @@ def _paint_surface(
     alpha = coverage(depth, pixel)
     if plan.surface == "dirt":
         gauge = float(rng.uniform(0.8, 1.0))
-        canvas.paint(area, alpha, canvas.textured(area, plan.tone * np.float32(0.86), 0.07))
+        canvas.paint(area, alpha, canvas.textured(area, plan.tone * np.float32(0.82), 0.06))
         ruts = stripe(np.abs(field.offset) - gauge, 0.8, pixel)
-        canvas.paint(area, ruts * np.float32(0.9), plan.tone * np.float32(1.25))
-        if rng.random() < 0.75:  # grass between the wheels
+        canvas.paint(area, ruts * np.float32(0.9), plan.tone * np.float32(1.32))
+        if rng.random() < 0.8:  # grass between the wheels
             middle = stripe(field.offset, 2 * gauge - 0.9, pixel)
             patchy = np.clip(0.65 + 0.4 * wear[area], 0, 0.9).astype(np.float32)
             canvas.paint(

@@ -82,8 +82,8 @@ class SyntheticScenes:
 
     root: str | Path
     seed: int = 0
-    scenes: int = 48
-    size: int = 576
+    scenes: int = 72
+    size: int = 480
     workers: int = 2
 
     def __call__(self) -> list[Scene]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vbp_lightning.data.synthetic.canvas import Canvas
-from vbp_lightning.data.synthetic.geometry import Array, Grid, Points, Rectangle
+from vbp_lightning.data.synthetic.geometry import Array, Grid, Points, Rectangle, coverage
 from vbp_lightning.data.synthetic.landscape import Parcel
 from vbp_lightning.data.synthetic.palette import Palette
 from vbp_lightning.data.synthetic.roads import Network
@@ -111,18 +111,20 @@ def paint_crowns(
     greens = (greens * np.exp(rng.normal(0, 0.05, (len(crowns.radii), 3)))).astype(np.float32)
     pixels, crown, squared = _footprints(grid, crowns)
     bump = 1 + np.float32(0.16) * canvas.grain.reshape(-1)[pixels]
-    dome = np.sqrt(np.maximum(1 - squared * bump, 0))
+    reach = np.sqrt(squared * bump)
+    dome = np.sqrt(np.maximum(1 - reach**2, 0))
+    alpha = coverage(crowns.radii[crown].astype(np.float32) * (1 - reach), grid.pixel)
     top = heights[crown] * (0.45 + 0.55 * dome)
     # In the order of their height, so that the highest crown over a pixel is what is left.
     order = np.argsort(top, kind="stable")
-    order = order[(dome > 0)[order]]
-    pixels, crown, top = pixels[order], crown[order], top[order]
-    shade = (np.float32(0.72) + np.float32(0.4) * dome[order]) * bump[order]
     ground = canvas.height.reshape(-1)
-    free = top > ground[pixels]
-    pixels, crown = pixels[free], crown[free]
-    ground[pixels] = top[free]
-    canvas.rgb.reshape(-1, 3)[pixels] = shade[free, None] * greens[crown]
+    order = order[((alpha > 0) & (top > ground[pixels]))[order]]
+    pixels, crown, alpha = pixels[order], crown[order], alpha[order, None]
+    shade = (np.float32(0.72) + np.float32(0.4) * dome[order]) * bump[order]
+    rgb = canvas.rgb.reshape(-1, 3)
+    rgb[pixels] += alpha * (shade[:, None] * greens[crown] - rgb[pixels])
+    inside = alpha[:, 0] >= 0.5
+    ground[pixels[inside]] = top[order][inside]
 
 
 def _footprints(
