@@ -155,7 +155,7 @@ def test_tiles_are_the_same_at_every_epoch_and_read_once(finished):
         for epoch in range(2)
     )
     # the first picture of the first page: below title, frame and two lines of text
-    where = (slice(82, 178), slice(4, 100))
+    where = (slice(98, 194), slice(18, 114))
     np.testing.assert_array_equal(first[where], second[where])
     assert (first != second).any()
     assert finished.data.reads == 2  # the epochs' tiles, the verdicts' tiles

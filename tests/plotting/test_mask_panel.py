@@ -29,16 +29,25 @@ def holds(page, picture):
 @pytest.mark.parametrize(("count", "rows"), [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (7, 4)])
 def test_two_tiles_a_row(count, rows):
     height = panel([RIGHT] * count).shape[0]
-    assert panel([RIGHT] * count).shape[1:] == (600, 3)
+    assert panel([RIGHT] * count).shape[1:] == (700, 3)
     assert height - panel([RIGHT]).shape[0] == (rows - 1) * (
         panel([RIGHT] * 3).shape[0] - panel([RIGHT]).shape[0]
     )
 
 
-def test_four_tiles_fit_tensorboard_without_much_shrinking():
-    # the Time Series tab grants 344 × 215: text of 20 pixels must keep at least 11
-    height, width, _ = panel([RIGHT] * 4, notes=["a note"]).shape
-    assert 20 * min(344 / width, 215 / height) >= 11
+def test_tensorboard_shows_a_page_of_four_at_exactly_one_half():
+    # 350 pixels wide in the Images tab, 215 high in the Time Series tab
+    assert panel([RIGHT] * 4, notes=["a note"]).shape == (2 * 215, 2 * 350, 3)
+
+
+def test_pictures_begin_on_even_pixels():
+    rng = np.random.default_rng(3)
+    tiles = rng.integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
+    masks = rng.random((4, 96, 96))
+    page = mask_panel(tiles, masks, [RIGHT] * 4, "title")
+    for tile, mask in zip(tiles, masks, strict=True):
+        for picture in (tile, mask_to_rgb(mask), overlay(tile, mask)):
+            assert holds(page[::2, ::2], picture[::2, ::2])
 
 
 def test_tile_mask_and_overlay_are_all_there_untouched():
@@ -54,9 +63,9 @@ def test_tile_mask_and_overlay_are_all_there_untouched():
 def vermilion_by_cell(page):
     """Whether the colour of wrong tiles occurs in each of the four quarters of a page of four."""
     found = (page == VERMILION).all(axis=-1)
-    # title 30, two rows of 156, foot
+    # title 36, two rows of 170, foot
     return [
-        found[30 + 156 * row : 186 + 156 * row, 302 * col : 302 * col + 298].any()
+        found[36 + 170 * row : 206 + 170 * row, 352 * col : 352 * col + 348].any()
         for row in range(2)
         for col in range(2)
     ]
@@ -96,8 +105,8 @@ def test_captions_change_the_panel_where_they_stand():
         TileCaption("road", 0.2, 0.8, wrong=False),
     ):
         changed = (first != panel([RIGHT, caption])).any(axis=-1)
-        assert changed[:, 302:].any()
-        assert not changed[:, :302].any()
+        assert changed[:, 352:].any()
+        assert not changed[:, :352].any()
 
 
 def test_certainty_and_emptiness_are_not_overstated(monkeypatch):
@@ -131,7 +140,7 @@ def test_an_empty_mask_has_the_darkest_colour():
     assert holds(page, np.broadcast_to(colour_table()[0], (96, 96, 3)))
 
 
-@pytest.mark.parametrize(("size", "width"), [(48, 600), (32, 600), (192, 1200), (20, 624)])
+@pytest.mark.parametrize(("size", "width"), [(48, 700), (32, 700), (192, 1400), (20, 729)])
 def test_tiles_of_other_sizes_are_enlarged_to_readable_ones(size, width):
     tiles = grey_tiles(2, size)
     page = mask_panel(tiles, np.zeros((2, size, size)), [RIGHT, WRONG], "title")
@@ -166,5 +175,5 @@ def test_a_long_title_leaves_the_decision_readable():
     tiles, masks = grey_tiles(1), np.zeros((1, 96, 96))
     short = mask_panel(tiles, masks, [RIGHT], "", "road if P ≥ 0.421")
     long = mask_panel(tiles, masks, [RIGHT], "a title " * 12, "road if P ≥ 0.421")
-    np.testing.assert_array_equal(short[:30, 410:], long[:30, 410:])
-    assert (short[:30, 404:410] == 255).all()
+    np.testing.assert_array_equal(short[:36, 460:], long[:36, 460:])
+    assert (long[:36, 452:460] == 255).all()

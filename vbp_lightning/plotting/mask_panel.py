@@ -9,19 +9,24 @@ import numpy.typing as npt
 from vbp_lightning.plotting.canvas import GREY, Canvas, font
 from vbp_lightning.plotting.display import MASK_GAMMA, RGB, mask_to_rgb, overlay
 
-# TensorBoard's Time Series tab fits an image into about 344 × 215 pixels, its Images tab into a
-# width of 350, both by nearest neighbour. Two tiles a row and two rows are what stays readable
-# there; all sizes are for a page of 600 × 382 and grow with the tiles.
+# TensorBoard's Images tab shows an image 350 pixels wide, its Time Series tab at most 215 high and,
+# by the window, some 350 wide, both by nearest neighbour. Two tiles a row and two rows are what
+# stays readable there. A page of them is 700 × 430 and so shown at one half: other factors beat
+# with the regular grid that strided transposed convolutions leave in a mask, and draw a plaid.
+# Pictures begin on even pixels: those that a half keeps are reached by most taps of a convolution.
 TILES_PER_PAGE = 4
 _COLUMNS = 2
 _PICTURE = 96
+_PICTURE_GAP = 12
+_MARGIN = 14
 _FRAME = 4
 _GAP = 4
-_TITLE = 30
-_LINE = 23
-_TEXT = 20
-_FOOTER_LINE = 22
-_FOOTER_TEXT = 18
+_TITLE = 36
+_TITLE_TEXT = 26
+_LINE = 28
+_TEXT = 23
+_FOOTER_LINE = 27
+_FOOTER_TEXT = 21
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def mask_panel(
         notes: Lines under the panel, about 60 characters each.
 
     Returns:
-        ``(height, width, 3)`` uint8; 600 pixels wide for tiles of 96.
+        ``(height, width, 3)`` uint8; 700 pixels wide for tiles of 96.
 
     Raises:
         ValueError: The numbers of tiles, masks and captions differ, or their sizes.
@@ -82,17 +87,18 @@ def mask_panel(
     def px(length: float) -> int:
         return round(length * unit)
 
-    entry_width = 3 * picture[0] + 2 * px(1) + 2 * px(_FRAME)
-    entry_height = 2 * px(_LINE) + px(2) + picture[1] + 2 * px(_FRAME)
+    entry_width = 3 * picture[0] + 2 * px(_PICTURE_GAP) + 2 * px(_MARGIN + _FRAME)
+    entry_height = 2 * px(_LINE) + px(2) + picture[1] + px(4) + 2 * px(_FRAME)
     rows = max(1, -(-len(tiles) // _COLUMNS))
     page_width = _COLUMNS * entry_width + (_COLUMNS - 1) * px(_GAP)
     body = rows * (entry_height + px(_GAP))
     foot = px(_TITLE) + body
     page = Canvas(page_width, foot + (1 + len(notes)) * px(_FOOTER_LINE))
 
-    page.text(page_width - px(_FRAME), px(4), decision, px(_TEXT), anchor="ra")
-    room = page_width - 4 * px(_FRAME) - round(font(px(_TEXT)).getlength(decision))
-    page.text(px(_FRAME), px(2), title, px(23), bold=True, room=room)
+    edge = px(_FRAME + _MARGIN)
+    page.text(page_width - edge, px(5), decision, px(_TEXT), anchor="ra")
+    room = page_width - 3 * edge - round(font(px(_TEXT)).getlength(decision))
+    page.text(edge, px(3), title, px(_TITLE_TEXT), bold=True, room=room)
     triples = zip(tiles, mask_to_rgb(masks), overlay(tiles, masks), strict=True)
     for index, (pictures, caption) in enumerate(zip(triples, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
@@ -100,23 +106,21 @@ def mask_panel(
         top = px(_TITLE) + row * (entry_height + px(_GAP))
         if caption.wrong:
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
-        x, y = left + px(_FRAME), top + px(_FRAME)
+        x, y = left + edge, top + px(_FRAME)
         truth = f"true: {caption.label} ({_share(caption.share)} road)"
-        page.text(x + px(2), y, truth, px(_TEXT), room=3 * picture[0])
-        page.text(
-            x + px(2), y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT)
-        )
+        page.text(x, y, truth, px(_TEXT), room=entry_width - edge - px(_FRAME))
+        page.text(x, y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT))
         if caption.wrong:
-            page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(19))
+            page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(_TEXT - 1))
         y += 2 * px(_LINE) + px(2)
         for pixels in pictures:
             page.picture(x, y, pixels, picture)
-            x += picture[0] + px(1)
+            x += picture[0] + px(_PICTURE_GAP)
     if not len(tiles):
-        page.text(px(_FRAME), px(_TITLE) + px(_LINE), "no such tile", px(_TEXT), colour=GREY)
-    _scale_line(page, foot, px(_FRAME), px(_FOOTER_TEXT))
+        page.text(edge, px(_TITLE + _LINE), "no such tile", px(_TEXT), colour=GREY)
+    _scale_line(page, foot, edge, px(_FOOTER_TEXT))
     for index, note in enumerate(notes):
-        page.text(px(_FRAME), foot + (index + 1) * px(_FOOTER_LINE), note, px(_FOOTER_TEXT))
+        page.text(edge, foot + (index + 1) * px(_FOOTER_LINE), note, px(_FOOTER_TEXT))
     return page.pixels()
 
 
