@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -81,6 +82,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     torch.set_num_threads(cfg.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # Lightning's own use of a torch function that is to go; nothing that a user could mend
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
     if is_first_process():
         _store(cfg, run_dir)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
