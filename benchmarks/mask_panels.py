@@ -61,6 +61,8 @@ def seconds_per_epoch(architecture, upsampling, epochs):
         for trainer.current_epoch in range(epochs + 1):
             start = time.perf_counter()
             panels.on_validation_end(trainer, model)
+            # TensorBoard writes in a thread that holds up the training too: wait for it
+            logger.experiment.flush()
             durations.append(time.perf_counter() - start)
         logger.finalize("success")
     return durations

@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
 from vbp_lightning.callbacks.tile_choice import TileGroup, choose_by_share, choose_by_verdict
 from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
 from vbp_lightning.errors import UserError
@@ -83,6 +84,7 @@ class MaskPanels(pl.Callback):
         self.tiles = tiles
         self.chain = chain
         self._shown: _ShownTiles | None = None
+        use_fast_event_checksums()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets the tiles of an earlier fit."""

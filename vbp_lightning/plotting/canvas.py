@@ -4,7 +4,8 @@ Laying out sixteen tiles on axes costs matplotlib most of a second; pasting arra
 forty lines of text with Pillow costs a hundredth of that.
 """
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +34,15 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     # where Pillow finds libraqm it would lay text out by that, slower and a little different
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=128)
+def _line(text: str, size: int, bold: bool) -> Image.Image:
+    """A line's coverage, grey on black: most lines of a panel come again at every epoch."""
+    face = font(size, bold)
+    coverage = Image.new("L", (math.ceil(face.getlength(text)), sum(face.getmetrics())))
+    ImageDraw.Draw(coverage).text((0, 0), text, fill=255, font=face)
+    return coverage
 
 
 class Canvas:
@@ -64,7 +74,7 @@ class Canvas:
         *,
         bold: bool = False,
         colour: Colour = BLACK,
-        anchor: str = "la",
+        from_right: bool = False,
         room: int | None = None,
     ) -> None:
         """Writes one line; a line that is too long is set smaller until it fits.
@@ -76,15 +86,15 @@ class Canvas:
             size: Height of an em in pixels.
             bold: The bold face.
             colour: Red, green, blue.
-            anchor: Which point of the line lies on (x, y), as Pillow names it: ``la`` left and
-                ascender, ``ra`` right and ascender.
+            from_right: Whether the line ends at ``x`` instead of beginning there.
             room: Greatest length in pixels; by default up to the edge of the page.
         """
         if room is None:
-            room = self.width - x if anchor[0] == "l" else x
+            room = x if from_right else self.width - x
         while size > 8 and font(size, bold).getlength(text) > room:
             size -= 1
-        self._draw.text((x, y), text, fill=colour, font=font(size, bold), anchor=anchor)
+        line = _line(text, size, bold)
+        self.image.paste(colour, (x - line.width if from_right else x, y), line)
 
     def frame(self, x: int, y: int, width: int, height: int, thickness: int) -> None:
         """Draws the frame of a wrong tile; the thickness lies inside the given box."""
@@ -96,7 +106,7 @@ class Canvas:
         """Writes a word in white on the colour of the frame, its box ending at ``right``."""
         width = round(font(size, True).getlength(text)) + size // 2
         self._draw.rectangle((right - width, y, right - 1, y + round(1.2 * size)), fill=VERMILION)
-        self.text(right - size // 4, y, text, size, bold=True, colour=WHITE, anchor="ra")
+        self.text(right - size // 4, y, text, size, bold=True, colour=WHITE, from_right=True)
 
     def pixels(self) -> RGB:
         """The page as ``(H, W, 3)`` uint8."""

@@ -96,7 +96,7 @@ def mask_panel(
     page = Canvas(page_width, foot + (1 + len(notes)) * px(_FOOTER_LINE))
 
     edge = px(_FRAME + _MARGIN)
-    page.text(page_width - edge, px(5), decision, px(_TEXT), anchor="ra")
+    page.text(page_width - edge, px(5), decision, px(_TEXT), from_right=True)
     room = page_width - 3 * edge - round(font(px(_TEXT)).getlength(decision))
     page.text(edge, px(3), title, px(_TITLE_TEXT), bold=True, room=room)
     triples = zip(tiles, mask_to_rgb(masks), overlay(tiles, masks), strict=True)
@@ -130,7 +130,7 @@ def _scale_line(page: Canvas, y: int, margin: int, size: int) -> None:
     page.text(margin, y, text, size)
     bar = np.tile(np.linspace(0, 1, 4 * size, dtype=np.float32), (size, 1))
     right = page.width - margin - size
-    page.text(right - bar.shape[1] - size // 4, y, "0", size, anchor="ra")
+    page.text(right - bar.shape[1] - size // 4, y, "0", size, from_right=True)
     page.picture(right - bar.shape[1], y + size // 8, mask_to_rgb(bar))
     page.text(right + size // 4, y, "1", size)
 
