@@ -392,7 +392,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Trail(reshaped[0], self._module, state=State.ENDED)
         if operation in _KEEP_RESHAPED:
             return Trail(reshaped[0], self._module, state=State.RESHAPED)
-        raise self._unknown(operation)
+        if operation in _RELUS:
+            raise self._unknown(operation)
+        culprit = type(reshaped[0].module).__name__
+        raise self.refusal(
+            self._module,
+            f"{operation} reads a feature map whose values {culprit} put in another order, "
+            "or changed through a view",
+        )
 
     def _spatial_step(
         self, operation: str, args: tuple[Any, ...], sources: list[Trail], result: Tensor
