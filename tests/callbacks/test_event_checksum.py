@@ -9,7 +9,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from vbp_lightning.callbacks.event_checksum import masked_crc32c, use_fast_event_checksums
 
 
-@pytest.mark.parametrize("length", [0, 1, 8, 8191, 8192, 8193, 10_000, 65_536, 100_003])
+@pytest.mark.parametrize("length", [0, 1, 8, 8193, 100_003])
 def test_checksums_are_those_of_tensorboard(length):
     data = np.random.default_rng(length).bytes(length)
     assert masked_crc32c(data) == reference(data)
@@ -18,15 +18,6 @@ def test_checksums_are_those_of_tensorboard(length):
 @pytest.mark.parametrize("byte", [0x00, 0xFF])
 def test_constant_data(byte):
     assert masked_crc32c(bytes([byte]) * 20_000) == reference(bytes([byte]) * 20_000)
-
-
-def test_a_single_bit_is_noticed_anywhere():
-    data = bytearray(30_000)
-    clean = masked_crc32c(bytes(data))
-    for position in (0, 3, 4, 14_999, 29_999):
-        data[position] ^= 1
-        assert masked_crc32c(bytes(data)) != clean
-        data[position] ^= 1
 
 
 def test_tensorboard_writes_files_that_it_can_read(tmp_path, monkeypatch):

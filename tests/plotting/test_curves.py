@@ -5,16 +5,14 @@ import weakref
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, precision_recall_curve
+from sklearn.metrics import average_precision_score
 
 from vbp_lightning.plotting import (
-    average_precision,
     calibration_figure,
     confusion_figure,
     figure_to_array,
-    precision_recall,
     precision_recall_figure,
     reliability,
 )
@@ -29,23 +27,6 @@ def figures():
         calibration_figure(LABELS, PROBABILITIES, "validation"),
         confusion_figure(LABELS, PROBABILITIES, 0.5, "validation"),
     ]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 8)), min_size=1, max_size=40))
-def test_precision_and_recall_agree_with_scikit_learn(pairs):
-    labels = np.array([label for label, _ in pairs])
-    scores = np.array([score for _, score in pairs]) / 8
-    if not labels.any():
-        with pytest.raises(ValueError, match="road"):
-            precision_recall(labels, scores)
-        return
-    precision, recall = precision_recall(labels, scores)
-    expected_precision, expected_recall, _ = precision_recall_curve(labels, scores)
-    np.testing.assert_allclose(precision, expected_precision[-2::-1])
-    np.testing.assert_allclose(recall, expected_recall[-2::-1])
-    expected = average_precision_score(labels, scores)
-    assert average_precision(precision, recall) == pytest.approx(expected)
 
 
 def test_reliability_by_hand():

@@ -2,12 +2,12 @@ import matplotlib
 import numpy as np
 import pytest
 
-from vbp_lightning.plotting import TileCaption, mask_panel, mask_to_rgb, overlay
+from vbp_lightning.plotting import TileCaption, mask_panel, mask_to_rgb, overlay, truth_heading
 from vbp_lightning.plotting.canvas import VERMILION, Canvas, font
 from vbp_lightning.plotting.display import colour_table
 
-RIGHT = TileCaption("road", 0.2, 0.9, wrong=False)
-WRONG = TileCaption("road", 0.2, 0.1, wrong=True)
+RIGHT = TileCaption(truth_heading("road", 0.2), 0.9, wrong=False)
+WRONG = TileCaption(truth_heading("road", 0.2), 0.1, wrong=True)
 
 
 def grey_tiles(count, size=96):
@@ -100,9 +100,9 @@ def test_a_wrong_tile_has_a_closed_frame_and_a_word():
 def test_captions_change_the_panel_where_they_stand():
     first = panel([RIGHT, RIGHT])
     for caption in (
-        TileCaption("non-road", 0.2, 0.9, wrong=False),
-        TileCaption("road", 0.3, 0.9, wrong=False),
-        TileCaption("road", 0.2, 0.8, wrong=False),
+        TileCaption(truth_heading("non-road", 0.2), 0.9, wrong=False),
+        TileCaption(truth_heading("road", 0.3), 0.9, wrong=False),
+        TileCaption(truth_heading("road", 0.2), 0.8, wrong=False),
     ):
         changed = (first != panel([RIGHT, caption])).any(axis=-1)
         assert changed[:, 352:].any()
@@ -116,8 +116,8 @@ def test_certainty_and_emptiness_are_not_overstated(monkeypatch):
     )
     panel(
         [
-            TileCaption("road", 0.00004, 0.99999, wrong=False),
-            TileCaption("non-road", 0, 0.0001, wrong=False),
+            TileCaption(truth_heading("road", 0.00004), 0.99999, wrong=False),
+            TileCaption(truth_heading("non-road", 0), 0.0001, wrong=False),
         ],
         notes=["epoch 3"],
     )

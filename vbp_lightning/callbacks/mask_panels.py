@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
@@ -29,10 +29,11 @@ from vbp_lightning.plotting import (
     encode_png,
     mask_panel,
     to_rgb,
+    truth_heading,
 )
 
 PANELS_FOLDER = "panels"
-_LABELS = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
+LABEL_NAMES = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
 
 
 class PanelError(UserError):
@@ -182,7 +183,7 @@ class MaskPanels(pl.Callback):
         place = {index: number for number, index in enumerate(shown.records)}
         masks_shown = masks.squeeze(1).float().cpu().numpy()
         captions = [
-            _caption(tile, probability, threshold)
+            tile_caption(tile, probability, threshold)
             for tile, probability in zip(
                 shown.records.values(), probabilities.tolist(), strict=True
             )
@@ -221,10 +222,16 @@ class MaskPanels(pl.Callback):
         )
 
 
-def _caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:
-    """An ignored tile is never wrong: it has no right answer."""
+def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:
+    """The caption of a labelled tile; an ignored one is never wrong, it has no right answer.
+
+    Args:
+        tile: Gives label and road share.
+        probability: Estimated P(road).
+        threshold: P(road) from which a tile is called road.
+    """
     wrong = tile.label != Label.IGNORED and (probability >= threshold) != (tile.label == Label.ROAD)
-    return TileCaption(_LABELS[tile.label], tile.share, probability, wrong)
+    return TileCaption(truth_heading(LABEL_NAMES[tile.label], tile.share), probability, wrong)
 
 
 def _chunks(indices: Sequence[int]) -> list[Sequence[int]]:

@@ -6,6 +6,7 @@ from typing import IO, Any, Self
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric
@@ -150,9 +151,10 @@ class RoadClassifier(pl.LightningModule):
             **binary_metrics(probabilities, labels, threshold),
         }
         self.log_dict({f"val/{name}": value for name, value in metrics.items()})
-        self.log("train/loss", float(self.train_loss.compute()))
-        self.train_loss.reset()
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log("train/loss", float(self.train_loss.compute()))
+            self.train_loss.reset()
+            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         # Lightning takes a metric named "step" as the logger's x axis
         self.log("step", float(self.current_epoch))
 

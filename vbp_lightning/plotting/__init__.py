@@ -3,11 +3,9 @@
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
 from vbp_lightning.plotting.curves import (
     Reliability,
-    average_precision,
     calibration_figure,
     confusion_figure,
     figure_to_array,
-    precision_recall,
     precision_recall_figure,
     reliability,
 )
@@ -19,7 +17,12 @@ from vbp_lightning.plotting.display import (
     scale_mask,
     to_rgb,
 )
-from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel
+from vbp_lightning.plotting.mask_panel import (
+    TILES_PER_PAGE,
+    TileCaption,
+    mask_panel,
+    truth_heading,
+)
 from vbp_lightning.plotting.png import CompressedPage, compress_page, encode_png
 
 __all__ = [
@@ -30,7 +33,6 @@ __all__ = [
     "CompressedPage",
     "Reliability",
     "TileCaption",
-    "average_precision",
     "calibration_figure",
     "chain_figure",
     "compress_page",
@@ -40,9 +42,9 @@ __all__ = [
     "mask_panel",
     "mask_to_rgb",
     "overlay",
-    "precision_recall",
     "precision_recall_figure",
     "reliability",
     "scale_mask",
     "to_rgb",
+    "truth_heading",
 ]

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from vbp_lightning.plotting.display import RGB
 
@@ -21,40 +22,6 @@ Floats = npt.NDArray[np.float64]
 _BLUE = "#0072B2"  # Okabe and Ito 2008
 _ORANGE = "#D55E00"
 _GREY = "#888888"
-
-
-def precision_recall(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Precision and recall at every threshold that changes a decision, from the strictest on.
-
-    Args:
-        labels: ``(N,)`` 1 road, 0 non-road.
-        probabilities: ``(N,)`` P(road).
-
-    Returns:
-        Precision and recall, both ``(K,)``, K the number of distinct probabilities; recall rises
-        to 1.
-
-    Raises:
-        ValueError: There is no road tile.
-    """
-    truth = np.asarray(labels, dtype=np.float64)
-    scores = np.asarray(probabilities, dtype=np.float64)
-    if not truth.sum():
-        raise ValueError("labels holds no road tile; precision and recall need one")
-    order = np.argsort(-scores, kind="stable")
-    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    hits = np.cumsum(truth[order])[last_of_ties]
-    return hits / (last_of_ties + 1), hits / truth.sum()
-
-
-def average_precision(precision: Floats, recall: Floats) -> float:
-    """Area under the curve as steps, Σ (Rₖ − Rₖ₋₁) Pₖ, without the optimism of straight lines.
-
-    Args:
-        precision: From ``precision_recall``.
-        recall: From ``precision_recall``.
-    """
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
 @dataclass(frozen=True)
@@ -106,18 +73,18 @@ def precision_recall_figure(
         threshold: P(road) from which a tile is called road.
         title: Which tiles these are.
     """
-    precision, recall = precision_recall(labels, probabilities)
     truth = np.asarray(labels) == 1
     called = np.asarray(probabilities) >= threshold
+    precision, recall, _ = precision_recall_curve(truth, probabilities)
     figure = _figure()
     axes = figure.add_subplot()
     _decorate(axes, title)
     axes.step(
-        np.insert(recall, 0, 0.0),
-        np.insert(precision, 0, precision[0]),
-        where="pre",
+        recall,
+        precision,
+        where="post",
         color=_BLUE,
-        label=f"average precision {average_precision(precision, recall):.3f}",
+        label=f"average precision {average_precision_score(truth, probabilities):.3f}",
     )
     chance = float(truth.mean())
     axes.axhline(chance, color=_GREY, linestyle="--", label=f"chance {chance:.2f}")

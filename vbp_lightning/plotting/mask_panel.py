@@ -34,14 +34,12 @@ class TileCaption:
     """What is written over a tile of a panel.
 
     Args:
-        label: The true label, such as ``road``.
-        share: Road share of the tile, in [0, 1].
+        heading: What is known of the tile: ``truth_heading``, or where it lies.
         probability: Estimated P(road), in [0, 1].
         wrong: The decision differs from the label.
     """
 
-    label: str
-    share: float
+    heading: str
     probability: float
     wrong: bool
 
@@ -107,8 +105,7 @@ def mask_panel(
         if caption.wrong:
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
         x, y = left + edge, top + px(_FRAME)
-        truth = f"true: {caption.label} ({_share(caption.share)} road)"
-        page.text(x, y, truth, px(_TEXT), room=entry_width - edge - px(_FRAME))
+        page.text(x, y, caption.heading, px(_TEXT), room=entry_width - edge - px(_FRAME))
         page.text(x, y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT))
         if caption.wrong:
             page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(_TEXT - 1))
@@ -133,6 +130,16 @@ def _scale_line(page: Canvas, y: int, margin: int, size: int) -> None:
     page.text(right - bar.shape[1] - size // 4, y, "0", size, from_right=True)
     page.picture(right - bar.shape[1], y + size // 8, mask_to_rgb(bar))
     page.text(right + size // 4, y, "1", size)
+
+
+def truth_heading(label: str, share: float) -> str:
+    """The heading of a tile whose road pixels are known.
+
+    Args:
+        label: Such as ``road``.
+        share: Road share, in [0, 1].
+    """
+    return f"true: {label} ({_share(share)} road)"
 
 
 def _share(share: float) -> str:

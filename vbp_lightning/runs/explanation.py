@@ -8,8 +8,9 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.callbacks.tile_choice import choose_by_share
-from vbp_lightning.data import Label, LabelledTile, Split, Tile, image_tiles, stored_datamodule
+from vbp_lightning.data import LabelledTile, Split, Tile, image_tiles, stored_datamodule
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
@@ -84,15 +85,12 @@ def write_explanation(
     """
     probabilities = logits.double().sigmoid().squeeze(1).numpy()
     threshold = float(model.threshold)
-    truths = [tile.label for tile in chosen.known] or [Label.IGNORED] * len(chosen.places)
     captions = [
-        TileCaption(
-            _heading(chosen, index),
-            float(probabilities[index]),
-            wrong=truth != Label.IGNORED
-            and bool(probabilities[index] >= threshold) != bool(truth == Label.ROAD),
-        )
-        for index, truth in enumerate(truths)
+        tile_caption(tile, probability, threshold)
+        for tile, probability in zip(chosen.known, probabilities.tolist(), strict=False)
+    ] or [
+        TileCaption(f"row {place.row}, column {place.col}", probability, wrong=False)
+        for place, probability in zip(chosen.places, probabilities.tolist(), strict=True)
     ]
     page = mask_panel(
         to_rgb(chosen.tiles.numpy()),
@@ -117,10 +115,3 @@ def write_explanation(
             config=np.array(OmegaConf.to_yaml(cfg)),
         )
     return [picture, arrays]
-
-
-def _heading(chosen: ChosenTiles, index: int) -> str:
-    if chosen.known:
-        tile = chosen.known[index]
-        return f"true: {tile.label.name.lower().replace('_', '-')} ({100 * tile.share:.1f} % road)"
-    return f"row {chosen.places[index].row}, column {chosen.places[index].col}"

@@ -58,7 +58,7 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 def is_first_process() -> bool:
     """Whether this is the process of a run that writes: the only one, or rank zero."""
-    return rank_zero_only.rank == 0
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 @contextmanager
