@@ -11,6 +11,7 @@ quarter turns, brightness and contrast; training tiles overlap by half).
 
 import argparse
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,10 @@ def colour_auroc(scenes: list[Scene]) -> float:
     regression = LogisticRegressionCV(
         Cs=np.logspace(-5, 1, 7), cv=folds, scoring="roc_auc", max_iter=2000
     )
-    model = make_pipeline(StandardScaler(), regression).fit(histograms(tiles), labels)
+    with warnings.catch_warnings():
+        # scikit-learn 1.8 announces other defaults, whose settings 1.4 does not know yet.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = make_pipeline(StandardScaler(), regression).fit(histograms(tiles), labels)
     tiles, labels, _ = cut(scenes, {"test"}, TILE_SIZE)
     return float(roc_auc_score(labels, model.decision_function(histograms(tiles))))
 
