@@ -7,16 +7,16 @@ it is and is watched by the recorder. Results differ from the model's by roundin
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.folding import Folds
-from vbp_lightning.attribution.geometry import Layer, Window, both, window_between
+from vbp_lightning.attribution.folding import Folding
+from vbp_lightning.attribution.geometry import Layer, Pair, Window, size_of, window_between
 from vbp_lightning.attribution.recording import Recorder, State, Trail
 from vbp_lightning.attribution.upsampling import shares_of_maxima
 
@@ -28,7 +28,16 @@ _CACHED_BYTES = 20_000_000
 _MANY = 4
 
 _PASSED_ON = {nn.Identity, nn.Dropout, nn.Dropout2d}
-_PLAIN = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d} | _PASSED_ON
+# What a plan rests on, by the type of module; a module of any other type runs as it is.
+_SETTINGS: dict[type[nn.Module], Any] = {
+    nn.Conv2d: attrgetter("stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.BatchNorm2d: attrgetter("eps", "running_mean.dtype"),
+    nn.ReLU: attrgetter("inplace"),
+    nn.MaxPool2d: attrgetter(
+        "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"
+    ),
+    nn.AvgPool2d: attrgetter("kernel_size", "stride", "padding", "ceil_mode"),
+}
 _HEAD = {
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
@@ -40,34 +49,71 @@ _HEAD = {
     nn.Identity,
 }
 
+Signature = list[tuple[nn.Module, type[nn.Module], bool, Any]]
 
-@contextmanager
-def fused(
-    modules: Sequence[nn.Module], inputs: Tensor, recorder: Recorder, folds: Folds
-) -> Iterator[None]:
-    """Lets the model's Sequentials take the faster pass while the context lasts.
 
-    Does nothing where it would not help or not be the same: away from the CPU, in other types than
-    float32, under autocast, and where somebody hooks every module there is.
+class FusedPass:
+    """Forward passes of one model, with what they have in common kept between them."""
 
-    Args:
-        modules: All modules of the model that may take it, in eval mode.
-        inputs: What the model will be called with.
-        recorder: Takes down the feature maps.
-        folds: Folded convolutions of earlier passes.
-    """
-    chains: list[nn.Module] = []
-    if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.overheard:
-        chains = [module for module in modules if _is_chain(module)]
-    opened = {id(chain) for chain in chains if not _has_hooks(chain)}
-    try:
-        for chain in chains:
-            # An attribute of this one module: a hook could not take a forward's place.
-            chain.forward = partial(_forward, chain, opened, recorder, folds)
-        yield
-    finally:
-        for chain in chains:
-            chain.__dict__.pop("forward", None)
+    def __init__(self) -> None:
+        self._plans: dict[nn.Module, tuple[Signature, list[Part]]] = {}
+
+    def run(self, modules: Sequence[nn.Module], inputs: Tensor, recorder: Recorder) -> Any:  # noqa: ANN401
+        """Calls a model, letting its Sequentials take the faster pass.
+
+        They do not where it would not help or not be the same: away from the CPU, in other types
+        than float32, under autocast, and where somebody hooks every module there is.
+
+        Args:
+            modules: The model and all modules in it, in eval mode.
+            inputs: What to call the model with.
+            recorder: Takes down the feature maps.
+
+        Returns:
+            What the model returns.
+        """
+        model = modules[0]
+        chains: list[nn.Module] = []
+        if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.overheard:
+            chains = [module for module in modules if _is_chain(module)]
+        opened = {chain for chain in chains if not _has_hooks(chain)}
+        if model in opened:
+            return self._forward(model, opened, recorder, inputs)
+        try:
+            for chain in chains:
+                # On this one module: a hook could not take a forward's place.
+                chain.__dict__["forward"] = partial(self._forward, chain, opened, recorder)
+            with recorder.watching():
+                return model(inputs)
+        finally:
+            for chain in chains:
+                chain.__dict__.pop("forward", None)
+
+    def _forward(
+        self, chain: nn.Module, opened: set[nn.Module], recorder: Recorder, features: Tensor
+    ) -> Tensor:
+        """Takes the place of ``nn.Sequential.forward``."""
+        for part in self._plan(chain, opened):
+            if isinstance(part, nn.Module):
+                with recorder.watching():
+                    features = part(features)
+            elif _can_take(features, recorder):
+                features = part.run(features, recorder)
+            else:
+                with recorder.watching():
+                    for module in part.modules:
+                        features = module(features)
+        return features
+
+    def _plan(self, chain: nn.Module, opened: set[nn.Module]) -> "list[Part]":
+        """A Sequential's modules in order, those that can be run together put together."""
+        signature: Signature = [
+            (module, type(module), _is_touched(module), _settings(module))
+            for module in _leaves(chain, opened)
+        ]
+        if chain not in self._plans or self._plans[chain][0] != signature:
+            self._plans[chain] = signature, _parts([module for module, *_ in signature])
+        return self._plans[chain][1]
 
 
 def _is_chain(module: nn.Module) -> bool:
@@ -78,62 +124,73 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _leaves(chain: nn.Module, opened: set[int]) -> Iterator[nn.Module]:
+def _is_touched(module: nn.Module) -> bool:
+    return _has_hooks(module) or "forward" in module.__dict__
+
+
+def _settings(module: nn.Module) -> Any:  # noqa: ANN401
+    if type(module) is nn.BatchNorm2d and module.running_mean is None:
+        return None
+    read = _SETTINGS.get(type(module))
+    return None if read is None else read(module)
+
+
+def _leaves(chain: nn.Module, opened: set[nn.Module]) -> Iterator[nn.Module]:
     """What a Sequential runs one after the other, nested Sequentials without hooks opened."""
     for module in chain._modules.values():  # children() leaves out the second use of a module
         if module is None:
             continue
-        if id(module) in opened:
+        if module in opened:
             yield from _leaves(module, opened)
         else:
             yield module
 
 
-def _forward(
-    chain: nn.Module, opened: set[int], recorder: Recorder, folds: Folds, features: Tensor
-) -> Tensor:
-    """Takes the place of ``nn.Sequential.forward``."""
-    leaves = list(_leaves(chain, opened))
+def _parts(leaves: list[nn.Module]) -> "list[Part]":
+    """Runs of plain layers, the head, and the modules that run as they are."""
+    parts: list[Part] = []
     start = 0
     while start < len(leaves):
         end = start
         # A run begins with a convolution: what an in-place ReLU or a pooling reads may be in use
         # elsewhere, and must be changed, or not, as the module itself would.
-        if isinstance(leaves[start], nn.Conv2d) and _can_take(features, recorder):
+        if isinstance(leaves[start], nn.Conv2d):
             while end < len(leaves) and _is_plain(leaves[end]):
                 end += 1
-            features = _run(leaves[start:end], features, recorder, folds)
-        elif _begins_head(leaves[start], features, recorder):
-            while end < len(leaves) and _is_untouched(leaves[end], _HEAD):
+        elif _begins_head(leaves[start]):
+            while end < len(leaves) and type(leaves[end]) in _HEAD and not _is_touched(leaves[end]):
                 end += 1
-            features = _run_head(leaves[start:end], features, recorder)
-        if end > start:
-            start = end
-        else:
-            features = leaves[start](features)
+        if end == start:
+            parts.append(leaves[start])
             start += 1
-    return features
+            continue
+        kind = _Run if isinstance(leaves[start], nn.Conv2d) else _Head
+        parts.append(kind(leaves[start:end]))
+        start = end
+    return parts
 
 
-def _begins_head(module: nn.Module, features: object, recorder: Recorder) -> bool:
-    """Whether a global pooling ends the convolutional part here."""
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it does what its type says and nothing besides."""
+    if _is_touched(module):
+        return False
+    if type(module) is nn.Conv2d:
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if type(module) is nn.BatchNorm2d:
+        return module.running_mean is not None and module.running_mean.dtype is torch.float32
+    if type(module) is nn.MaxPool2d:
+        return not module.return_indices
+    return type(module) in _PASSED_ON | {nn.ReLU, nn.AvgPool2d}
+
+
+def _begins_head(module: nn.Module) -> bool:
+    """Whether it is a global pooling, which ends the convolutional part."""
     return (
-        isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
-        and _is_untouched(module, _HEAD)
+        type(module) in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+        and not _is_touched(module)
         and module.output_size in (1, (1, 1))
         and not getattr(module, "return_indices", False)
-        and _can_take(features, recorder)
     )
-
-
-def _run_head(head: list[nn.Module], features: Tensor, recorder: Recorder) -> Tensor:
-    """Runs what stands behind the convolutional part, where nothing is left to watch."""
-    trail = recorder.trail(features)
-    with recorder.paused():
-        for module in head:
-            features = module.forward(features)
-    recorder.follow(features, Trail(trail, head[0], state=State.ENDED))
-    return features
 
 
 def _can_take(features: object, recorder: Recorder) -> bool:
@@ -149,181 +206,157 @@ def _can_take(features: object, recorder: Recorder) -> bool:
     )
 
 
-def _is_untouched(module: nn.Module, kinds: set[type[nn.Module]]) -> bool:
-    return type(module) in kinds and not _has_hooks(module) and "forward" not in module.__dict__
+class _Head:
+    """What stands behind the convolutional part, where nothing is left to watch."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+
+    def run(self, features: Tensor, recorder: Recorder) -> Tensor:
+        trail = recorder.trail(features)
+        with recorder.paused():
+            for module in self.modules:
+                features = module.forward(features)
+        recorder.follow(features, Trail(trail, self.modules[0], state=State.ENDED))
+        return features
 
 
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it does what its type says and nothing besides."""
-    if not _is_untouched(module, _PLAIN):
-        return False
-    if isinstance(module, nn.Conv2d):
-        if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            return False
-        return _are_ordinary(module.weight, module.bias)
-    if isinstance(module, nn.BatchNorm2d):
-        mean, var = module.running_mean, module.running_var
-        return mean is not None and _are_ordinary(mean, var, module.weight, module.bias)
-    return not getattr(module, "return_indices", False)
+class _Run:
+    """Plain layers from a convolution on, run a portion of samples at a time."""
 
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+        self._steps: list[nn.Module] = []
+        norms: dict[int, nn.BatchNorm2d] = {}
+        for module in modules:
+            last = len(self._steps) - 1
+            if type(module) in _PASSED_ON:
+                continue
+            if isinstance(module, nn.BatchNorm2d) and (
+                isinstance(self._steps[last], nn.Conv2d) and last not in norms
+            ):
+                norms[last] = module
+            else:
+                self._steps.append(module)
+        convolutions = [
+            (module, norms.get(index))
+            for index, module in enumerate(self._steps)
+            if isinstance(module, nn.Conv2d)
+        ]
+        self._folding = Folding(convolutions)
+        # By the size of the input: the steps' windows, and one sample's largest feature map.
+        self._sizes: dict[Pair, tuple[list[Window | None], int]] = {}
 
-def _are_ordinary(*values: Tensor | None) -> bool:
-    return all(
-        each is None or (each.dtype is torch.float32 and each.device.type == "cpu")
-        for each in values
-    )
-
-
-@dataclass(eq=False)
-class _Step:
-    """One module of a run, as it is computed."""
-
-    module: nn.Module
-    norm: nn.BatchNorm2d | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-
-
-@dataclass(eq=False)
-class _Taken:
-    """What one module of a run left for the way back."""
-
-    module: nn.Module
-    window: Window | None = None
-    average: Tensor | None = None
-    shares: Tensor | None = None
-
-
-def _run(run: list[nn.Module], features: Tensor, recorder: Recorder, folds: Folds) -> Tensor:
-    """Runs plain modules in portions of samples and notes the trail of the result."""
-    trail = recorder.trail(features)
-    assert trail is not None
-    with recorder.paused():
-        steps = _steps(run, folds)
-        portion = max(1, _CACHED_BYTES // _largest_map(run, features))
-        portions = [_portion(steps, part, recorder) for part in torch.split(features, portion)]
-        result = _join([part for part, _ in portions])
-        for taken in zip(*(each for _, each in portions), strict=True):
-            trail = _extend(trail, taken, recorder)
-    if result is not features:
+    def run(self, features: Tensor, recorder: Recorder) -> Tensor:
+        """Runs the layers and notes the trail of the result."""
+        trail = recorder.trail(features)
+        assert trail is not None
+        with recorder.paused():
+            folded = self._folding.folded()
+            if any(weight.dtype is not torch.float32 for weight, _ in folded):
+                raise TypeError("a float32 input meets weights of another type")
+            size = size_of(features)
+            if size not in self._sizes:
+                windows = _windows(self._steps, size)
+                self._sizes[size] = windows, _largest_map(self._steps, windows, features)
+            windows, largest = self._sizes[size]
+            parts = []
+            takings: list[list[Tensor | None]] = []
+            for portion in torch.split(features, max(1, _CACHED_BYTES // largest)):
+                result, taken = self._portion(portion, folded, windows, recorder)
+                parts.append(result)
+                takings.append(taken)
+            result = _join(parts)
+            for index, (module, window) in enumerate(zip(self._steps, windows, strict=True)):
+                values = [each for taken in takings if (each := taken[index]) is not None]
+                if isinstance(module, nn.ReLU):
+                    trail = recorder.relu(trail, module, _join(values))
+                elif window is not None:
+                    layer = Layer(window, _join(values) if values else None)
+                    trail = Trail(trail, module, layer, convolves=isinstance(module, nn.Conv2d))
         recorder.follow(result, trail)
-    return result
+        return result
+
+    def _portion(
+        self,
+        features: Tensor,
+        folded: list[tuple[Tensor, Tensor | None]],
+        windows: list[Window | None],
+        recorder: Recorder,
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The result of some samples and, for each step, the average or the shares to be kept."""
+        few = len(features) < _MANY
+        weights = iter(folded)
+        taken: list[Tensor | None] = []
+        for module, window in zip(self._steps, windows, strict=True):
+            kept = None
+            kind = type(module)
+            if kind is nn.Conv2d:
+                weight, bias = next(weights)
+                stride, padding, dilation, groups, _ = _SETTINGS[nn.Conv2d](module)
+                if not few or module.kernel_size != (1, 1):
+                    features = features.contiguous(memory_format=torch.channels_last)
+                features = F.conv2d(features, weight, bias, stride, padding, dilation, groups)
+            elif kind is nn.ReLU:
+                features = features.relu_()  # what the convolution made is nobody else's
+                kept = _average(features)
+            elif kind is nn.MaxPool2d and recorder.maxima and window is not None:
+                pooled = module.forward(features)
+                kept = shares_of_maxima(features, pooled, window, recorder.precision)
+                features = pooled
+            else:
+                features = module.forward(features)
+            taken.append(kept)
+        return features, taken
 
 
-def _steps(run: list[nn.Module], folds: Folds) -> list[_Step]:
-    """The steps of a run, each batch norm behind a convolution folded into its weights."""
-    steps: list[_Step] = []
-    for module in run:
-        if type(module) in _PASSED_ON:
-            continue
-        if (
-            isinstance(module, nn.BatchNorm2d)
-            and steps
-            and isinstance(steps[-1].module, nn.Conv2d)
-            and steps[-1].norm is None
-        ):
-            steps[-1].norm = module
-        else:
-            steps.append(_Step(module))
-    for step in steps:
-        if isinstance(step.module, nn.Conv2d):
-            step.weight, step.bias = folds.folded(step.module, step.norm)
-    return steps
-
-
-def _largest_map(run: list[nn.Module], features: Tensor) -> int:
-    """Bytes of one sample's largest feature map in a run."""
-    channels, *size = features.shape[1:]
-    largest = channels * size[0] * size[1]
-    for module in run:
+def _windows(steps: list[nn.Module], size: Pair) -> list[Window | None]:
+    """The window of each step for an input of a size, found by running the layers on no data."""
+    windows: list[Window | None] = []
+    for module in steps:
+        window = None
+        below = torch.empty(1, 1, *size, device="meta")
         if isinstance(module, nn.Conv2d):
-            channels = module.out_channels
-            for axis in (0, 1):
-                reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
-                padded = size[axis] + 2 * int(module.padding[axis])
-                size[axis] = (padded - reach - 1) // module.stride[axis] + 1
-        elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            for axis in (0, 1):
-                size[axis] //= both(module.stride)[axis]
-        largest = max(largest, channels * size[0] * size[1])
-    return largest * features.element_size()
-
-
-def _portion(
-    steps: list[_Step], features: Tensor, recorder: Recorder
-) -> tuple[Tensor, list[_Taken]]:
-    few = len(features) < _MANY
-    ours = False  # what came from outside must not be changed in place
-    takings = []
-    for step in steps:
-        module, before = step.module, features
-        taken = _Taken(module)
-        if isinstance(module, nn.Conv2d):
-            assert step.weight is not None
-            if not few or module.kernel_size != (1, 1):
-                before = before.contiguous(memory_format=torch.channels_last)
-            features = F.conv2d(
-                before,
-                step.weight,
-                step.bias,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.groups,
-            )
-            taken.window = window_between(
-                before, features, module.kernel_size, module.stride, module.padding, module.dilation
-            )
-        elif isinstance(module, nn.ReLU):
-            features = before.relu_() if ours else before.relu()
-            taken.average = _average(features)
-        elif isinstance(module, nn.BatchNorm2d):
-            features = F.batch_norm(
-                before,
-                module.running_mean,
-                module.running_var,
-                module.weight,
-                module.bias,
-                eps=module.eps,
-            )
+            ones = torch.empty(1, 1, *module.kernel_size, device="meta")
+            above = F.conv2d(below, ones, None, module.stride, module.padding, module.dilation)
+            geometry = (module.kernel_size, module.stride, module.padding, module.dilation)
+            window = window_between(below, above, *geometry)
         elif isinstance(module, nn.MaxPool2d):
-            features = module.forward(before)
-            taken.window = window_between(
-                before, features, module.kernel_size, module.stride, module.padding, module.dilation
-            )
-            if recorder.maxima:
-                taken.shares = shares_of_maxima(before, features, taken.window, recorder.precision)
+            above = module.forward(below)
+            layout = (module.kernel_size, module.stride, module.padding, module.dilation)
+            window = window_between(below, above, *layout)
         elif isinstance(module, nn.AvgPool2d):
-            features = module.forward(before)
-            taken.window = window_between(
-                before, features, module.kernel_size, module.stride, module.padding, 1
+            above = module.forward(below)
+            window = window_between(
+                below, above, module.kernel_size, module.stride, module.padding, 1
             )
-        ours = True
-        takings.append(taken)
-    return features, takings
+        size = size if window is None else window.above
+        windows.append(window)
+    return windows
+
+
+def _largest_map(steps: list[nn.Module], windows: list[Window | None], features: Tensor) -> int:
+    """Bytes of one sample's largest feature map in a run."""
+    largest = features[:1].numel()
+    channels = features.shape[1]
+    for module, window in zip(steps, windows, strict=True):
+        if window is not None:
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
+            largest = max(largest, channels * window.above[0] * window.above[1])
+    return max(1, largest) * features.element_size()
 
 
 def _average(features: Tensor) -> Tensor:
-    """Channel average: channels last, a matrix product is faster than ``mean``."""
-    if features.is_contiguous():
+    """Channel average: of many samples channels last, a matrix product is faster than ``mean``."""
+    if len(features) < _MANY or features.is_contiguous():
         return features.mean(1, keepdim=True)
     channels = features.shape[1]
     mean = features.new_full((channels,), 1 / channels)
     return (features.permute(0, 2, 3, 1) @ mean).unsqueeze(1)
 
 
-def _extend(before: Trail, taken: Sequence[_Taken], recorder: Recorder) -> Trail:
-    """The trail one module further, from what each portion left of it."""
-    module, geometry = taken[0].module, taken[0].window
-    averages = [each.average for each in taken if each.average is not None]
-    if averages:
-        return recorder.relu(before, module, _join(averages))
-    if geometry is None:
-        return before
-    shares = [each.shares for each in taken if each.shares is not None]
-    layer = Layer(geometry, _join(shares) if shares else None)
-    return Trail(before, module, layer, convolves=isinstance(module, nn.Conv2d))
-
-
 def _join(portions: list[Tensor]) -> Tensor:
     return portions[0] if len(portions) == 1 else torch.cat(portions)
+
+
+Part = nn.Module | _Run | _Head

@@ -31,6 +31,22 @@ class Window(NamedTuple):
     below: Pair
     above: Pair
 
+    def output_padding(self) -> Pair | None:
+        """What the transposed convolution adds below and to the right to restore the size.
+
+        None where the layer's padding is uneven or a window reaches beyond it: then no such
+        padding does.
+        """
+        extra = [0, 0]
+        for axis in (0, 1):
+            reach = (self.above[axis] - 1) * self.stride[axis]
+            reach += self.dilation[axis] * (self.kernel[axis] - 1) + 1
+            extra[axis] = self.below[axis] + 2 * self.padding[axis] - reach
+            most = max(self.stride[axis], self.dilation[axis])
+            if not 0 <= extra[axis] < most or self.padding[axis] < 0:
+                return None
+        return extra[0], extra[1]
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -187,6 +188,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running: list[nn.Module] = []
         self._opaque: tuple[int, Trail] | None = None
         self._thread = threading.get_ident()
+        self._watching = False
         self.overheard = bool(
             nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
         )
@@ -194,6 +196,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watches the operations, and which module runs them, while the context lasts."""
+        if self._watching:
+            yield
+            return
         # Hooks for all modules at once: none is put on a module of the model, and modules that the
         # model makes as it runs are seen as well.
         handles = [
@@ -201,20 +206,25 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             register_module_forward_hook(self._leave, always_call=True),
         ]
         try:
+            self._watching = True
             with self:
                 yield
         finally:
+            self._watching = False
             for handle in handles:
                 handle.remove()
 
     @property
     def innermost(self) -> bool:
         """Whether no other mode came into force since, so that this one can be paused."""
-        return _get_current_dispatch_mode() is self
+        return not self._watching or _get_current_dispatch_mode() is self
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Lets operations pass unwatched, for who notes their trails instead."""
+        if not self._watching:
+            yield
+            return
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         try:
             yield
@@ -317,16 +327,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        if func._schema.is_mutable and self._changes_inputs(args):
+        operation, in_place, mutable = _described(func)
+        if mutable and self._changes_inputs(args):
             raise InputsChangedError
         output: object = func(*args, **(kwargs or {}))
         if self._opaque is not None:
             return output
         sources = self._sources(args, kwargs)
-        operation: str = func.overloadpacket.__name__
-        in_place = operation.endswith("_") and not operation.endswith("__")
-        if in_place:
-            operation = operation[:-1]
         if not sources:
             if operation in ("relu", "hardtanh") and args[0].dim() == 4:
                 raise self.refusal(
@@ -405,6 +412,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, operation: str, args: tuple[Any, ...], sources: list[Trail], result: Tensor
     ) -> Trail:
         module = self._module
+        if operation in _ARITHMETIC and len(sources) == 1 and self._is_map(result):
+            if {size_of(result)} == self._sizes(args):
+                return Trail(sources[0], module)
+            raise self._unknown(operation)
         spatial = [trail for trail in sources if trail.state is State.SPATIAL]
         before = spatial[0]
         if len(sources) == 1 and self.trail(args[0]) is before:
@@ -435,8 +446,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if operation in _REDUCTIONS or result.dtype is torch.bool:
                 return Trail(before, module, state=State.ENDED)
         if self._is_map(result) and {size_of(result)} == self._sizes(args):
-            if operation in _ARITHMETIC and len(sources) == 1:
-                return Trail(before, module)
             if operation == "add" and len(spatial) == len(sources):
                 return Trail(self._main(spatial), module)
             # Before the first convolution every tensor lies on the pixels of the input.
@@ -535,6 +544,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             f"no rule leads a mask back through {operation}; the convolutional part may hold "
             "Conv2d, BatchNorm2d, ReLU, pooling, zero padding and residual additions",
         )
+
+
+@cache
+def _described(func: OpOverload) -> tuple[str, bool, bool]:
+    """An operation's name without the underscore, whether it had one, and whether it writes."""
+    name: str = func.overloadpacket.__name__
+    in_place = name.endswith("_") and not name.endswith("__")
+    return name.removesuffix("_") if in_place else name, in_place, func._schema.is_mutable
 
 
 def _uses_batch_statistics(operation: str, args: tuple[Any, ...]) -> bool:

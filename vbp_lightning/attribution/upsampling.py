@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vbp_lightning.attribution.geometry import Layer, Window, centres
+from vbp_lightning.attribution.geometry import Layer, Pair, Window, centres
 
 Upsampling = Callable[[Tensor, Sequence[Layer]], Tensor]
 
@@ -95,18 +95,25 @@ def spread(mask: Tensor, window: Window) -> Tensor:
     """
     # Not on a GPU, where a convolution may be computed in the shorter TensorFloat-32.
     if mask.numel() <= _SMALL_MASK and mask.device.type == "cpu" and window.kernel != (1, 1):
-        whole = F.conv_transpose2d(
-            mask,
-            mask.new_ones(1, 1, *window.kernel),
-            stride=window.stride,
-            dilation=window.dilation,
-        )
+        ones = _ones(window.kernel, mask.dtype)
+        extra = window.output_padding()
+        if extra is not None:
+            return F.conv_transpose2d(
+                mask, ones, None, window.stride, window.padding, extra, 1, window.dilation
+            )
+        whole = F.conv_transpose2d(mask, ones, stride=window.stride, dilation=window.dilation)
         for axis in (0, 1):
             whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
         return whole
     for axis in (0, 1):
         mask = _spread_axis(mask, window, axis)
     return mask
+
+
+@lru_cache
+def _ones(kernel: Pair, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(mode=False):  # else no later pass outside of it could use them
+        return torch.ones(1, 1, *kernel, dtype=dtype)
 
 
 def _spread_axis(mask: Tensor, window: Window, axis: int) -> Tensor:
@@ -132,6 +139,8 @@ def _every(whole: Tensor, dim: int, start: int, reach: int, stride: int) -> Tens
 def _cut(whole: Tensor, dim: int, padding: int, size: int) -> Tensor:
     """Drops what lies on padding and fills up to ``size`` with zeros; padding may be negative."""
     missing = padding + size - whole.shape[dim]
+    if missing == 0 and padding == 0:
+        return whole
     if missing > 0 or padding < 0:
         before, after = max(-padding, 0), max(missing, 0)
         whole = F.pad(whole, (0, 0, before, after) if dim == 2 else (before, after, 0, 0))

@@ -1,13 +1,13 @@
 """VisualBackProp: which pixels the convolutional part of a network passes on to its top."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.folding import Folds
-from vbp_lightning.attribution.fusing import fused
+from vbp_lightning.attribution.fusing import FusedPass
 from vbp_lightning.attribution.recording import (
     FeatureMap,
     InputsChangedError,
@@ -80,7 +80,7 @@ class VisualBackProp:
         self.model = model
         self.upsampling = upsampling
         self.fuse = fuse
-        self._folds = Folds()
+        self._fused = FusedPass()
 
     def attribute(
         self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
@@ -153,12 +153,14 @@ class VisualBackProp:
         precision = torch.promote_types(inputs.dtype, torch.float32)
         maxima = UPSAMPLINGS[self.upsampling] is unpool
         with undisturbed(self.model, inputs.device) as modules:
-            chains = modules if self.fuse else []
 
             def run(images: Tensor, ours: bool) -> tuple[Any, tuple[FeatureMap, ...]]:
                 recorder = Recorder(self.model, images, precision, maxima, changeable=ours)
-                with recorder.watching(), fused(chains, images, recorder, self._folds):
-                    output = self.model(images)
+                if self.fuse:
+                    output = self._fused.run(modules, images, recorder)
+                else:
+                    with recorder.watching():
+                        output = self.model(images)
                 return output, recorder.maps()
 
             try:
@@ -176,14 +178,19 @@ class VisualBackProp:
             layer from the deepest.
         """
         upsample = UPSAMPLINGS[self.upsampling]
-        device = maps[0].average.device
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            mask, factors = _rescaled(maps[-1].average, [])
+        with torch.no_grad(), _without_autocast(maps[0].average.device.type):
+            mask, factors = maps[-1].average, list[Tensor]()
             grown = [(mask, factors)]
             for below, above in zip(reversed(maps[:-1]), reversed(maps), strict=False):
                 mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
                 grown.append((mask, factors))
             return upsample(mask, maps[0].layers), factors, grown
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def _rescaled(mask: Tensor, factors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
