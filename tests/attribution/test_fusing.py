@@ -8,7 +8,7 @@ from nets import seasoned
 from test_recording import images
 from torch import nn
 
-from vbp_lightning.attribution import VisualBackProp, fusing
+from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp, fusing
 
 
 def chain():
@@ -196,3 +196,31 @@ def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
             return self.relu(self.body(features) + features).mean((2, 3))
 
     agree(VisualBackProp(seasoned(PreActivation())))
+
+
+def test_preparation_is_watched_once_and_its_size_always():
+    class Preparation(nn.Module):
+        shrinks = False
+
+        def forward(self, inputs):
+            return inputs[..., 1:] if self.shrinks else (inputs - 0.5) / 0.25
+
+    net = nn.Sequential(Preparation(), chain())
+    method = VisualBackProp(net)
+    agree(method)
+    agree(method)
+    Preparation.shrinks = True
+    with pytest.raises(UnsupportedNetworkError):
+        method.attribute(images())
+
+
+def test_preparation_in_place_never_changes_the_callers_images():
+    class Preparation(nn.Module):
+        def forward(self, inputs):
+            return inputs.sub_(0.5).div_(0.25)
+
+    method = VisualBackProp(nn.Sequential(Preparation(), chain()))
+    inputs = images()
+    first = method.attribute(inputs)
+    assert torch.equal(method.attribute(inputs), first)
+    assert torch.equal(inputs, images())

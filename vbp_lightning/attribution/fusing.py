@@ -94,10 +94,7 @@ class FusedPass:
     ) -> Tensor:
         """Takes the place of ``nn.Sequential.forward``."""
         for part in self._plan(chain, opened):
-            if isinstance(part, nn.Module):
-                with recorder.watching():
-                    features = part(features)
-            elif _can_take(features, recorder):
+            if isinstance(part, _Other) or _can_take(features, recorder):
                 features = part.run(features, recorder)
             else:
                 with recorder.watching():
@@ -161,7 +158,7 @@ def _parts(leaves: list[nn.Module]) -> "list[Part]":
             while end < len(leaves) and type(leaves[end]) in _HEAD and not _is_touched(leaves[end]):
                 end += 1
         if end == start:
-            parts.append(leaves[start])
+            parts.append(_Other(leaves[start]))
             start += 1
             continue
         kind = _Run if isinstance(leaves[start], nn.Conv2d) else _Head
@@ -204,6 +201,40 @@ def _can_take(features: object, recorder: Recorder) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and recorder.innermost
     )
+
+
+class _Other:
+    """A module that runs as it is, watched unless it only prepares the pixels of the input.
+
+    Before the first convolution nothing but the place of each pixel matters to a mask. A module
+    that was seen to keep it there, and returns the size that it takes, is not watched again.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._prepares = False
+
+    def run(self, features: Tensor, recorder: Recorder) -> Tensor:
+        before = recorder.trail(features)
+        if self._prepares and before is not None and recorder.innermost:
+            size, samples = features.shape[-2:], len(features)
+            with recorder.paused():
+                features = self.module(features)
+            if (len(features), features.shape[-2:]) == (samples, size):
+                recorder.follow(features, Trail(before, self.module))
+            return features
+        with recorder.watching():
+            features = self.module(features)
+        after = recorder.trail(features)
+        self._prepares = (
+            not recorder.changeable
+            and not any(True for _ in self.module.children())
+            and before is not None
+            and after is not None
+            and after.state is State.SPATIAL
+            and after.only_prepares()
+        )
+        return features
 
 
 class _Head:
@@ -359,4 +390,4 @@ def _join(portions: list[Tensor]) -> Tensor:
     return portions[0] if len(portions) == 1 else torch.cat(portions)
 
 
-Part = nn.Module | _Run | _Head
+Part = _Other | _Run | _Head

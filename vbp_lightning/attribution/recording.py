@@ -111,6 +111,13 @@ class Trail:
         self.state = state
         self.convolutions: int = (before.convolutions if before else 0) + convolves
 
+    def only_prepares(self) -> bool:
+        """Whether every pixel still lies where it lies in the input, and no map was recorded."""
+        step: Trail | None = self
+        while step is not None and step.layer is None and step.average is None:
+            step = step.before
+        return step is None
+
 
 # Operations by their name in ATen, without the underscore of the in-place ones.
 _IDENTITIES = {"clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous"}
@@ -184,6 +191,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.relus: list[Trail] = []
         self._trails: dict[int, tuple[ReferenceType[Tensor], Trail]] = {}
         self.follow(inputs, Trail(None))
+        self.changeable = changeable
         self._inputs = None if changeable else inputs.untyped_storage()._cdata
         self._running: list[nn.Module] = []
         self._opaque: tuple[int, Trail] | None = None

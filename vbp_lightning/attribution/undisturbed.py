@@ -35,7 +35,7 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[list[nn.Modu
     """
     modules = modules_of(model)
     modes = [module.training for module in modules]
-    random_state = torch.get_rng_state()
+    random_state = torch.default_generator.get_state()
     backend = None if device.type == "cpu" else torch.get_device_module(device)
     device_state = None if backend is None else backend.get_rng_state(device)
     try:
@@ -48,6 +48,6 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[list[nn.Modu
         for module, training in zip(modules, modes, strict=True):
             if module.training != training:
                 module.training = training
-        torch.set_rng_state(random_state)
+        torch.default_generator.set_state(random_state)
         if backend is not None:
             backend.set_rng_state(device_state, device)

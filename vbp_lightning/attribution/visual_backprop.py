@@ -179,7 +179,7 @@ class VisualBackProp:
         """
         upsample = UPSAMPLINGS[self.upsampling]
         with torch.no_grad(), _without_autocast(maps[0].average.device.type):
-            mask, factors = maps[-1].average, list[Tensor]()
+            mask, factors = _rescaled(maps[-1].average, [])
             grown = [(mask, factors)]
             for below, above in zip(reversed(maps[:-1]), reversed(maps), strict=False):
                 mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
