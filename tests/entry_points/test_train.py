@@ -177,3 +177,51 @@ def test_what_is_wrong_with_the_command_is_said_in_one_line(run, tiny, tmp_path)
     )
     assert_fails_with(run("train.py", "resume=nowhere"), "nowhere", "resume")
     assert_fails_with(run("train.py", *tiny, "init_from=no.ckpt"), "no.ckpt", "init_from")
+
+
+PROBE = """
+import gc
+import json
+import os
+import threading
+
+import psutil
+from hydra.experimental.callback import Callback
+from matplotlib import _pylab_helpers
+
+
+class Probe(Callback):
+    def on_job_end(self, config, job_return, **kwargs):
+        gc.collect()
+        process = psutil.Process()
+        record = {
+            "files": process.num_fds(),
+            "threads": threading.active_count(),
+            "figures": len(_pylab_helpers.Gcf.figs),
+            "memory": process.memory_info().rss,
+        }
+        with open(os.environ["PROBE_FILE"], "a") as file:
+            file.write(json.dumps(record) + "\\n")
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files by /proc")
+def test_a_sweep_leaves_nothing_behind_in_its_process(run, tiny, tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    process = run(
+        "train.py",
+        "-m",
+        *tiny,
+        "debug=one_batch",
+        "seed=range(0,8)",
+        "+hydra.callbacks.probe._target_=probe.Probe",
+        PYTHONPATH=str(tmp_path),
+        PROBE_FILE=str(tmp_path / "probe.jsonl"),
+    )
+    assert process.returncode == 0, process.stderr
+    records = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert len(records) == 8
+    for name in ("files", "threads", "figures"):
+        assert records[7][name] == records[1][name], records
+    growth = (records[7]["memory"] - records[1]["memory"]) / 6
+    assert growth < 2**20, [record["memory"] for record in records]

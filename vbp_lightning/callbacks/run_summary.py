@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import pytorch_lightning as pl
@@ -9,9 +10,10 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.tensorboard._pytorch_graph import graph as trace_graph
 
-from vbp_lightning.models import RoadClassifier
-from vbp_lightning.models.networks import TILE_SIZE
+from vbp_lightning.models import RoadClassifier, RoadNetwork
+from vbp_lightning.models.networks import TILE_SIZE, Architecture, Head
 from vbp_lightning.plotting import (
     calibration_figure,
     confusion_figure,
@@ -33,14 +35,10 @@ class RunSummary(Callback):
         """Logs the network's graph, once a run."""
         if trainer.ckpt_path is not None:
             return
-        network = pl_module.network
-        bands = len(pl_module.hparams["mean"])
-        was_training = network.training
-        network.eval()
-        example = torch.zeros(1, bands, TILE_SIZE, TILE_SIZE, device=pl_module.device)
+        settings = pl_module.hparams
+        graph = _graph(settings["architecture"], settings["head"], len(settings["mean"]))
         for logger in _tensorboards(trainer):
-            logger.experiment.add_graph(network, example)
-        network.train(was_training)
+            logger.experiment._get_file_writer().add_graph(graph)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the epoch's clock."""
@@ -107,3 +105,12 @@ class RunSummary(Callback):
 
 def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+@cache
+def _graph(architecture: Architecture, head: Head, bands: int) -> object:
+    """The graph of a network, traced once in a process: torch never frees what it traced."""
+    with torch.random.fork_rng(devices=[]):
+        network = RoadNetwork(architecture, head, [0.0] * bands, [1.0] * bands).eval()
+    example = torch.zeros(1, bands, TILE_SIZE, TILE_SIZE)
+    return trace_graph(network, example)  # type: ignore[no-untyped-call]

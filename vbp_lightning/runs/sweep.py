@@ -108,6 +108,8 @@ class SweepSummary(Callback):
         """Brings the summary up to date; does nothing outside a sweep."""
         if config.hydra.mode.name == "MULTIRUN":
             write_summary(Path(config.hydra.sweep.dir))
+            # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
+            job_return.cfg = job_return.hydra_cfg = None
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
         """Prints the table, names the jobs that failed and exits with 1 if there are any."""
