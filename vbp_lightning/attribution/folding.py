@@ -20,32 +20,26 @@ class Folding:
 
     def __init__(self, pairs: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d | None]]) -> None:
         self._pairs = pairs
-        self._weights: list[Slot] = [(conv._parameters, "weight") for conv, _ in pairs]
-        self._vectors: list[Slot] = []
+        self._slots: list[Slot] = []
         for conv, norm in pairs:
-            self._vectors.append((conv._parameters, "bias"))
+            self._slots += [(conv._parameters, name) for name in ("weight", "bias")]
             if norm is not None:
-                self._vectors += [(norm._parameters, name) for name in ("weight", "bias")]
-                self._vectors += [(norm._buffers, f"running_{name}") for name in ("mean", "var")]
-        self._kept: tuple[list[bool], list[Tensor]] | None = None
+                self._slots += [(norm._parameters, name) for name in ("weight", "bias")]
+                self._slots += [(norm._buffers, f"running_{name}") for name in ("mean", "var")]
+        self._kept: list[bytes | None] = []
         self._folded: list[tuple[Tensor, Tensor | None]] = []
 
     def folded(self) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of each convolution as they are to be used now."""
-        vectors = [each[name] for each, name in self._vectors]
-        absent = [vector is None for vector in vectors]
-        present = [vector for vector in vectors if vector is not None]
-        # Joined, since one comparison is cheaper than four a layer.
-        values = [torch.cat(present)] if present else []
-        values += [weight for each, name in self._weights if (weight := each[name]) is not None]
-        if self._kept is None or self._kept[0] != absent or not _equal(self._kept[1], values):
+        # As bytes, since that comparison costs least.
+        values = [
+            None if (value := owner[name]) is None else value.detach().numpy().tobytes()
+            for owner, name in self._slots
+        ]
+        if values != self._kept:
             self._folded = [_fold(conv, norm) for conv, norm in self._pairs]
-            self._kept = absent, [value.detach().clone() for value in values]
+            self._kept = values
         return self._folded
-
-
-def _equal(before: list[Tensor], now: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(before, now, strict=True))
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:

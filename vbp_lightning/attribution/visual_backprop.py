@@ -213,7 +213,7 @@ def min_max(masks: Tensor) -> Tensor:
     would show the rounding errors.
     """
     values = masks.flatten(1)
-    lowest, highest = torch.aminmax(values, dim=1, keepdim=True)
+    lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     extent = highest - lowest
     extent.masked_fill_(extent <= 32 * torch.finfo(masks.dtype).eps * highest, torch.inf)
     return (values - lowest).div_(extent).view_as(masks)
