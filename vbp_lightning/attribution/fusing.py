@@ -393,7 +393,7 @@ def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         result = torch.bmm(matrix, pixels)
     else:
         result = torch.baddbmm(bias.unsqueeze(1), matrix, pixels)
-    return result.view(len(features), -1, *features.shape[2:])
+    return result.view(len(features), len(weight), *features.shape[2:])
 
 
 def _average(features: Tensor) -> Tensor:

@@ -99,7 +99,9 @@ class RunSummary(Callback):
                     trainer.current_epoch,
                     dataformats="HWC",
                 )
-            logger.log_hyperparams(dict(hyperparameters), dict(metrics))
+            # under names of their own: val/… are the curves over the epochs
+            final = {f"final/{name}": value for name, value in metrics.items()}
+            logger.log_hyperparams(dict(hyperparameters), final)
             logger.finalize("success")
 
 

@@ -1,6 +1,7 @@
 """The settings of a run: what ``auto`` means on this machine, and how they are kept."""
 
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -77,11 +78,17 @@ def keep_freed_memory() -> None:
     An activation of a batch is tens of megabytes, which glibc maps afresh each time: the page
     faults cost a third of a max-pool training step. Other C libraries are left as they are.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Returns to the system what a job of a sweep has left unused."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def prepare_run(cfg: DictConfig, run_dir: Path) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from vbp_lightning.files import replacing
 from vbp_lightning.runs.folder import FAILURE_FILE, finished_metrics
+from vbp_lightning.runs.settings import give_back_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ def summary_table(rows: list[dict[str, str]]) -> Table:
         cells = []
         for name in shown:
             values = [float(row[name]) for row in members]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}")
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3f}{spread}")
         table.add_row(*choice, str(len(members)), *cells)
     return table
 
@@ -110,6 +111,7 @@ class SweepSummary(Callback):
             write_summary(Path(config.hydra.sweep.dir))
             # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
             job_return.cfg = job_return.hydra_cfg = None
+            give_back_freed_memory()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
         """Prints the table, names the jobs that failed and exits with 1 if there are any."""
