@@ -82,7 +82,7 @@ class SyntheticScenes:
 
     root: str | Path
     seed: int = 0
-    scenes: int = 72
+    scenes: int = 144
     size: int = 480
     workers: int = 2
 
