@@ -25,7 +25,7 @@ def train(cfg: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = instantiate(cfg.data)
+    datamodule = instantiate(cfg.data, _convert_="all")
     datamodule.setup()
     model = build_model(cfg, datamodule)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"

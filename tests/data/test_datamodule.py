@@ -18,8 +18,8 @@ from vbp_lightning.data import (
     SPLITS,
     Augmentation,
     DataError,
+    FolderScenes,
     Label,
-    MassachusettsScenes,
     RoadTileDataModule,
     Tile,
 )
@@ -29,7 +29,7 @@ def on_disk(datamodule):
     """Image, road and transform of each scene, read anew."""
     scenes = {}
     for scene in datamodule.source():
-        with rasterio.open(scene.image) as image, rasterio.open(scene.mask) as mask:
+        with rasterio.open(scene.image) as image, rasterio.open(scene.labels) as mask:
             scenes[scene.name] = (image.read(), mask.read(1) == 255, image.transform)
     return scenes
 
@@ -262,7 +262,7 @@ def test_processes_divide_training_and_validation(make_datamodule, attach):
 def test_scenes_are_read_once_and_files_needed_no_more(datamodule):
     for scene in datamodule.source():
         scene.image.unlink()
-        scene.mask.unlink()
+        scene.labels.unlink()
     datamodule.setup("fit")
     datamodule.setup("test")
     assert len(everything(datamodule.val_dataloader())[1]) > 0
@@ -292,9 +292,7 @@ def plain(value):
 
 
 def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
-    made = RoadTileDataModule(
-        MassachusettsScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3
-    )
+    made = RoadTileDataModule(FolderScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3)
     config = made.data_config
     assert plain(config)
     assert config["root"] == str(tmp_path)
@@ -302,7 +300,7 @@ def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
     config = torch.load(tmp_path / "config.pt", weights_only=True)
     again = instantiate(config)
     assert again.data_config == config
-    assert again.source == MassachusettsScenes(str(tmp_path), white_area=7)
+    assert again.source == FolderScenes(str(tmp_path), white_area=7)
     assert again.augment == Augmentation()
     assert again.bands == [1, 2]
     elsewhere = instantiate(config | {"root": "elsewhere", "augment": False})

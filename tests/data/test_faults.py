@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from vbp_lightning.data import Augmentation, DataError, MassachusettsScenes, RoadTileDataModule
+from vbp_lightning.data import Augmentation, DataError, FolderScenes, RoadTileDataModule
 from vbp_lightning.errors import UserError
 
 
@@ -39,7 +39,7 @@ def test_sound_scenes_have_no_fault(sound, listed):
 
 def test_missing_root(tmp_path):
     with pytest.raises(DataError) as caught:
-        RoadTileDataModule(MassachusettsScenes(tmp_path / "nowhere")).setup()
+        RoadTileDataModule(FolderScenes(tmp_path / "nowhere")).setup()
     (line,) = caught.value.lines
     assert line.startswith(f"{tmp_path / 'nowhere'}: is not a folder")
     assert "data.root" in line
@@ -48,63 +48,57 @@ def test_missing_root(tmp_path):
 def test_no_scenes(tmp_path):
     (tmp_path / "train" / "sat").mkdir(parents=True)
     with pytest.raises(DataError) as caught:
-        RoadTileDataModule(MassachusettsScenes(tmp_path)).setup()
+        RoadTileDataModule(FolderScenes(tmp_path)).setup()
     (line,) = caught.value.lines
-    assert line.startswith(f"{tmp_path}: holds no scene")
+    assert line.startswith(f"{tmp_path}: holds no image")
     assert "data.root" in line
 
 
 def test_image_without_mask(sound, faults):
-    sound[0].mask.unlink()
+    sound[0].labels.unlink()
     (line,) = faults(*sound)
     assert line.startswith(f"{sound[0].image}: has no road mask")
-    assert str(sound[0].mask) in line
+    assert str(sound[0].labels) in line
     assert "data.root" in line
 
 
 def test_mask_without_image(sound, faults):
     sound[1].image.unlink()
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[1].mask}: is a mask without an image")
+    assert line.startswith(f"{sound[1].labels}: is a mask without an image")
     assert str(sound[1].image) in line
     assert "data.root" in line
 
 
 def test_different_size(sound, faults, write):
-    write(sound[2].mask, np.zeros((64, 81), np.uint8))
+    write(sound[2].labels, np.zeros((64, 81), np.uint8))
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[2].mask}: is 81 × 64 px")
+    assert line.startswith(f"{sound[2].labels}: is 81 × 64 px")
     assert f"{sound[2].image} 80 × 64 px" in line
     assert "data.root" in line
 
 
-def test_different_grid(sound, faults, make_scene, write):
-    at = Affine(0.5, 0, 1000, 0, -0.5, 2000)
+def test_a_mask_beside_its_image(sound, faults, make_scene, write):
+    at = Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
     sound[0] = make_scene("train", crs="EPSG:32632", transform=at)
     mask = np.zeros((64, 80), np.uint8)
-    mask[:, :20] = 255
-    write(sound[0].mask, mask, crs="EPSG:32632", transform=Affine(0.5, 0, 1001, 0, -0.5, 2000))
-    (line,) = faults(*sound)
-    assert line.startswith(f"{sound[0].mask}: lies on another grid than its image")
-    assert "off by up to 2.0 px" in line
-    assert "data.root" in line
+    for crs, place in (
+        ("EPSG:32632", Affine(0.5, 0, 4.1e5, 0, -0.5, 5e6)),
+        ("EPSG:32633", at),
+    ):
+        write(sound[0].labels, mask, crs=crs, transform=place)
+        (line,) = faults(*sound)
+        assert line.startswith(f"{sound[0].labels}: lies beside its image {sound[0].image}")
+        assert "data.root" in line
 
 
-def test_different_pixel_size_is_a_different_grid(sound, faults, make_scene, write):
-    sound[0] = make_scene("train", transform=Affine(0.5, 0, 1000, 0, -0.5, 2000))
-    mask = np.zeros((64, 80), np.uint8)
-    write(sound[0].mask, mask, transform=Affine(1, 0, 1000, 0, -1, 2000))
-    (line,) = faults(*sound)
-    assert "off by up to 80.0 px" in line
-
-
-def test_different_crs(sound, faults, make_scene, write):
-    at = Affine(0.5, 0, 1000, 0, -0.5, 2000)
+def test_another_size_without_a_place(sound, faults, make_scene, write):
+    at = Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
     sound[0] = make_scene("train", crs="EPSG:32632", transform=at)
-    write(sound[0].mask, np.zeros((64, 80), np.uint8), crs="EPSG:32633", transform=at)
+    write(sound[0].labels, np.zeros((32, 40), np.uint8))
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[0].mask}: is in EPSG:32633")
-    assert "EPSG:32632" in line
+    assert line.startswith(f"{sound[0].labels}: is 40 × 32 px, its image {sound[0].image} 80 × 64")
+    assert "not both are georeferenced" in line
 
 
 def test_one_georeference_is_enough_and_tiny_differences_do_not_matter(
@@ -114,8 +108,10 @@ def test_one_georeference_is_enough_and_tiny_differences_do_not_matter(
     mask = np.zeros((64, 80), np.uint8)
     mask[:, :20] = 255
     sound[0] = make_scene("train", mask=mask, crs="EPSG:32632", transform=at)
-    write(sound[0].mask, mask, crs="EPSG:32632", transform=Affine(0.5, 0, 1000.0001, 0, -0.5, 2000))
-    write(sound[1].mask, mask)
+    write(
+        sound[0].labels, mask, crs="EPSG:32632", transform=Affine(0.5, 0, 1000.0001, 0, -0.5, 2000)
+    )
+    write(sound[1].labels, mask)
     RoadTileDataModule(listed(tuple(sound)), tile_size=16).setup()
 
 
@@ -128,10 +124,10 @@ def test_unreadable_file(sound, faults):
 
 
 def test_truncated_file(sound, faults):
-    content = sound[0].mask.read_bytes()
-    sound[0].mask.write_bytes(content[: len(content) // 2])
+    content = sound[0].labels.read_bytes()
+    sound[0].labels.write_bytes(content[: len(content) // 2])
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[0].mask}: cannot be read")
+    assert line.startswith(f"{sound[0].labels}: cannot be read")
     assert "replace it" in line
 
 
@@ -139,7 +135,10 @@ def test_unknown_band(sound, faults):
     lines = faults(*sound, bands=[1, 4, 0])
     assert len(lines) == 3
     for line, scene in zip(lines, sound, strict=True):
-        assert line == f"{scene.image}: has no band 4, 0: data.bands may name 1 to 3"
+        assert (
+            line
+            == f"{scene.image}: has no band 4, 0: data.bands may name 1 to 3 or red, green, blue"
+        )
 
 
 def test_different_numbers_of_bands(sound, faults, make_scene):
@@ -171,23 +170,30 @@ def test_complex_numbers(sound, faults, make_scene):
 
 
 def test_mask_of_several_bands(sound, faults, write):
-    write(sound[0].mask, np.zeros((3, 64, 80), np.uint8))
+    for bands in (2, 4):
+        write(sound[0].labels, np.zeros((bands, 64, 80), np.uint8))
+        (line,) = faults(*sound)
+        said = f"{sound[0].labels}: a road mask has one band, and this file has {bands}"
+        assert line.startswith(said)
+    differing = np.zeros((3, 64, 80), np.uint8)
+    differing[1, :, :20] = 255
+    write(sound[0].labels, differing)
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[0].mask}: a road mask has one band, and this file has 3")
+    assert line.startswith(f"{sound[0].labels}: a road mask has one band, and this file has 3 that")
 
 
 def test_a_picture_is_no_mask(sound, faults, write):
     picture = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
-    write(sound[0].mask, picture)
+    write(sound[0].labels, picture)
     (line,) = faults(*sound)
-    assert line.startswith(f"{sound[0].mask}: is not a road mask")
+    assert line.startswith(f"{sound[0].labels}: is not a road mask")
     assert "data.mask_threshold=127" in line
 
 
 def test_masks_without_any_road(sound, faults, write):
     mask = np.zeros((64, 80), np.uint8)
     mask[:, :20] = 1
-    write(sound[0].mask, mask)
+    write(sound[0].labels, mask)
     (line,) = faults(*sound)
     assert "no road mask of split train has a road" in line
     assert "largest value is 1" in line
@@ -263,8 +269,9 @@ def test_a_constant_band(sound, faults, make_scene):
 def test_white_gaps_of_other_types(sound, faults, make_scene, listed):
     image = np.random.default_rng(0).integers(0, 2000, (3, 64, 80), dtype=np.uint16)
     scene = make_scene("wide", image=image)
-    wide = type(scene)(scene.name, scene.image, scene.mask, "train", white_area=256)
-    (line,) = faults(wide, *sound[1:])
+    wide = type(scene)(scene.name, scene.image, scene.labels, "train", white_area=256)
+    line, other = faults(wide, *sound[1:])
+    assert other.startswith(f"{wide.image}: has 3 bands of uint16, most others 3 of uint8")
     assert line.startswith(f"{wide.image}: white gaps")
     assert "data.source.white_area=0" in line
 
@@ -273,12 +280,12 @@ def test_all_faults_together(sound, faults, make_scene, write):
     sound[0].image.write_bytes(b"broken")
     small = make_scene("small", "test", width=9)
     lone = make_scene("lone", "test")
-    lone.mask.unlink()
+    lone.labels.unlink()
     twice = make_scene("val", "val")
-    write(twice.mask, np.zeros((10, 10), np.uint8))
+    write(twice.labels, np.zeros((10, 10), np.uint8))
     repeated, *lines = faults(*sound, small, lone, twice)
     assert "several scenes are called val" in repeated
-    files = [sound[0].image, sound[1].mask, lone.image, small.image]
+    files = [sound[0].image, lone.image, sound[1].labels, small.image]
     assert len(lines) == len(files)
     for line, file in zip(lines, files, strict=True):
         assert line.startswith(f"{file}: ")

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.data.normalisation import band_statistics
+from vbp_lightning.data.normalisation import BandStatistics
+
+
+def gathered(scenes):
+    statistics = BandStatistics(len(scenes[0][0]), scenes[0][0].dtype, 1)
+    for bands, valid in scenes:
+        statistics.add(bands, valid)
+    return statistics
+
+
+def band_statistics(scenes):
+    made = gathered(scenes).normalisation(None)
+    return made.mean, made.std
 
 
 @given(st.integers(0, 1000), st.sampled_from(["uint8", "uint16", "int16", "float32"]))

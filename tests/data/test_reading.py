@@ -1,13 +1,33 @@
 """Reading scenes: what is valid, what is road, and that no handle stays open."""
 
 import warnings
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
-from vbp_lightning.data.reading import missing_white, read_scenes
+from vbp_lightning.data.raster import Reading
+from vbp_lightning.data.reading import for_each_scene, load_scene
+from vbp_lightning.data.white import missing_white
+
+
+def read_scenes(scenes, bands, mask_threshold, threads, progress):
+    reading = Reading(None if bands is None else tuple(bands), mask_threshold=mask_threshold)
+    act = partial(load_scene, reading=reading)
+    loaded, lines = for_each_scene(act, scenes, "Reading", threads, progress)
+    return [
+        SimpleNamespace(
+            **vars(item.pixels),
+            scene=item.info.scene,
+            crs=item.info.grid.crs,
+            transform=item.info.grid.transform,
+            largest_mask_value=item.largest_mask_value,
+        )
+        for item in loaded
+    ], lines
 
 
 def load(scene, bands=None, mask_threshold=127):
@@ -46,22 +66,31 @@ def test_keeps_sixteen_bits_and_floats(make_scene):
         assert np.array_equal(loaded.bands, image)
 
 
-def test_nodata_in_any_band_is_invalid_and_never_road(make_scene, pixels):
-    pixels[1, 3, 4] = 0
+def test_nodata_that_imagery_reaches_must_be_in_all_bands(make_scene, pixels):
+    pixels[1, 3, 4] = 0  # a shadow
     pixels[:, 10, 10] = 0
     mask = np.full((40, 50), 255, np.uint8)
     loaded = load(make_scene("a", image=pixels, mask=mask, nodata=0))
-    assert np.argwhere(~loaded.valid).tolist() == [[3, 4], [10, 10]]
+    assert np.argwhere(~loaded.valid).tolist() == [[10, 10]]
     assert np.array_equal(loaded.road, loaded.valid)
-    only_first = load(make_scene("a", image=pixels, mask=mask, nodata=0), [1])
-    assert np.argwhere(~only_first.valid).tolist() == [[10, 10]]
+    only_second = load(make_scene("a", image=pixels, mask=mask, nodata=0), [2])
+    assert np.argwhere(~only_second.valid).tolist() == [[3, 4], [10, 10]]
+
+
+def test_other_nodata_in_any_band_is_invalid(make_scene, pixels):
+    image = pixels.astype(np.int16)
+    image[1, 3, 4] = -9999
+    image[:, 10, 10] = -9999
+    mask = np.full((40, 50), 255, np.uint8)
+    loaded = load(make_scene("a", image=image, mask=mask, nodata=-9999))
+    assert np.argwhere(~loaded.valid).tolist() == [[3, 4], [10, 10]]
 
 
 def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7] = 255
-    write(scene.mask, mask, nodata=0)
+    write(scene.labels, mask, nodata=0)
     loaded = load(scene)
     assert loaded.valid.all()
     assert loaded.road.sum() == 7
@@ -71,7 +100,7 @@ def test_a_mask_may_leave_pixels_out(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7], mask[1, :5] = 1, 255
-    write(scene.mask, mask, nodata=255)
+    write(scene.labels, mask, nodata=255)
     loaded = load(scene, mask_threshold=0)
     assert (loaded.road.sum(), (~loaded.valid).sum()) == (7, 5)
 
@@ -144,11 +173,11 @@ def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile
 def test_scenes_come_in_order_with_all_faults(make_scene):
     scenes = [make_scene(f"s{i}", seed=i) for i in range(6)]
     scenes[1].image.write_bytes(b"no raster")
-    scenes[4].mask.unlink()
+    scenes[4].labels.unlink()
     for threads in (1, 3):
         loaded, lines = read_scenes(scenes, None, 127, threads, progress=False)
         assert [item.scene.name for item in loaded] == ["s0", "s2", "s3", "s5"]
-        assert [str(scenes[1].image) in lines[0], str(scenes[4].mask) in lines[1]] == [True, True]
+        assert [str(scenes[1].image) in lines[0], str(scenes[4].labels) in lines[1]] == [True, True]
 
 
 def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
@@ -163,12 +192,12 @@ def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
     assert warnings.filters == filters
     assert not caught
     opened = {Path(file.path) for file in psutil.Process().open_files()}
-    assert not opened & {path for scene in scenes for path in (scene.image, scene.mask)}
+    assert not opened & {path for scene in scenes for path in (scene.image, scene.labels)}
 
 
 def test_both_files_of_a_scene_are_looked_at(make_scene):
     scene = make_scene("a")
     scene.image.write_bytes(b"")
-    scene.mask.write_bytes(b"")
+    scene.labels.write_bytes(b"")
     loaded, lines = read_scenes([scene], None, 127, 1, progress=False)
     assert (loaded, len(lines)) == ([], 2)

@@ -5,7 +5,7 @@ import pytest
 from vbp_lightning.data import (
     Augmentation,
     DataError,
-    MassachusettsScenes,
+    FolderScenes,
     RoadTileDataModule,
     stored_datamodule,
 )
@@ -13,7 +13,7 @@ from vbp_lightning.data import (
 
 def settings(tmp_path):
     return RoadTileDataModule(
-        MassachusettsScenes(tmp_path, white_area=7),
+        FolderScenes(tmp_path, white_area=7),
         road_share=0.1,
         augment=Augmentation(jitter=3),
         seed=5,
@@ -24,7 +24,7 @@ def test_a_stored_data_module_has_the_same_settings(tmp_path):
     config = settings(tmp_path)
     rebuilt = stored_datamodule(config)
     assert rebuilt.data_config == config
-    assert rebuilt.source == MassachusettsScenes(str(tmp_path), white_area=7)
+    assert rebuilt.source == FolderScenes(str(tmp_path), white_area=7)
     assert rebuilt.augment == Augmentation(jitter=3)
 
 

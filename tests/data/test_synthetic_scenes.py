@@ -54,7 +54,7 @@ def test_other_seed_other_pixels_in_another_folder(written):
     assert other.folder != written.folder
     for one, two in scenes:
         assert one.image.read_bytes() != two.image.read_bytes()
-        assert one.mask.read_bytes() != two.mask.read_bytes()
+        assert one.labels.read_bytes() != two.labels.read_bytes()
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are(written, tmp_path):
@@ -79,7 +79,7 @@ def test_images_are_tiled_compressed_and_in_metres(written):
 
 def test_masks_lie_on_the_grid_of_their_images(written):
     for scene in written():
-        with rasterio.open(scene.image) as image, rasterio.open(scene.mask) as mask:
+        with rasterio.open(scene.image) as image, rasterio.open(scene.labels) as mask:
             assert (mask.crs, mask.transform, mask.shape) == (
                 image.crs,
                 image.transform,
@@ -144,7 +144,7 @@ def test_a_killed_run_is_completed(written, tmp_path, monkeypatch, rendered):
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "changed"])
 def test_a_damaged_file_is_mended(tmp_path, rendered, damage):
     made = source(tmp_path)
-    victim = made()[1].mask
+    victim = made()[1].labels
     expected = contents(made.folder)
     rendered.clear()
     content = victim.read_bytes()

@@ -3,15 +3,18 @@
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.image import image_tiles
-from vbp_lightning.data.massachusetts import MassachusettsScenes
+from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
 from vbp_lightning.data.scenes import (
     SPLITS,
     DataError,
+    ImageLabel,
     Label,
     LabelledTile,
+    RoadWidths,
     Scene,
     Split,
     Tile,
+    VectorLabels,
 )
 from vbp_lightning.data.stored import stored_datamodule
 from vbp_lightning.data.synthetic import SyntheticScenes
@@ -22,14 +25,20 @@ __all__ = [
     "TILE_FIELDS",
     "Augmentation",
     "DataError",
+    "FolderScenes",
+    "ImageLabel",
     "Label",
+    "LabelledImages",
     "LabelledTile",
-    "MassachusettsScenes",
     "RoadTileDataModule",
+    "RoadWidths",
     "Scene",
+    "SpaceNetScenes",
     "Split",
     "SyntheticScenes",
     "Tile",
+    "VectorLabels",
+    "VectorScenes",
     "image_tiles",
     "stored_datamodule",
     "tile_fields",

@@ -2,9 +2,8 @@
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,23 +17,37 @@ from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
-from vbp_lightning.data.grid import exceeds, labels_of, tile_bounds, tile_counts, tile_grid
-from vbp_lightning.data.normalisation import band_statistics
-from vbp_lightning.data.reading import LoadedScene, read_scenes
+from vbp_lightning.data.grid import tile_grid
+from vbp_lightning.data.normalisation import BandStatistics, Normalisation
+from vbp_lightning.data.raster import Reading
+from vbp_lightning.data.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.sampling import BalancedBatches
-from vbp_lightning.data.scenes import (
-    SPLITS,
-    DataError,
-    Label,
-    LabelledTile,
-    Scene,
-    Split,
-    Tile,
+from vbp_lightning.data.scenes import SPLITS, DataError, Label, LabelledTile, Scene, Split, Tile
+from vbp_lightning.data.splits import (
+    Region,
+    block_regions,
+    read_regions,
+    scene_regions,
+    split_of_tiles,
+    write_regions,
 )
-from vbp_lightning.data.splits import draw_splits, shared_ground
+from vbp_lightning.data.store import SceneStore, TilePlan, build_store, survey_scenes
+from vbp_lightning.data.survey import (
+    Survey,
+    different_types,
+    repeated_names,
+    shared_ground,
+    split_faults,
+    too_small,
+    without_shared_ground,
+)
 from vbp_lightning.data.table import write_tiles
+from vbp_lightning.data.tiles import TileTable, label_tiles
 
 _AUGMENTATION = Augmentation()
+
+_CELL = 2048
+"""Pixels, side of a neighbourhood that streamed tiles are read together from."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +102,13 @@ class RoadTileDataModule(pl.LightningDataModule):
     Args:
         source: The dataset's layout; or, with ``root``, what makes it: ``source(root=root)``.
         root: Folder of the data set, where ``source`` does not know it yet.
-        bands: Bands to read, counted from 1; None reads all but an alpha band.
+        bands: Bands to read, each by its number counted from 1, its description or its colour
+            interpretation; None reads all but an alpha band.
+        nodata: Image pixels of this value show nothing, beside what the files say themselves.
+        resolution: Ground size of a pixel in metres that all images are resampled to; None leaves
+            each its own.
+        stretch: Two percentiles of each band's training pixels that the network takes for -1 and
+            1, clipping what lies beyond; None scales by mean and standard deviation.
         tile_size: Tile size in pixels.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
@@ -100,11 +119,21 @@ class RoadTileDataModule(pl.LightningDataModule):
         mask_threshold: Values of a road mask above it are road.
         val_fraction: Part of the scenes without a split of their own that validates, in [0, 1).
         test_fraction: Part of the scenes without a split of their own that tests, in [0, 1).
+        split_by: ``scene`` draws whole scenes, ``block`` the blocks of a grid within scenes.
+        block_size: Side of a block.
+        block_unit: Unit of ``block_size``: ``m`` or ``px``.
+        block_margin: Pixels that lie at least between a training tile and each held-out pixel of
+            its scene, where scenes are divided; None for the jitter of the augmentation.
+        split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
+            ``scene`` and ``split``: read instead of drawing anything.
         split_seed: Of the draw of splits; apart from ``seed``, so that runs of different seeds
             are judged on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
             whole batches (one at least); None for as many as there are labelled training tiles.
         batch_size: Tiles of a batch over all processes; must divide among them evenly.
+        memory: GiB that the main process may take. Decoded scenes of up to half of it are kept in
+            memory; larger data sets are read from disk tile by tile, an epoch's tiles ordered by
+            place.
         num_workers: Worker processes of each loader; 0 cuts the tiles in the main process.
         augment: What is changed in training tiles; None or False for nothing.
         seed: Of drawing and augmentation.
@@ -117,7 +146,10 @@ class RoadTileDataModule(pl.LightningDataModule):
         self,
         source: SceneSource | Callable[..., SceneSource],
         root: str | Path | None = None,
-        bands: Sequence[int] | None = None,
+        bands: Sequence[int | str] | None = None,
+        nodata: float | None = None,
+        resolution: float | None = None,
+        stretch: Sequence[float] | None = None,
         tile_size: int = 96,
         stride: int | None = None,
         train_stride: int | None = None,
@@ -127,9 +159,15 @@ class RoadTileDataModule(pl.LightningDataModule):
         mask_threshold: float = 127,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
+        split_by: Literal["scene", "block"] = "scene",
+        block_size: float = 500,
+        block_unit: Literal["m", "px"] = "m",
+        block_margin: int | None = None,
+        split_file: str | Path | None = None,
         split_seed: int = 0,
         tiles_per_epoch: int | None = None,
         batch_size: int = 64,
+        memory: float = 2.0,
         num_workers: int = 0,
         augment: Augmentation | Literal[False] | None = _AUGMENTATION,
         seed: int = 0,
@@ -137,6 +175,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         super().__init__()
         self.source = _with_root(source, root)
         self.bands = None if bands is None else list(bands)
+        self.nodata = nodata
+        self.resolution = resolution
+        self.stretch = None if stretch is None else list(stretch)
         self.tile_size = tile_size
         self.stride = tile_size if stride is None else stride
         self.train_stride = max(1, tile_size // 2) if train_stride is None else train_stride
@@ -146,24 +187,55 @@ class RoadTileDataModule(pl.LightningDataModule):
         self.mask_threshold = mask_threshold
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
+        self.split_by = split_by
+        self.block_size = block_size
+        self.block_unit = block_unit
+        self.block_margin = block_margin
+        self.split_file = None if split_file is None else Path(split_file)
         self.split_seed = split_seed
         self.tiles_per_epoch = tiles_per_epoch
         self.batch_size = batch_size
+        self.memory = memory
         self.num_workers = num_workers
         self.augment = augment or None
         self.seed = seed
         self.epoch = 0
         """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
-        self.mean: list[float] = []
-        self.std: list[float] = []
-        self.counts: dict[Split, dict[str, int]] = {}
-        """Number of tiles by split and label name, and of those dropped."""
-        self.scene_splits: dict[str, Split] = {}
-        self._loaded: list[LoadedScene] = []
+        self.normalisation = Normalisation([], [])
+        """Measured on the valid pixels of the training split."""
+        self._survey = Survey()
         self._numbers: dict[str, int] = {}
-        self._tiles: dict[Split, list[LabelledTile]] = {}
+        self._spawned_store: SceneStore | None = None
         if lines := self._setting_faults():
             raise DataError(*lines)
+
+    @property
+    def mean(self) -> list[float]:
+        """What the network takes for 0 in each band: what gaps are filled with."""
+        return self.normalisation.mean
+
+    @property
+    def std(self) -> list[float]:
+        """What the network takes for 1 in each band, measured from ``mean``."""
+        return self.normalisation.std
+
+    @property
+    def counts(self) -> dict[Split, dict[str, int]]:
+        """Number of tiles by split and label name, and of those dropped."""
+        return self._survey.counts
+
+    @property
+    def scene_splits(self) -> dict[str, Any]:
+        """The split of each scene by name, as plain builtins.
+
+        A scene that is divided has a list of (row, col, height, width, split) instead.
+        """
+        return {
+            name: parts[0].split
+            if len(parts) == 1 and self.split_by == "scene" and self.split_file is None
+            else [list(astuple(part)) for part in parts]
+            for name, parts in self._survey.regions.items()
+        }
 
     @property
     def in_channels(self) -> int:
@@ -188,6 +260,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         return config | {
             "source": source,
             "bands": self.bands,
+            "nodata": self.nodata,
+            "resolution": self.resolution,
+            "stretch": self.stretch,
             "tile_size": self.tile_size,
             "stride": self.stride,
             "train_stride": self.train_stride,
@@ -197,9 +272,15 @@ class RoadTileDataModule(pl.LightningDataModule):
             "mask_threshold": self.mask_threshold,
             "val_fraction": self.val_fraction,
             "test_fraction": self.test_fraction,
+            "split_by": self.split_by,
+            "block_size": self.block_size,
+            "block_unit": self.block_unit,
+            "block_margin": self.block_margin,
+            "split_file": None if self.split_file is None else str(self.split_file),
             "split_seed": self.split_seed,
             "tiles_per_epoch": self.tiles_per_epoch,
             "batch_size": self.batch_size,
+            "memory": self.memory,
             "num_workers": self.num_workers,
             "augment": augment,
             "seed": self.seed,
@@ -218,62 +299,151 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             DataError: The data set cannot be used; one line for each fault that was found.
         """
-        if self._loaded:
-            return
+        if self._survey.store is None:
+            survey = self.inspect()
+            if survey.faults:
+                self._survey, self.normalisation = Survey(), Normalisation([], [])
+                raise DataError(*survey.faults)
+            for line in survey.warnings:
+                _log.warning(line)
+
+    def inspect(self) -> Survey:
+        """Reads everything and reports it: unlike ``setup``, also where training could not run.
+
+        Returns:
+            The survey; its ``faults`` say why training could not run.
+
+        Raises:
+            DataError: There is nothing to survey, or ``split_file`` cannot be used.
+        """
+        survey = self._survey = Survey()
         found = self.source()
         by_name: dict[str, Scene] = {}
         for scene in found:
             by_name.setdefault(scene.name, scene)
-        scenes = list(by_name.values())
-        splits = draw_splits(scenes, self.val_fraction, self.test_fraction, self.split_seed)
-        loaded, unreadable = read_scenes(
-            scenes,
-            self.bands,
-            self.mask_threshold,
-            threads=min(8, os.cpu_count() or 1),
-            progress=self.trainer is None or self.trainer.is_global_zero,
+        survey.found = len(by_name)
+        threads = min(8, os.cpu_count() or 1)
+        progress = self.trainer is None or self.trainer.is_global_zero
+        reading = self._reading()
+        infos, unreadable = for_each_scene(
+            partial(scene_info, reading=reading),
+            list(by_name.values()),
+            "Opening scenes",
+            threads,
+            progress,
         )
-        lines = _repeated_names(found) + unreadable + _different_types(loaded)
-        small = [item for item in loaded if min(item.valid.shape) < self.tile_size]
+        lines = survey.faults = repeated_names(found)
+        small = too_small(infos, self.tile_size)
+        infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
+        unlike = different_types(infos)
+        try:
+            regions = self._regions(infos)
+            plans = self._plans(infos, regions)
+        except DataError as error:
+            lines += [*unreadable, *unlike, *small, *error.lines]
+            return survey
+        memory = int(self.memory * (1 << 30))
+        surveyed, more = survey_scenes(
+            infos, plans, regions, reading, self.tile_size, memory, threads, progress
+        )
+        lines += [*unreadable, *more, *unlike, *small]
+        survey.surveyed = surveyed
+        survey.infos = [item.info for item in surveyed]
+        survey.regions = {info.scene.name: regions[info.scene.name] for info in survey.infos}
+        self._label(survey, by_name.values())
+        if unlike or not surveyed:
+            return survey
+        statistics = BandStatistics(surveyed[0].info.count, surveyed[0].info.dtype, 1)
+        for item in surveyed:
+            statistics.merge(item.statistics)
+        if statistics.count == 0:
+            return survey
+        stretch = None if self.stretch is None else (self.stretch[0], self.stretch[1])
+        self.normalisation = statistics.normalisation(stretch)
         lines += [
-            f"{item.scene.image}: is {item.valid.shape[1]} × {item.valid.shape[0]} px, smaller "
-            f"than a tile of {self.tile_size} px: leave the scene out or lower data.tile_size"
-            for item in small
-        ]
-        # What an unusable scene lacks is no second fault of its split.
-        usable = {item.scene.name for item in loaded} - {item.scene.name for item in small}
-        incomplete = {splits[scene.name] for scene in scenes if scene.name not in usable}
-        tiles: dict[Split, list[LabelledTile]] = {}
-        counts: dict[Split, dict[str, int]] = {}
-        for split in SPLITS:
-            members = [item for item in loaded if splits[item.scene.name] == split]
-            tiles[split], counts[split] = self._label(members, split)
-            if split not in incomplete:
-                lines += self._split_faults(split, members, tiles[split], counts[split])
-        if lines:
-            raise DataError(*lines)
-        training = [item for item in loaded if splits[item.scene.name] == "train"]
-        mean, std = band_statistics((item.bands, item.valid) for item in training)
-        names = self.bands or range(1, len(std) + 1)
-        lines = [
-            f"{training[0].scene.image.parent}: band {name} is the same everywhere in the "
+            f"{surveyed[0].info.scene.image.parent}: band {name} is the same everywhere in the "
             "training scenes: choose others with data.bands"
-            for name, spread in zip(names, std, strict=True)
+            for name, spread in zip(
+                self.bands or range(1, len(self.std) + 1), self.std, strict=True
+            )
             if spread == 0
         ]
-        if lines:
-            raise DataError(*lines)
-        _warn_of_shared_ground(loaded, splits)
-        for item in loaded:
-            _fill(item, mean)
-        self.mean, self.std = mean, std
-        self.scene_splits = splits
-        self.counts = counts
-        self._tiles = tiles
-        self._numbers = {item.scene.name: number for number, item in enumerate(loaded)}
-        self._loaded = loaded
+        survey.warnings = shared_ground(survey.infos, survey.regions)
+        self._numbers = {info.scene.name: number for number, info in enumerate(survey.infos)}
+        survey.store = build_store(surveyed, reading, self.mean, memory, self.num_workers)
+        return survey
 
-    def tiles_of(self, split: Split) -> list[LabelledTile]:
+    def _reading(self) -> Reading:
+        bands = None if self.bands is None else tuple(self.bands)
+        return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
+
+    def _regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
+        """The splits of scenes as the settings say."""
+        fractions = (self.val_fraction, self.test_fraction, self.split_seed)
+        if self.split_file is not None:
+            return read_regions(self.split_file, infos)
+        if self.split_by == "block":
+            return block_regions(infos, self.block_size, self.block_unit, *fractions)
+        return scene_regions(infos, *fractions)
+
+    def _plans(
+        self, infos: Sequence[SceneInfo], regions: Mapping[str, Sequence[Region]]
+    ) -> list[TilePlan]:
+        """Where the tiles of each scene lie: training and held-out tiles on grids of their own."""
+        plans = []
+        for info in infos:
+            shape, own = info.grid.shape, regions[info.scene.name]
+            margin = self._margin if len(own) > 1 else 0
+            corners, splits = [], []
+            for is_training, stride in ((True, self.train_stride), (False, self.stride)):
+                grid = tile_grid(shape, self.tile_size, stride, self.cover_edges)
+                places = split_of_tiles(grid, self.tile_size, margin, own, shape)
+                chosen = places == 0 if is_training else places > 0
+                corners.append(grid[chosen])
+                splits.append(places[chosen])
+            plans.append(TilePlan(np.concatenate(corners), np.concatenate(splits)))
+        if self.split_by == "block" or self.split_file is not None:
+            plans = without_shared_ground(infos, plans, self.tile_size)
+        return plans
+
+    @property
+    def _margin(self) -> int:
+        if self.block_margin is not None:
+            return self.block_margin
+        return self.augment.jitter if self.augment else 0
+
+    def _label(self, survey: Survey, scenes: Iterable[Scene]) -> None:
+        """Labels the tiles of all splits, and says which split cannot be used."""
+        usable = {info.scene.name for info in survey.infos}
+        # What an unusable scene lacks is no second fault of its split, whichever that was to be.
+        lost = {scene.split for scene in scenes if scene.name not in usable}
+        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        for number, split in enumerate(SPLITS):
+            survey.tiles[split], survey.counts[split] = label_tiles(
+                survey.infos,
+                [item.tiles for item in survey.surveyed],
+                split,
+                number,
+                self.tile_size,
+                self.road_share,
+                self.max_invalid,
+            )
+            if split not in lost and None not in lost:
+                survey.faults += split_faults(
+                    split,
+                    [
+                        item
+                        for item in survey.surveyed
+                        if any(part.split == split for part in survey.regions[item.info.scene.name])
+                    ],
+                    survey.tiles[split],
+                    survey.counts[split],
+                    self.road_share,
+                    self.mask_threshold,
+                    fractions.get(split) == 0,
+                )
+
+    def tiles_of(self, split: Split) -> TileTable:
         """All tiles of a split but the dropped ones: ignored tiles are among them.
 
         Args:
@@ -282,7 +452,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             By scene, row and column, as the source orders the scenes.
         """
-        return self._tiles[split]
+        return self._survey.tiles[split]
 
     def read_tiles(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """Raw tiles, as the network takes them; invalid pixels hold the band's training mean.
@@ -293,7 +463,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             (N, C, tile_size, tile_size) float32 in the units of the scenes.
         """
-        return crops([item.bands for item in self._loaded], self._positions(tiles), self.tile_size)
+        return crops(self._store.bands, self._positions(tiles), self.tile_size)
 
     def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """The road pixels of tiles; false where a pixel is invalid.
@@ -307,7 +477,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         size = self.tile_size
         masks = np.empty((len(tiles), size, size), dtype=bool)
         for place, (scene, row, col) in enumerate(self._positions(tiles).tolist()):
-            masks[place] = self._loaded[scene].road[row : row + size, col : col + size]
+            masks[place] = self._store.road[scene][row : row + size, col : col + size]
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:
@@ -319,7 +489,18 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             OSError: The file cannot be written.
         """
-        write_tiles(path, (tile for split in SPLITS for tile in self._tiles[split]))
+        write_tiles(path, (tile for split in SPLITS for tile in self._survey.tiles[split]))
+
+    def write_splits(self, path: Path) -> None:
+        """Writes the split as ``splits.csv``, which ``split_file`` reads back.
+
+        Args:
+            path: The file to write or replace.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        write_regions(path, self._survey.regions)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Balanced batches of augmented training tiles: this process's part of each.
@@ -334,15 +515,15 @@ class RoadTileDataModule(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size}: cannot be divided evenly among {world_size} "
                 f"processes: make it a multiple of {world_size}"
             )
-        tiles = self._tiles["train"]
-        labels = np.array([int(tile.label) for tile in tiles], dtype=np.int64)
-        wanted = self.tiles_per_epoch or int(np.count_nonzero(labels != Label.IGNORED))
+        tiles = self._survey.tiles["train"]
+        wanted = self.tiles_per_epoch or int(np.count_nonzero(tiles.labels != Label.IGNORED))
+        store = self._workers_store
         dataset = TrainingTiles(
-            scenes=[item.bands for item in self._loaded],
-            road=[item.road for item in self._loaded],
-            valid=[item.valid for item in self._loaded],
-            positions=self._positions(tiles),
-            labels=labels,
+            scenes=store.bands,
+            road=store.road,
+            valid=store.valid,
+            positions=tiles.positions,
+            labels=tiles.labels,
             tile_size=self.tile_size,
             road_share=self.road_share,
             max_invalid=self.max_invalid,
@@ -352,23 +533,26 @@ class RoadTileDataModule(pl.LightningDataModule):
             seed=self.seed,
         )
         batches = BalancedBatches(
-            labels,
+            tiles.labels,
             max(1, wanted // self.batch_size),
             self.batch_size,
             self.seed,
             self._current_epoch,
             rank,
             world_size,
+            _cells(tiles.positions) if store.is_streamed else None,
         )
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Labelled validation tiles in order: with several processes, this one's part of them."""
-        tiles = [tile for tile in self._tiles["val"] if tile.label != Label.IGNORED]
+        tiles = self._survey.tiles["val"]
+        labelled = tiles.labels != Label.IGNORED
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
-        batches = _OrderedBatches(len(tiles), self.batch_size, rank, world_size)
-        return self._loader(self._ordered(tiles), batches)
+        dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
+        batches = _OrderedBatches(len(dataset), self.batch_size, rank, world_size)
+        return self._loader(dataset, batches)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """All tiles of a split in the order of ``tiles_of``, in every process.
@@ -379,8 +563,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             A loader of tiles and labels, -1 for ignored tiles.
         """
-        tiles = self._tiles[split]
-        return self._loader(self._ordered(tiles), _OrderedBatches(len(tiles), self.batch_size))
+        tiles = self._survey.tiles[split]
+        dataset = self._ordered(tiles.positions, tiles.labels)
+        return self._loader(dataset, _OrderedBatches(len(dataset), self.batch_size))
 
     def _current_epoch(self) -> int:
         if self.trainer is None:
@@ -400,88 +585,28 @@ class RoadTileDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
         )
 
-    def _ordered(self, tiles: Sequence[LabelledTile]) -> TileDataset:
-        labels = np.array([int(tile.label) for tile in tiles], dtype=np.int64)
-        scenes = [item.bands for item in self._loaded]
-        return TileDataset(scenes, self._positions(tiles), labels, self.tile_size)
+    def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
+        return TileDataset(self._workers_store.bands, positions, labels, self.tile_size)
+
+    @property
+    def _store(self) -> SceneStore:
+        assert self._survey.store is not None, "call setup() first"
+        return self._survey.store
+
+    @property
+    def _workers_store(self) -> SceneStore:
+        """The store as workers get it: forked ones inherit it, others must be given handles."""
+        if self.num_workers == 0 or torch.multiprocessing.get_start_method() == "fork":
+            return self._store
+        if self._spawned_store is None:
+            self._spawned_store = self._store.shared()
+        return self._spawned_store
 
     def _positions(self, tiles: Sequence[Tile | LabelledTile]) -> NDArray[np.int64]:
         """(N, 3) number of the scene, row and column."""
         plain = (item.tile if isinstance(item, LabelledTile) else item for item in tiles)
         rows = [(self._numbers[tile.scene], tile.row, tile.col) for tile in plain]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-    def _label(
-        self, members: Sequence[LoadedScene], split: Split
-    ) -> tuple[list[LabelledTile], dict[str, int]]:
-        """The tiles of a split's scenes, and how many there are of each label."""
-        size = self.tile_size
-        stride = self.train_stride if split == "train" else self.stride
-        tiles: list[LabelledTile] = []
-        dropped = 0
-        for item in members:
-            corners = tile_grid(item.valid.shape, size, stride, self.cover_edges)
-            seen = tile_counts(item.valid, corners, size)
-            kept = (seen > 0) & ~exceeds(size**2 - seen, size**2, self.max_invalid)
-            dropped += int(np.count_nonzero(~kept))
-            corners, seen = corners[kept], seen[kept]
-            road = tile_counts(item.road, corners, size)
-            shares = (road / seen).tolist()
-            labels = labels_of(road, seen, self.road_share).tolist()
-            tiles.extend(
-                LabelledTile(
-                    tile=Tile(item.scene.name, row, col),
-                    bounds=tile_bounds(item.transform, row, col, size),
-                    share=share,
-                    label=Label(label),
-                    split=split,
-                )
-                for (row, col), share, label in zip(corners.tolist(), shares, labels, strict=True)
-            )
-        found = Counter(tile.label for tile in tiles)
-        counts = {label.name.lower(): found[label] for label in reversed(Label)}
-        return tiles, counts | {"dropped": dropped}
-
-    def _split_faults(
-        self,
-        split: Split,
-        members: Sequence[LoadedScene],
-        tiles: Sequence[LabelledTile],
-        counts: dict[str, int],
-    ) -> list[str]:
-        """Why a split, all of whose scenes could be read, cannot be used."""
-        fraction = {"val": self.val_fraction, "test": self.test_fraction}.get(split)
-        if not members:
-            if fraction == 0:
-                return []
-            remedy = "" if split == "train" else f", or set data.{split}_fraction=0 to go without"
-            return [f"data.root: no scene belongs to split {split}: add some{remedy}"]
-        where = members[0].scene.image.parent
-        if not tiles:
-            return [
-                f"{where}: split {split} has no tile left, {counts['dropped']} hold too little "
-                "imagery: raise data.max_invalid or add scenes"
-            ]
-        lines = []
-        if not any(item.road.any() for item in members):
-            largest = max(item.largest_mask_value for item in members)
-            lines.append(
-                f"{members[0].scene.mask.parent}: no road mask of split {split} has a road: the "
-                f"largest value is {largest:g} and road lies above "
-                f"data.mask_threshold={self.mask_threshold:g}: lower it or add scenes with roads"
-            )
-        elif counts["road"] == 0:
-            largest = max(tile.share for tile in tiles)
-            lines.append(
-                f"{where}: split {split} has no road tile: the largest road share is "
-                f"{largest:.3g}, below data.road_share={self.road_share:g}: lower it or add scenes"
-            )
-        if counts["non_road"] == 0:
-            lines.append(
-                f"{where}: split {split} has no non-road tile, every one holds some road: add "
-                "scenes, or lower data.tile_size"
-            )
-        return lines
 
     def _setting_faults(self) -> list[str]:
         """Settings that make no sense, one line each."""
@@ -507,9 +632,41 @@ class RoadTileDataModule(pl.LightningDataModule):
                 f"data.val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction}: "
                 "must not be negative and leave something to train on"
             )
+        if self.split_by not in ("scene", "block"):
+            lines.append(f"data.split_by={self.split_by}: must be scene or block")
+        if self.block_unit not in ("m", "px"):
+            lines.append(f"data.block_unit={self.block_unit}: must be m or px")
+        if self.block_unit == "px" and self.block_size < self.tile_size + self.stride - 1:
+            lines.append(
+                f"data.block_size={self.block_size}: must be at least data.tile_size + data.stride"
+                f" - 1 = {self.tile_size + self.stride - 1} px, so that each block holds a tile"
+            )
+        jitter = self.augment.jitter if self.augment else 0
+        if self.block_margin is not None and self.block_margin < jitter:
+            lines.append(
+                f"data.block_margin={self.block_margin}: must be at least data.augment.jitter="
+                f"{jitter}, by which training tiles move, or null"
+            )
+        for name in ("resolution", "block_size", "memory"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                lines.append(f"data.{name}={value}: must be above 0")
+        if self.stretch is not None and not (
+            len(self.stretch) == 2 and 0 <= self.stretch[0] < self.stretch[1] <= 100
+        ):
+            lines.append(
+                f"data.stretch={self.stretch}: give two percentiles, as in [2, 98], or null"
+            )
         if self.bands is not None and not self.bands:
             lines.append("data.bands=[]: name at least one band, or null for all")
         return lines + (self.augment.faults() if self.augment else [])
+
+
+def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the neighbourhoods that tiles (N, 3) lie in."""
+    cells = np.stack([positions[:, 0], *(positions[:, 1:] // _CELL).T], axis=1)
+    numbers: NDArray[np.int64] = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+    return numbers
 
 
 def _with_root(
@@ -536,53 +693,13 @@ def _path_of(kind: type) -> str:
 
 def _plain(value: object) -> object:
     """A source's field as a plain builtin."""
-    return str(value) if isinstance(value, Path) else value
-
-
-def _repeated_names(scenes: Sequence[Scene]) -> list[str]:
-    """A line for each name that several scenes bear."""
-    images: dict[str, list[Path]] = {}
-    for scene in scenes:
-        images.setdefault(scene.name, []).append(scene.image)
-    return [
-        f"{', '.join(map(str, paths))}: several scenes are called {name} (data.root): rename or "
-        "remove all but one"
-        for name, paths in images.items()
-        if len(paths) > 1
-    ]
-
-
-def _different_types(loaded: Sequence[LoadedScene]) -> list[str]:
-    """A line for each scene that differs from most in its bands or its type."""
-    kinds = Counter((item.bands.shape[0], item.bands.dtype.name) for item in loaded)
-    if len(kinds) < 2:
-        return []
-    (bands, dtype), _ = kinds.most_common(1)[0]
-    return [
-        f"{item.scene.image}: has {item.bands.shape[0]} bands of {item.bands.dtype.name}, most "
-        f"others {bands} of {dtype}: choose common ones with data.bands or convert it (data.root)"
-        for item in loaded
-        if (item.bands.shape[0], item.bands.dtype.name) != (bands, dtype)
-    ]
-
-
-def _warn_of_shared_ground(loaded: Sequence[LoadedScene], splits: Mapping[str, Split]) -> None:
-    """Says so where training scenes lie on those that judge the model."""
-    if shared := shared_ground(loaded, splits):
-        first, second = shared[0]
-        _log.warning(
-            "Scenes of different splits show the same ground: %s (%s) and %s (%s), and %d more "
-            "pairs: figures on val and test may flatter (data.root)",
-            *(first, splits[first], second, splits[second]),
-            len(shared) - 1,
-        )
-
-
-def _fill(item: LoadedScene, mean: Sequence[float]) -> None:
-    """Gives invalid pixels the training mean: what the network takes for nothing in particular."""
-    gaps = ~item.valid
-    if not gaps.any():
-        return
-    integers = np.issubdtype(item.bands.dtype, np.integer)
-    for band, value in zip(item.bands, mean, strict=True):
-        band[gaps] = round(value) if integers else value
+    if isinstance(value, Path):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return {"_target_": _path_of(type(value)), **members}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,10 +1,11 @@
-"""Tiles of scenes held in memory, as batches of tensors.
+"""Tiles of scenes as batches of tensors.
 
-No file is touched here, so that worker processes, forked or spawned, need nothing but this.
+Where scenes are held in memory no file is touched here, so that worker processes, forked or
+spawned, need nothing but this; streamed scenes open their files in each process anew.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from torch.utils.data import Dataset
 from vbp_lightning.data.augmentation import Augmentation, oriented
 from vbp_lightning.data.grid import exceeds, labels_of
 from vbp_lightning.data.keyed import keyed_uniforms
+from vbp_lightning.data.store import Bands, Plane
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Raw tiles float32 (N, C, H, W) and labels int64 (N,)."""
 
 
-def crops(scenes: Sequence[NDArray[Any]], positions: NDArray[np.int64], tile_size: int) -> Tensor:
+def crops(scenes: Sequence[Bands], positions: NDArray[np.int64], tile_size: int) -> Tensor:
     """Raw tiles as they lie in their scenes.
 
     Args:
@@ -33,7 +35,7 @@ def crops(scenes: Sequence[NDArray[Any]], positions: NDArray[np.int64], tile_siz
     """
     tiles = np.empty((len(positions), len(scenes[0]), tile_size, tile_size), np.float32)
     for tile, (scene, row, col) in zip(tiles, positions.tolist(), strict=True):
-        tile[...] = scenes[scene][:, row : row + tile_size, col : col + tile_size]
+        tile[...] = scenes[scene][np.s_[:, row : row + tile_size, col : col + tile_size]]
     return torch.from_numpy(tiles)
 
 
@@ -49,7 +51,7 @@ class TileDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        scenes: Sequence[NDArray[Any]],
+        scenes: Sequence[Bands],
         positions: NDArray[np.int64],
         labels: NDArray[np.int64],
         tile_size: int,
@@ -94,9 +96,9 @@ class TrainingTiles(Dataset[Batch]):
 
     def __init__(
         self,
-        scenes: Sequence[NDArray[Any]],
-        road: Sequence[NDArray[np.bool_]],
-        valid: Sequence[NDArray[np.bool_]],
+        scenes: Sequence[Bands],
+        road: Sequence[Plane],
+        valid: Sequence[Plane],
         positions: NDArray[np.int64],
         labels: NDArray[np.int64],
         tile_size: int,
@@ -159,7 +161,7 @@ class TrainingTiles(Dataset[Batch]):
         for place, ((scene, row, col), symmetry) in enumerate(
             zip(positions.tolist(), symmetries.tolist(), strict=True)
         ):
-            window = self.scenes[scene][:, row : row + size, col : col + size]
+            window = self.scenes[scene][np.s_[:, row : row + size, col : col + size]]
             tile = tiles[place]
             tile[...] = oriented(window, *symmetry)
             tile *= gains[place]

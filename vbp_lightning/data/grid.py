@@ -55,7 +55,8 @@ def tile_counts(
 
     Args:
         pixels: (H, W).
-        corners: (N, 2) rows and columns of upper-left corners; every tile lies inside.
+        corners: (N, 2) rows and columns of upper-left corners; of a tile that reaches beyond the
+            pixels, the part inside counts.
         tile_size: Tile size in pixels.
 
     Returns:
@@ -65,8 +66,8 @@ def tile_counts(
     integral = np.zeros((height + 1, width + 1), np.int32 if pixels.size < 2**31 else np.int64)
     np.cumsum(pixels, axis=0, out=integral[1:, 1:])
     np.cumsum(integral[1:, 1:], axis=1, out=integral[1:, 1:])
-    top, left = corners[:, 0], corners[:, 1]
-    bottom, right = top + tile_size, left + tile_size
+    top, left = np.clip(corners, 0, pixels.shape).T
+    bottom, right = np.clip(corners + tile_size, 0, pixels.shape).T
     counts: NDArray[np.int64] = (
         integral[bottom, right]
         - integral[top, right]
@@ -137,6 +138,23 @@ def tile_bounds(
     )
     bottom, top = (max(ys), min(ys)) if transform.e > 0 else (min(ys), max(ys))
     return min(xs), bottom, max(xs), top
+
+
+def rescaled(
+    transform: Affine, col: float = 0, row: float = 0, across: float = 1, down: float = 1
+) -> Affine:
+    """The transform of a window, or of larger pixels.
+
+    Args:
+        transform: From (column, row) to coordinates.
+        col: First column of the window.
+        row: First row of the window.
+        across: Width of a new pixel in old ones.
+        down: Height of a new pixel in old ones.
+    """
+    a, b, _, d, e, _ = transform[:6]
+    x, y = coordinates(transform, col, row)
+    return Affine(a * across, b * down, x, d * across, e * down, y)
 
 
 def coordinates(transform: Affine, x: float, y: float) -> tuple[float, float]:

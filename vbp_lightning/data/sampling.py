@@ -8,6 +8,11 @@ from torch.utils.data import Sampler
 
 from vbp_lightning.data.scenes import Label
 
+_CELL_STREAM = 2
+"""Beside the two labels' streams."""
+
+_CELLS_AT_ONCE = 8
+
 
 def drawn_tiles(
     positions: NDArray[np.int64], members: NDArray[np.int64], seed: int, stream: int
@@ -51,6 +56,9 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
             would announce the epoch, hence the trainer's own progress must answer.
         rank: Number of this process.
         world_size: Number of processes.
+        cells: (N,) number of the neighbourhood of each training tile, where imagery is read from
+            disk: an epoch goes through the neighbourhoods in random order, a few at a time, so
+            that a decoded block serves many tiles. None for a free order.
     """
 
     def __init__(
@@ -62,6 +70,7 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         epoch: Callable[[], int],
         rank: int = 0,
         world_size: int = 1,
+        cells: NDArray[np.int64] | None = None,
     ) -> None:
         self.batches = batches
         self.batch_size = batch_size
@@ -69,6 +78,7 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         self.rank = rank
         self.world_size = world_size
         self._epoch = epoch
+        self._cells = cells
         self._members = {
             label: np.flatnonzero(labels == label) for label in (Label.ROAD, Label.NON_ROAD)
         }
@@ -102,5 +112,13 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         for offset, label in enumerate((Label.ROAD, Label.NON_ROAD)):
             count = len(range(offset, length, 2))
             positions = np.arange(epoch * count, (epoch + 1) * count)
-            tiles[offset::2] = drawn_tiles(positions, self._members[label], self.seed, int(label))
+            drawn = drawn_tiles(positions, self._members[label], self.seed, int(label))
+            tiles[offset::2] = drawn if self._cells is None else self._gathered(drawn, epoch)
         return tiles
+
+    def _gathered(self, tiles: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Tiles sorted by neighbourhoods, which come in an order drawn for the epoch."""
+        assert self._cells is not None
+        rng = np.random.default_rng((self.seed, _CELL_STREAM, epoch))
+        turn = rng.permutation(int(self._cells.max()) + 1) // _CELLS_AT_ONCE
+        return tiles[np.argsort(turn[self._cells[tiles]], kind="stable")]

@@ -6,13 +6,22 @@ from typing import Any
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.massachusetts import MassachusettsScenes
-from vbp_lightning.data.scenes import DataError
+from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
+from vbp_lightning.data.scenes import DataError, RoadWidths
 from vbp_lightning.data.synthetic import SyntheticScenes
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     f"vbp_lightning.data.{kind.__qualname__}": kind
-    for kind in (RoadTileDataModule, MassachusettsScenes, SyntheticScenes, Augmentation)
+    for kind in (
+        RoadTileDataModule,
+        FolderScenes,
+        VectorScenes,
+        SpaceNetScenes,
+        LabelledImages,
+        SyntheticScenes,
+        RoadWidths,
+        Augmentation,
+    )
 }
 
 

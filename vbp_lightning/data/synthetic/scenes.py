@@ -122,7 +122,10 @@ class SyntheticScenes:
     def _scene(self, index: int) -> Scene:
         name = f"scene_{index:03d}"
         split = _SPLIT_OF_TEN[index % len(_SPLIT_OF_TEN)]
-        return Scene(name, self.folder / f"{name}.tif", self.folder / f"{name}_roads.tif", split)
+        return Scene(name, self.folder / f"{name}.tif", self._mask_of(name), split)
+
+    def _mask_of(self, name: str) -> Path:
+        return self.folder / f"{name}_roads.tif"
 
     def _settings(self) -> dict[str, int]:
         return {
@@ -174,8 +177,9 @@ class SyntheticScenes:
         corner = (ORIGIN[0] + SPACING * (index % 10), ORIGIN[1] - SPACING * (index // 10))
         mask = np.where(rendering.roads, np.uint8(255), np.uint8(0))[None]
         _write_raster(scene.image, rendering.image, rendering.pixel, corner)
-        _write_raster(scene.mask, mask, rendering.pixel, corner)
-        return scene.name, {path.name: _checksum(path) for path in (scene.image, scene.mask)}
+        _write_raster(self._mask_of(scene.name), mask, rendering.pixel, corner)
+        files = (scene.image, self._mask_of(scene.name))
+        return scene.name, {path.name: _checksum(path) for path in files}
 
 
 def _write_raster(

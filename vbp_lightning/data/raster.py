@@ -1,0 +1,365 @@
+"""Images as they come: any type, any number of bands, gaps marked in any way GDAL knows.
+
+An image is opened for reading windows and closed again by its context. No handle may be inherited
+by a DataLoader's worker: a forked handle shares its file offset with its siblings, and silently
+wrong pixels come out.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform
+from rasterio.windows import Window
+
+from vbp_lightning.data.grid import rescaled
+from vbp_lightning.data.ground import PixelGrid, ground_size, metric_projection
+from vbp_lightning.data.scenes import DataError
+
+EXACT = 1e-6
+"""Pixels that a warp may be off. GDAL interpolates transformations to an eighth of a pixel unless
+told otherwise, differently for each window; rasterio cannot pass on 0."""
+
+_SAME_SIZE = 0.001
+"""An image whose pixels are this close to the wanted size is not resampled."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How scenes are read.
+
+    Args:
+        bands: Bands to take, each by its number counted from 1, its description or its colour
+            interpretation; None takes all but an alpha band.
+        nodata: Pixels that hold this value in an image show nothing, beside what the file itself
+            says; None for none.
+        resolution: Ground size of a pixel in metres that images are resampled to; None leaves
+            them.
+        mask_threshold: Values of a road mask above it are road.
+    """
+
+    bands: tuple[int | str, ...] | None = None
+    nodata: float | None = None
+    resolution: float | None = None
+    mask_threshold: float = 127
+
+
+def reason(error: Exception) -> str:
+    """What GDAL said, on one line."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
+@contextmanager
+def readable(path: Path, key: str = "data.root") -> Iterator[None]:
+    """Turns what GDAL raises while reading a file into one line that names it."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({reason(error)}): the file is damaged or not a raster; "
+            f"replace it ({key})"
+        ) from error
+
+
+@contextmanager
+def without_place() -> Iterator[None]:
+    """Images without a place on the map are welcome; filters are process-wide, not a thread's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+class OpenImage:
+    """An image that is open for reading; a context manager.
+
+    Paletted images are expanded to their colours. With ``reading.resolution`` the image is
+    resampled through a virtual raster: in its own CRS where that keeps ground distances to 1 %,
+    else in a local metric projection; bilinear towards finer, average towards coarser pixels,
+    nearest for palettes.
+
+    Attributes:
+        grid: Where the pixels lie, after resampling.
+        dtype: Of the bands that are read.
+        count: Number of bands that are read.
+        band_names: Description, colour or number of each.
+
+    Raises:
+        DataError: The file cannot be used; one line.
+    """
+
+    def __init__(
+        self, path: Path, reading: Reading, resize: int | None = None, key: str = "data.root"
+    ) -> None:
+        self.path = path
+        self._key = key
+        self._nodata = reading.nodata
+        self._resize = resize
+        self._stack = ExitStack()
+        try:
+            with readable(path, key):
+                self._open(reading, resize)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stack.close()
+
+    def _open(self, reading: Reading, resize: int | None) -> None:
+        raster = self._stack.enter_context(rasterio.open(self.path))
+        if raster.count == 0:
+            inner = raster.subdatasets
+            hint = f"give one of its {len(inner)} subdatasets, as {inner[0]}" if inner else "remove"
+            raise DataError(f"{self.path}: holds no band: {hint} ({self._key})")
+        self.grid = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
+        if self.grid.crs is None and raster.gcps[0]:
+            self.grid = PixelGrid(raster.height, raster.width, Affine.identity(), None)
+        self._palette = palette_of(raster)
+        meanings = list(raster.colorinterp)
+        names = _band_names(raster)
+        if self._palette is not None:
+            meanings = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+            names = ["red", "green", "blue"]
+        alpha = {
+            number for number, meaning in enumerate(meanings, 1) if meaning is ColorInterp.alpha
+        }
+        self._bands = self._chosen(reading.bands, meanings, names, alpha)
+        self.band_names = [names[band - 1] for band in self._bands]
+        self.count = len(self._bands)
+        sources = [1] if self._palette is not None else self._bands
+        kinds = [
+            np.dtype(raster.dtypes[band - 1])
+            for band in sources
+            if "complex" not in raster.dtypes[band - 1]
+        ]
+        if len(kinds) < len(sources):
+            raise DataError(
+                f"{self.path}: holds complex numbers: choose real bands with data.bands, or "
+                f"convert the file ({self._key})"
+            )
+        self.dtype = np.dtype(np.uint8) if self._palette is not None else np.result_type(*kinds)
+        self._sources = sources
+        # GDAL tags the fourth of four 8-bit bands as alpha, also where it is infrared: who names
+        # it takes it for a band.
+        self._alpha = 0 if alpha & set(self._bands) or not alpha else min(alpha)
+        self._sentinels = [_stated_nodata(raster, sources)]
+        if reading.nodata is not None:
+            self._sentinels.append([reading.nodata] * len(sources))
+        flags = raster.mask_flag_enums[sources[0] - 1]
+        self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        self._raster: Any = raster
+        if resize is not None:
+            shape = (resize / raster.height, resize / raster.width)
+            transform = rescaled(self.grid.transform, across=1 / shape[1], down=1 / shape[0])
+            if not self.grid.is_georeferenced:
+                transform = Affine.identity()
+            self._shrinks = max(shape) < 1
+            self.grid = PixelGrid(resize, resize, transform, self.grid.crs)
+        elif reading.resolution is not None:
+            self._resample(raster, reading.resolution)
+
+    def _chosen(
+        self,
+        wanted: Sequence[int | str] | None,
+        meanings: Sequence[ColorInterp],
+        names: Sequence[str],
+        alpha: set[int],
+    ) -> list[int]:
+        """Numbers of the wanted bands."""
+        if wanted is None:
+            return [n for n in range(1, len(names) + 1) if n not in alpha] or [1]
+        known = {str(number): number for number in range(1, len(names) + 1)}
+        for number, meaning in reversed(list(enumerate(meanings, 1))):
+            known[meaning.name.lower()] = number
+        for number, name in reversed(list(enumerate(names, 1))):
+            known[name.lower()] = number
+        unknown = [str(band) for band in wanted if str(band).lower() not in known]
+        if unknown:
+            listed = f"1 to {len(names)}"
+            spoken = [name for name in names if not name.isdigit()]
+            if spoken:
+                listed += f" or {', '.join(spoken)}"
+            raise DataError(
+                f"{self.path}: has no band {', '.join(unknown)}: data.bands may name {listed}"
+            )
+        return [known[str(band).lower()] for band in wanted]
+
+    def _resample(self, raster: Any, resolution: float) -> None:  # noqa: ANN401
+        """Puts a virtual raster of the wanted ground size over the image."""
+        size = ground_size(self.grid)
+        if size is None:
+            placed = "is placed by ground control points only" if raster.gcps[0] else "has no CRS"
+            raise DataError(
+                f"{self.path}: {placed}, so that its ground size is unknown: leave "
+                "data.resolution=null, or georeference it (gdalwarp)"
+            )
+        if all(abs(metres / resolution - 1) < _SAME_SIZE for metres in size):
+            return
+        metric, units = metric_projection(self.grid)
+        own = self.grid.transform
+        assert self.grid.crs is not None
+        crs = rasterio.crs.CRS.from_wkt(metric.to_wkt())
+        if own.b == own.d == 0 and crs == self.grid.crs:
+            across, down = (resolution * units / abs(step) for step in (own.a, own.e))
+            transform = rescaled(own, across=across, down=down)
+            width, height = round(self.grid.width / across), round(self.grid.height / down)
+        else:
+            transform, width, height = calculate_default_transform(
+                self.grid.crs,
+                crs,
+                self.grid.width,
+                self.grid.height,
+                *raster.bounds,
+                resolution=resolution * units,
+            )
+        how = Resampling.average if max(size) < resolution else Resampling.bilinear
+        if self._palette is not None:
+            how = Resampling.nearest
+        self.grid = PixelGrid(max(1, height), max(1, width), transform, crs)
+        # A gap of one band only can be told by a nodata value alone, a gap of all by an alpha band;
+        # GDAL leaves gaps out of its kernels, so that they do not bleed into their neighbours.
+        sentinel = self._nodata if self._nodata is not None else raster.nodata
+        gaps: dict[str, Any] = {"src_nodata": sentinel}
+        if sentinel is not None and not _is_reached(sentinel, self.dtype):
+            gaps["nodata"] = sentinel
+        elif ColorInterp.alpha not in raster.colorinterp:
+            gaps |= {"add_alpha": True, "UNIFIED_SRC_NODATA": "YES"}
+            self._alpha = raster.count + 1
+            self._sentinels = []
+        self._has_mask = False
+        self._raster = self._stack.enter_context(
+            WarpedVRT(
+                raster,
+                crs=crs,
+                transform=transform,
+                width=self.grid.width,
+                height=self.grid.height,
+                resampling=how,
+                tolerance=EXACT,
+                **gaps,
+            )
+        )
+
+    def read(self, window: Window | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Reads a window.
+
+        A pixel is valid where every chosen band holds a value: not NaN or infinite, not nodata,
+        not transparent, not masked out. A nodata value that imagery itself reaches, 0 or the
+        largest of an integer type, counts only where all chosen bands hold it: one dark band is
+        a shadow.
+
+        Args:
+            window: Inside the image; None for all of it.
+
+        Returns:
+            Bands (C, h, w) of type ``dtype`` and valid pixels (h, w).
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        with readable(self.path, self._key):
+            if self._resize is not None:
+                pixels, valid = self._read_resized(window)
+            else:
+                pixels = self._raster.read(self._sources, window=window)
+                valid = np.ones(pixels.shape[1:], dtype=bool)
+                if self._alpha:
+                    valid &= self._raster.read(self._alpha, window=window) != 0
+                if self._has_mask:
+                    valid &= self._raster.read_masks(self._sources[0], window=window) != 0
+        for values in self._sentinels:
+            valid &= ~_gaps(pixels, values)
+        if self._palette is not None:
+            colours = self._palette[np.clip(pixels[0], 0, len(self._palette) - 1)]
+            valid &= colours[..., 3] != 0
+            pixels = np.ascontiguousarray(colours[..., :3].transpose(2, 0, 1))
+            pixels = pixels[[band - 1 for band in self._bands]]
+        if np.issubdtype(pixels.dtype, np.floating):
+            valid &= np.isfinite(pixels).all(axis=0)
+        return pixels, valid
+
+    def _read_resized(self, window: Window | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of the image after resizing: all of it is read, small as it is to be."""
+        shape = self.grid.shape
+        how = Resampling.average if self._shrinks else Resampling.bilinear
+        if self._palette is not None:
+            how = Resampling.nearest
+        pixels = self._raster.read(
+            self._sources, out_shape=(len(self._sources), *shape), resampling=how
+        )
+        valid = np.ones(shape, dtype=bool)
+        if self._alpha:
+            valid &= self._raster.read(self._alpha, out_shape=shape) != 0
+        if self._has_mask:
+            valid &= self._raster.read_masks(self._sources[0], out_shape=shape) != 0
+        if window is None:
+            return pixels, valid
+        rows, cols = window.toslices()
+        return pixels[:, rows, cols], valid[rows, cols]
+
+
+def _is_reached(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether imagery of a type may well hold a value that is also its nodata."""
+    return np.issubdtype(dtype, np.integer) and value in (0, np.iinfo(dtype).max)
+
+
+def _stated_nodata(raster: Any, sources: Sequence[int]) -> list[float | None]:  # noqa: ANN401
+    """The nodata value that the file states for each band, None where a mask tells instead."""
+    return [
+        raster.nodatavals[band - 1]
+        if MaskFlags.nodata in raster.mask_flag_enums[band - 1]
+        else None
+        for band in sources
+    ]
+
+
+def _gaps(pixels: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
+    """Pixels (h, w) whose bands (C, h, w) hold nodata."""
+    holds = np.zeros(pixels.shape, dtype=bool)
+    reached = True
+    for band, (value, values) in enumerate(zip(nodata, pixels, strict=True)):
+        if value is not None:
+            np.equal(values, value, out=holds[band])
+            reached &= _is_reached(value, pixels.dtype)
+    gaps: NDArray[np.bool_] = np.all(holds, axis=0) if reached else np.any(holds, axis=0)
+    return gaps
+
+
+def palette_of(raster: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401
+    """The colours (n, 4) of a paletted image."""
+    if raster.count != 1 or raster.colorinterp[0] is not ColorInterp.palette:
+        return None
+    colours = raster.colormap(1)
+    table = np.zeros((max(colours) + 1, 4), np.uint8)
+    for index, colour in colours.items():
+        table[index] = colour
+    return table
+
+
+def _band_names(raster: Any) -> list[str]:  # noqa: ANN401
+    """The description of each band, or its colour, or its number."""
+    plain = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+    return [
+        description or (str(number) if meaning in plain else meaning.name)
+        for number, (description, meaning) in enumerate(
+            zip(raster.descriptions, raster.colorinterp, strict=True), 1
+        )
+    ]

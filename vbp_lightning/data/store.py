@@ -1,0 +1,298 @@
+"""The pixels of a data set, in memory where they fit, else read as they are needed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from vbp_lightning.data.grid import tile_counts
+from vbp_lightning.data.normalisation import BandStatistics
+from vbp_lightning.data.raster import Reading
+from vbp_lightning.data.reading import OpenScene, Pixels, SceneInfo, for_each_scene, load_scene
+from vbp_lightning.data.scenes import DataError, Scene
+from vbp_lightning.data.splits import Regions, training_pixels
+from vbp_lightning.data.streaming import (
+    BLOCK,
+    ImagePool,
+    LabelPlanes,
+    StreamedBands,
+    StreamedPlane,
+)
+from vbp_lightning.data.tiles import CountedTiles
+
+_STRIP_SHARE = 1 / 32
+"""Part of the memory budget that one strip of a scene may take while it is scanned."""
+
+_CACHE_SHARE = 1 / 8
+"""Part of the memory budget that GDAL's caches of all processes may take together."""
+
+_SCANNING_THREADS = 2
+
+
+class Plane(Protocol):
+    """Yes or no for each pixel of a scene."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width."""
+
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.bool_]: ...
+
+
+class Bands(Protocol):
+    """The bands of a scene, gaps filled."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Bands, height and width."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]: ...
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Where the tiles of a scene lie and what they are for.
+
+    Args:
+        corners: (N, 2) rows and columns of upper-left corners.
+        splits: (N,) places in ``SPLITS``.
+    """
+
+    corners: NDArray[np.int64]
+    splits: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class SurveyedScene:
+    """A scene all of whose pixels have been seen once.
+
+    Args:
+        info: What it is.
+        tiles: Its tiles with what they hold.
+        statistics: Of its valid training pixels.
+        largest_mask_value: What the road mask reaches.
+        road_pixels: Valid road pixels.
+        valid_pixels: Valid pixels.
+        held: Its pixels, or the labels alone where the images stay on disk.
+    """
+
+    info: SceneInfo
+    tiles: CountedTiles
+    statistics: BandStatistics
+    largest_mask_value: float
+    road_pixels: int
+    valid_pixels: int
+    held: Pixels | LabelPlanes
+
+
+@dataclass(frozen=True, eq=False)
+class SceneStore:
+    """The pixels of all scenes, indexed by windows; gaps hold the training mean.
+
+    Args:
+        bands: (C, H, W) of each scene.
+        road: (H, W) valid road pixels of each scene.
+        valid: (H, W) valid pixels of each scene.
+        is_streamed: Whether bands are read from disk with each window.
+    """
+
+    bands: Sequence[Bands]
+    road: Sequence[Plane]
+    valid: Sequence[Plane]
+    is_streamed: bool
+
+    def shared(self) -> "SceneStore":
+        """The same in memory that spawned processes can map instead of copying it."""
+        if self.is_streamed:
+            return self
+        return SceneStore(
+            [SharedArray(np.asarray(bands)) for bands in self.bands],
+            [SharedArray(np.asarray(plane)) for plane in self.road],
+            [SharedArray(np.asarray(plane)) for plane in self.valid],
+            is_streamed=False,
+        )
+
+
+class SharedArray:
+    """An array in shared memory: a spawned worker gets a handle of it, not a copy.
+
+    Args:
+        array: What to share.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        # PyTorch cannot hold every unsigned type, bytes are the same for all.
+        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._bytes: torch.Tensor = torch.from_numpy(flat).clone()
+        self._bytes.share_memory_()  # type: ignore[no-untyped-call]
+        self._dtype = array.dtype
+        self.shape: tuple[int, ...] = array.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, window: Any) -> NDArray[Any]:  # noqa: ANN401
+        array: NDArray[Any] = self._bytes.numpy().view(self._dtype).reshape(self.shape)
+        result: NDArray[Any] = array[window]
+        return result
+
+
+def survey_scenes(
+    infos: Sequence[SceneInfo],
+    plans: Sequence[TilePlan],
+    regions: Regions,
+    reading: Reading,
+    tile_size: int,
+    memory: int,
+    threads: int,
+    progress: bool,
+) -> tuple[list[SurveyedScene], list[str]]:
+    """Reads every scene once: counts, statistics, and the pixels themselves where they fit.
+
+    Args:
+        infos: The scenes, of one type and number of bands.
+        plans: The tiles of each.
+        regions: The splits of each.
+        reading: How scenes are read.
+        tile_size: Tile size in pixels.
+        memory: Bytes that this process may take; decoded scenes of up to half of it are kept.
+        threads: Scenes read at once.
+        progress: Whether to show a bar.
+
+    Returns:
+        The scenes that could be read, in order, and one line for each fault of the others.
+    """
+    fits = in_memory(infos, memory)
+    by_name = {info.scene.name: (info, plan) for info, plan in zip(infos, plans, strict=True)}
+    total = sum(info.grid.height * info.grid.width for info in infos)
+
+    def survey(scene: Scene) -> SurveyedScene:
+        info, plan = by_name[scene.name]
+        statistics = BandStatistics(info.count, info.dtype, total)
+        own = regions[scene.name]
+        if fits:
+            loaded = load_scene(scene, reading)
+            pixels = loaded.pixels
+            training = training_pixels(own, slice(0, info.grid.height), info.grid.width)
+            statistics.add(pixels.bands, pixels.valid & training)
+            return SurveyedScene(
+                info,
+                CountedTiles(
+                    plan.corners,
+                    plan.splits,
+                    tile_counts(pixels.road, plan.corners, tile_size),
+                    tile_counts(pixels.valid, plan.corners, tile_size),
+                ),
+                statistics,
+                loaded.largest_mask_value,
+                int(np.count_nonzero(pixels.road)),
+                int(np.count_nonzero(pixels.valid)),
+                pixels,
+            )
+        return _scan(
+            info, plan, partial(training_pixels, own), reading, tile_size, memory, statistics
+        )
+
+    return for_each_scene(
+        survey,
+        [info.scene for info in infos],
+        "Reading scenes",
+        threads if fits else min(threads, _SCANNING_THREADS),
+        progress,
+    )
+
+
+def in_memory(infos: Sequence[SceneInfo], memory: int) -> bool:
+    """Whether decoded scenes are kept: they must fit into half of ``memory`` bytes."""
+    return 2 * sum(info.nbytes for info in infos) <= memory
+
+
+def _scan(
+    info: SceneInfo,
+    plan: TilePlan,
+    training: Any,  # noqa: ANN401
+    reading: Reading,
+    tile_size: int,
+    memory: int,
+    statistics: BandStatistics,
+) -> SurveyedScene:
+    """Reads a scene strip by strip."""
+    height, width = info.grid.shape
+    row_bytes = max(1, info.nbytes // height)
+    # Two blocks at least: with the usual 512-pixel tiles each is then decoded once.
+    rows = max(2, int(memory * _STRIP_SHARE) // (row_bytes * BLOCK)) * BLOCK
+    if info.scene.white_area and rows < height:
+        raise DataError(
+            f"{info.scene.image}: is too large to look for white gaps in (data.memory): raise it, "
+            "cut the scene into smaller ones, or set data.source.white_area=0"
+        )
+    planes = LabelPlanes(height, width)
+    road = np.zeros(len(plan.corners), np.int64)
+    valid = np.zeros(len(plan.corners), np.int64)
+    road_pixels = valid_pixels = 0
+    with OpenScene(info.scene, reading) as opened:
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            pixels = opened.read(Window(0, top, width, bottom - top))
+            planes.store(top, pixels.road, pixels.valid)
+            here = (plan.corners[:, 0] < bottom) & (plan.corners[:, 0] + tile_size > top)
+            corners = plan.corners[here] - np.array([top, 0])
+            road[here] += tile_counts(pixels.road, corners, tile_size)
+            valid[here] += tile_counts(pixels.valid, corners, tile_size)
+            road_pixels += int(np.count_nonzero(pixels.road))
+            valid_pixels += int(np.count_nonzero(pixels.valid))
+            pixels.valid[...] &= training(slice(top, bottom), width)
+            statistics.add(pixels.bands, pixels.valid)
+        opened.check()
+        largest = opened.largest_mask_value
+    tiles = CountedTiles(plan.corners, plan.splits, road, valid)
+    return SurveyedScene(info, tiles, statistics, largest, road_pixels, valid_pixels, planes)
+
+
+def build_store(
+    surveyed: Sequence[SurveyedScene],
+    reading: Reading,
+    mean: Sequence[float],
+    memory: int,
+    workers: int,
+) -> SceneStore:
+    """The store of surveyed scenes; those in memory are filled in place.
+
+    Args:
+        surveyed: All scenes.
+        reading: How they were read.
+        mean: What gaps hold, one value a band.
+        memory: Bytes that a process may take.
+        workers: Processes beside the main one that will read.
+    """
+    dtype = surveyed[0].info.dtype
+    fill = (
+        np.round(mean).astype(dtype) if np.issubdtype(dtype, np.integer) else np.array(mean, dtype)
+    )
+    pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
+    bands: list[Bands] = []
+    road: list[Plane] = []
+    valid: list[Plane] = []
+    is_streamed = False
+    for item in surveyed:
+        if isinstance(item.held, LabelPlanes):
+            is_streamed = True
+            bands.append(StreamedBands(item.info, item.held, pool, fill))
+            road.append(StreamedPlane(item.held, road=True))
+            valid.append(StreamedPlane(item.held, road=False))
+            continue
+        gaps = ~item.held.valid
+        if gaps.any():
+            for band, value in zip(item.held.bands, fill, strict=True):
+                band[gaps] = value
+        bands.append(item.held.bands)
+        road.append(item.held.road)
+        valid.append(item.held.valid)
+    return SceneStore(bands, road, valid, is_streamed)

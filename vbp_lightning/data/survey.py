@@ -1,0 +1,198 @@
+"""Everything that is found out about a data set before its first tile is used."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from vbp_lightning.data.ground import footprint
+from vbp_lightning.data.reading import SceneInfo
+from vbp_lightning.data.scenes import SPLITS, Scene, Split, VectorLabels
+from vbp_lightning.data.splits import Region, overlaps
+from vbp_lightning.data.store import SceneStore, SurveyedScene, TilePlan
+from vbp_lightning.data.tiles import TileTable
+
+
+@dataclass(eq=False)
+class Survey:
+    """What a data set holds.
+
+    Args:
+        faults: Why it cannot be trained on, one line each; empty if it can.
+        warnings: What its owner should know, one line each.
+        found: Number of scenes that the source named.
+        infos: The scenes that could be read, in order.
+        regions: Their splits.
+        tiles: Labelled tiles of each split.
+        counts: Number of tiles by split and label name, and of those dropped.
+        store: The pixels; None where nothing could be read.
+        surveyed: What was counted in each scene.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    found: int = 0
+    infos: list[SceneInfo] = field(default_factory=list)
+    regions: dict[str, list[Region]] = field(default_factory=dict)
+    tiles: dict[Split, TileTable] = field(default_factory=dict)
+    counts: dict[Split, dict[str, int]] = field(default_factory=dict)
+    store: SceneStore | None = None
+    surveyed: list[SurveyedScene] = field(default_factory=list)
+
+
+def repeated_names(scenes: Sequence[Scene]) -> list[str]:
+    """A line for each name that several scenes bear."""
+    images: dict[str, list[Path]] = {}
+    for scene in scenes:
+        images.setdefault(scene.name, []).append(scene.image)
+    return [
+        f"{', '.join(map(str, paths))}: several scenes are called {name} (data.root): rename or "
+        "remove all but one"
+        for name, paths in images.items()
+        if len(paths) > 1
+    ]
+
+
+def different_types(infos: Sequence[SceneInfo]) -> list[str]:
+    """A line for each scene that differs from most in its bands or its type."""
+    kinds = Counter((info.count, info.dtype.name) for info in infos)
+    if len(kinds) < 2:
+        return []
+    (bands, dtype), _ = kinds.most_common(1)[0]
+    return [
+        f"{info.scene.image}: has {info.count} bands of {info.dtype.name}, most others {bands} of "
+        f"{dtype}: choose common ones with data.bands or convert it (data.root)"
+        for info in infos
+        if (info.count, info.dtype.name) != (bands, dtype)
+    ]
+
+
+def too_small(infos: Sequence[SceneInfo], tile_size: int) -> list[str]:
+    """A line for each scene that holds no tile."""
+    return [
+        f"{info.scene.image}: is {info.grid.width} × {info.grid.height} px, smaller than a tile "
+        f"of {tile_size} px: leave the scene out or lower data.tile_size"
+        for info in infos
+        if min(info.grid.shape) < tile_size
+    ]
+
+
+def split_faults(
+    split: Split,
+    members: Sequence[SurveyedScene],
+    tiles: TileTable,
+    counts: dict[str, int],
+    road_share: float,
+    mask_threshold: float,
+    optional: bool,
+) -> list[str]:
+    """Why a split cannot be used, all of whose scenes could be read.
+
+    Args:
+        split: Which.
+        members: Scenes that hold ground of it.
+        tiles: Its tiles.
+        counts: How many of each label.
+        road_share: Least road share of a road tile.
+        mask_threshold: Values of a road mask above it are road.
+        optional: Whether the config asks for none of it.
+    """
+    if not members:
+        if optional:
+            return []
+        remedy = "" if split == "train" else f", or set data.{split}_fraction=0 to go without"
+        return [f"data.root: no scene belongs to split {split}: add some{remedy}"]
+    where = members[0].info.scene.image.parent
+    if not len(tiles):
+        return [
+            f"{where}: split {split} has no tile left, {counts['dropped']} hold too little "
+            "imagery: raise data.max_invalid or add scenes"
+        ]
+    lines = []
+    labels = members[0].info.scene.labels
+    if not any(item.road_pixels for item in members) and isinstance(labels, Path):
+        largest = max(item.largest_mask_value for item in members)
+        lines.append(
+            f"{labels.parent}: no road mask of split {split} has a road: the "
+            f"largest value is {largest:g} and road lies above "
+            f"data.mask_threshold={mask_threshold:g}: lower it or add scenes with roads"
+        )
+    elif counts["road"] == 0:
+        largest_share = float(tiles.shares.max())
+        remedy = "lower it or add scenes"
+        if isinstance(labels, VectorLabels):
+            remedy = "lower it, check that the vectors lie on the images, or add scenes"
+        lines.append(
+            f"{where}: split {split} has no road tile: the largest road share is "
+            f"{largest_share:.3g}, below data.road_share={road_share:g}: {remedy}"
+        )
+    if counts["non_road"] == 0:
+        lines.append(
+            f"{where}: split {split} has no non-road tile, every one holds some road: add "
+            "scenes, or lower data.tile_size"
+        )
+    return lines
+
+
+def shared_ground(infos: Sequence[SceneInfo], regions: dict[str, list[Region]]) -> list[str]:
+    """A line if whole scenes of different splits show the same ground.
+
+    Args:
+        infos: All scenes.
+        regions: Their splits.
+    """
+    own = {name: {region.split for region in parts} for name, parts in regions.items()}
+    pairs = [
+        (infos[a].scene.name, infos[b].scene.name)
+        for a, b in overlaps(infos)
+        if own[infos[a].scene.name] != own[infos[b].scene.name]
+    ]
+    if not pairs:
+        return []
+    first, second = pairs[0]
+    return [
+        f"Scenes of different splits show the same ground: {first} ({'/'.join(sorted(own[first]))})"
+        f" and {second} ({'/'.join(sorted(own[second]))}), and {len(pairs) - 1} more pairs: "
+        "figures on val and test may flatter (data.root)"
+    ]
+
+
+def without_shared_ground(
+    infos: Sequence[SceneInfo], plans: Sequence[TilePlan], tile_size: int
+) -> list[TilePlan]:
+    """Plans less the training tiles that show ground of a held-out tile of another scene.
+
+    Args:
+        infos: All scenes.
+        plans: The tiles of each.
+        tile_size: Tile size in pixels.
+    """
+    training = SPLITS.index("train")
+    kept = [np.ones(len(plan.corners), dtype=bool) for plan in plans]
+
+    def outlines(number: int, chosen: NDArray[Any]) -> list[shapely.Polygon]:
+        grid = infos[number].grid
+        return [
+            footprint(grid, row + 0.5, col + 0.5, tile_size - 1, tile_size - 1)
+            for row, col in plans[number].corners[chosen].tolist()
+        ]
+
+    for pair in overlaps(infos):
+        for one, other in (pair, pair[::-1]):
+            own = np.flatnonzero(plans[one].splits == training)
+            held_out = plans[other].splits > training
+            if len(own) == 0 or not held_out.any():
+                continue
+            hit, _ = shapely.STRtree(outlines(other, held_out)).query(
+                outlines(one, own), predicate="intersects"
+            )
+            kept[one][own[np.unique(hit)]] = False
+    return [
+        TilePlan(plan.corners[keep], plan.splits[keep])
+        for plan, keep in zip(plans, kept, strict=True)
+    ]
