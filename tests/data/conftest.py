@@ -24,7 +24,7 @@ def write_raster(path: Path, pixels: np.ndarray, **profile: object) -> Path:
         with rasterio.open(
             path,
             "w",
-            driver="GTiff",
+            driver=profile.pop("driver", "GTiff"),
             count=bands.shape[0],
             height=bands.shape[1],
             width=bands.shape[2],

@@ -19,6 +19,8 @@ from vbp_lightning.data.vectors import draw_roads, road_shapes
 _SAME_GRID = 0.1
 """Pixels that a mask may be off before it is resampled."""
 
+_SHADES_OF_A_MASK = 16
+
 
 class RasterRoads:
     """A road mask that is open for reading, on the grid of its image; a context manager.
@@ -38,6 +40,7 @@ class RasterRoads:
         self._threshold = threshold
         self.largest = 0.0
         self._middle = 0
+        self._shades: set[float] = set()
         self._seen = 0
         self._stack = ExitStack()
         try:
@@ -136,7 +139,10 @@ class RasterRoads:
         if np.issubdtype(plane.dtype, np.floating):
             known &= np.isfinite(plane)
         low, high = 0.5 * self._threshold, 1.5 * self._threshold
-        self._middle += int(np.count_nonzero((plane > low) & (plane < high)))
+        between = plane[(plane > low) & (plane < high)]
+        self._middle += between.size
+        if len(self._shades) <= _SHADES_OF_A_MASK:
+            self._shades.update(np.unique(between).tolist()[: _SHADES_OF_A_MASK + 1])
         self._seen += plane.size
         if known.any():
             self.largest = max(self.largest, float(plane[known].max()))
@@ -145,12 +151,13 @@ class RasterRoads:
     def check(self) -> None:
         """Refuses what was read if it looks like a picture.
 
-        A tenth may lie in the middle half of [0, 2·threshold]: soft borders, lossy compression.
+        A tenth may lie in the middle half of [0, 2·threshold], for soft borders and lossy
+        compression, or more if it has a few values only.
 
         Raises:
             DataError: More than that does.
         """
-        if self._middle > 0.1 * self._seen:
+        if self._middle > 0.1 * self._seen and len(self._shades) > _SHADES_OF_A_MASK:
             raise DataError(
                 f"{self.path}: is not a road mask: many of its values are far from both "
                 f"0 and {2 * self._threshold + 1:g} (data.mask_threshold={self._threshold:g}): "

@@ -119,6 +119,7 @@ def _read(path: Path, layer: str | None, attribute: str | None, changed: int) ->
         meta, _, geometries, columns = pyogrio.raw.read(
             path, layer=layer, columns=[attribute] if attribute else [], force_2d=True
         )
+        geometries = np.zeros(0, dtype=object) if geometries is None else geometries
     except (DataSourceError, DataLayerError, ValueError, OSError) as error:
         why = " ".join(str(error).split())
         hint = " or data.source.layer" if isinstance(error, DataLayerError) else ""
@@ -127,14 +128,14 @@ def _read(path: Path, layer: str | None, attribute: str | None, changed: int) ->
             f"(data.source.labels{hint})"
         ) from error
     names = list(meta["fields"])
-    if attribute and attribute not in names:
+    if attribute and attribute not in names and len(geometries):
         columns_there = ", ".join(pyogrio.read_info(path, layer=layer)["fields"]) or "none"
         raise DataError(
             f"{path}: has no column {attribute}: data.source.widths.attribute may name "
             f"{columns_there}"
         )
     try:
-        shapes = shapely.from_wkb(geometries if geometries is not None else [])
+        shapes = shapely.from_wkb(geometries)
     except shapely.errors.ShapelyError as error:
         raise DataError(
             f"{path}: holds a broken geometry ({error}): repair it (data.source.labels)"
@@ -145,7 +146,7 @@ def _read(path: Path, layer: str | None, attribute: str | None, changed: int) ->
             f"{path}: does not say its CRS: add a .prj file or convert it with one "
             "(data.source.labels)"
         )
-    values: list[object] = columns[0].tolist() if attribute else [None] * len(shapes)
+    values: list[object] = columns[0].tolist() if attribute and columns else [None] * len(shapes)
     kept, features = shapely.get_parts(np.asarray(shapes, dtype=object)[present], True)
     own = [value for value, here in zip(values, present, strict=True) if here]
     return _VectorFile(
