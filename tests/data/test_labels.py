@@ -107,7 +107,7 @@ def test_a_mask_in_another_crs_lies_on_the_same_ground(tmp_path, write):
     road, known = roads(path, grid)
     assert known.all()
     rows, cols = np.nonzero(road)
-    lons, lats = longitude_latitude(grid, cols + 0.5, rows + 0.5)
+    _, lats = longitude_latitude(grid, cols + 0.5, rows + 0.5)
     assert np.abs(lats - lat[0]).max() <= 10.5 * step
     back = (
         np.abs(longitude_latitude(grid, *np.mgrid[0:160, 0:120] + 0.5)[1] - lat[0]) < 9.5 * step

@@ -17,7 +17,7 @@ from vbp_lightning.data.white import missing_white
 def read_scenes(scenes, bands, mask_threshold, threads, progress):
     reading = Reading(None if bands is None else tuple(bands), mask_threshold=mask_threshold)
     act = partial(load_scene, reading=reading)
-    loaded, lines = for_each_scene(act, scenes, "Reading", threads, progress)
+    loaded, lines = for_each_scene(act, scenes, "Reading", threads, progress, lambda each: each)
     return [
         SimpleNamespace(
             **vars(item.pixels),

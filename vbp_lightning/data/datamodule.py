@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.grid import tile_grid
-from vbp_lightning.data.normalisation import BandStatistics, Normalisation
+from vbp_lightning.data.normalisation import Normalisation
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.sampling import BalancedBatches
@@ -331,6 +331,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             "Opening scenes",
             threads,
             progress,
+            keep=lambda info: info,
         )
         lines = survey.faults = repeated_names(found)
         small = too_small(infos, self.tile_size)
@@ -343,7 +344,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             lines += [*unreadable, *unlike, *small, *error.lines]
             return survey
         memory = int(self.memory * (1 << 30))
-        surveyed, more = survey_scenes(
+        surveyed, statistics, more = survey_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
         lines += [*unreadable, *more, *unlike, *small]
@@ -351,13 +352,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         survey.infos = [item.info for item in surveyed]
         survey.regions = {info.scene.name: regions[info.scene.name] for info in survey.infos}
         self._label(survey, by_name.values())
-        if unlike or not surveyed:
+        if statistics is None or statistics.count == 0:
             return survey
-        statistics = BandStatistics(surveyed[0].info.count, surveyed[0].info.dtype, 1)
-        for item in surveyed:
-            statistics.merge(item.statistics)
-        if statistics.count == 0:
-            return survey
+        survey.statistics = statistics
         stretch = None if self.stretch is None else (self.stretch[0], self.stretch[1])
         self.normalisation = statistics.normalisation(stretch)
         lines += [

@@ -31,12 +31,17 @@ def crops(scenes: Sequence[Bands], positions: NDArray[np.int64], tile_size: int)
         tile_size: Tile size in pixels.
 
     Returns:
-        (N, C, tile_size, tile_size) float32.
+        (N, C, tile_size, tile_size) float32, channels last in memory.
     """
-    tiles = np.empty((len(positions), len(scenes[0]), tile_size, tile_size), np.float32)
+    tiles = _empty_tiles(len(positions), len(scenes[0]), tile_size)
     for tile, (scene, row, col) in zip(tiles, positions.tolist(), strict=True):
         tile[...] = scenes[scene][np.s_[:, row : row + tile_size, col : col + tile_size]]
     return torch.from_numpy(tiles)
+
+
+def _empty_tiles(count: int, bands: int, tile_size: int) -> NDArray[np.float32]:
+    """(N, C, tile_size, tile_size), channels last in memory, as scenes are held."""
+    return np.empty((count, tile_size, tile_size, bands), np.float32).transpose(0, 3, 1, 2)
 
 
 class TileDataset(Dataset[Batch]):
@@ -154,9 +159,10 @@ class TrainingTiles(Dataset[Batch]):
     ) -> Tensor:
         """Crops under symmetries (N, 3), times gain (N, 1), plus offset (N, C)."""
         size = self.tile_size
-        tiles = np.empty((len(positions), len(self.mean), size, size), np.float32)
+        tiles = _empty_tiles(len(positions), len(self.mean), size)
         gains = gain.astype(np.float32)
-        offsets = offset.astype(np.float32)[..., None, None]
+        # Once for each pixel of a row: numpy would loop over the bands of each pixel.
+        offsets = np.tile(offset.astype(np.float32), (1, size))
         # Tile by tile, so that the passes over a tile find it in the cache.
         for place, ((scene, row, col), symmetry) in enumerate(
             zip(positions.tolist(), symmetries.tolist(), strict=True)
@@ -164,8 +170,9 @@ class TrainingTiles(Dataset[Batch]):
             window = self.scenes[scene][np.s_[:, row : row + size, col : col + size]]
             tile = tiles[place]
             tile[...] = oriented(window, *symmetry)
-            tile *= gains[place]
-            tile += offsets[place]
+            rows = tile.transpose(1, 2, 0).reshape(size, -1)  # the same memory
+            rows *= gains[place]
+            rows += offsets[place]
         return torch.from_numpy(tiles)
 
     def _jittered(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 _ROWS = 64
 """Rows counted at a time: whole large scenes would need eight times their size."""
@@ -64,6 +65,9 @@ class BandStatistics:
             bands: (C, h, w).
             valid: (h, w) pixels that count.
         """
+        if self.dtype == np.uint8:
+            self._add_bytes(bands, valid)
+            return
         for top in range(0, bands.shape[1], _ROWS):
             part, seen = bands[:, top : top + _ROWS], valid[top : top + _ROWS]
             pixels = part.reshape(len(part), -1) if seen.all() else part[:, seen]
@@ -78,6 +82,17 @@ class BandStatistics:
             else:
                 self._combine(pixels.astype(float))
             self.count += pixels.shape[1]
+
+    def _add_bytes(self, bands: NDArray[np.uint8], valid: NDArray[np.bool_]) -> None:
+        """Pillow counts bytes as bytes; numpy makes eight of each first, and takes four times."""
+        assert self._counts is not None
+        added = int(np.count_nonzero(valid))
+        if added == 0:
+            return
+        chosen = None if added == valid.size else Image.fromarray(valid.view(np.uint8) * 255)
+        for counts, band in zip(self._counts, bands, strict=True):
+            counts += Image.fromarray(np.ascontiguousarray(band)).histogram(chosen)
+        self.count += added
 
     def merge(self, other: "BandStatistics") -> None:
         """Takes in what another one, of the same bands and type, has gathered."""

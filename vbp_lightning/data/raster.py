@@ -93,6 +93,7 @@ class OpenImage:
         dtype: Of the bands that are read.
         count: Number of bands that are read.
         band_names: Description, colour or number of each.
+        is_striped: Whether the file is stored in whole rows.
 
     Raises:
         DataError: The file cannot be used; one line.
@@ -157,6 +158,7 @@ class OpenImage:
             )
         self.dtype = np.dtype(np.uint8) if self._palette is not None else np.result_type(*kinds)
         self._sources = sources
+        self._dtype = np.dtype(raster.dtypes[0]) if self._palette is not None else self.dtype
         # GDAL tags the fourth of four 8-bit bands as alpha, also where it is infrared: who names
         # it takes it for a band.
         self._alpha = 0 if alpha & set(self._bands) or not alpha else min(alpha)
@@ -165,6 +167,7 @@ class OpenImage:
             self._sentinels.append([reading.nodata] * len(sources))
         flags = raster.mask_flag_enums[sources[0] - 1]
         self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+        self.is_striped = raster.block_shapes[0][1] == raster.width
         self._raster: Any = raster
         if resize is not None:
             shape = (resize / raster.height, resize / raster.width)
@@ -270,7 +273,7 @@ class OpenImage:
             window: Inside the image; None for all of it.
 
         Returns:
-            Bands (C, h, w) of type ``dtype`` and valid pixels (h, w).
+            Bands (C, h, w) of type ``dtype``, side by side in memory, and valid pixels (h, w).
 
         Raises:
             DataError: The file is damaged.
@@ -279,7 +282,12 @@ class OpenImage:
             if self._resize is not None:
                 pixels, valid = self._read_resized(window)
             else:
-                pixels = self._raster.read(self._sources, window=window)
+                # Bands side by side: a tile is then cut out of a third of the cache lines, and in
+                # the layout that the networks are fast in.
+                shape = self.grid.shape if window is None else (window.height, window.width)
+                pixels = np.empty((*map(int, shape), len(self._sources)), self._dtype)
+                pixels = pixels.transpose(2, 0, 1)
+                self._raster.read(self._sources, window=window, out=pixels)
                 valid = np.ones(pixels.shape[1:], dtype=bool)
                 if self._alpha:
                     valid &= self._raster.read(self._alpha, window=window) != 0
@@ -290,8 +298,8 @@ class OpenImage:
         if self._palette is not None:
             colours = self._palette[np.clip(pixels[0], 0, len(self._palette) - 1)]
             valid &= colours[..., 3] != 0
-            pixels = np.ascontiguousarray(colours[..., :3].transpose(2, 0, 1))
-            pixels = pixels[[band - 1 for band in self._bands]]
+            chosen = [band - 1 for band in self._bands]
+            pixels = np.ascontiguousarray(colours[..., chosen]).transpose(2, 0, 1)
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(axis=0)
         return pixels, valid

@@ -27,6 +27,7 @@ _MANY_SCENES = 64
 """From here on reading takes long enough to show its progress."""
 
 _Result = TypeVar("_Result")
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,11 @@ class OpenScene:
         self._stack.close()
 
     @property
+    def is_striped(self) -> bool:
+        """Whether the image is stored in whole rows."""
+        return self._image.is_striped
+
+    @property
     def largest_mask_value(self) -> float:
         """The largest mask value that was read."""
         return self._roads.largest
@@ -203,7 +209,8 @@ def for_each_scene(
     description: str,
     threads: int,
     progress: bool,
-) -> tuple[list[_Result], list[str]]:
+    keep: Callable[[_Result], _Kept],
+) -> tuple[list[_Kept], list[str]]:
     """Does something with many scenes, several at a time.
 
     Args:
@@ -212,22 +219,27 @@ def for_each_scene(
         description: What the progress bar says.
         threads: How many at once; GDAL lets go of the interpreter while it decodes.
         progress: Whether to show a bar where there are many scenes, on a terminal.
+        keep: What to keep of a result; called in the order of the scenes, by one thread.
 
     Returns:
-        The results of the scenes that could be used, in order, and one line for each fault of the
+        What was kept of the scenes that could be used, in order, and one line for each fault of the
         others.
     """
 
     def attempt(scene: Scene) -> _Result | DataError:
         # GDAL's options belong to a thread, hence one Env a call. Warnings of libjpeg tell of
         # blocks that were padded with grey.
-        with rasterio.Env(GDAL_CACHEMAX=BLOCK_CACHE, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+        with rasterio.Env(
+            GDAL_CACHEMAX=BLOCK_CACHE,
+            GDAL_ERROR_ON_LIBJPEG_WARNING=True,
+            GDAL_NUM_THREADS=max(1, threads // len(scenes)),
+        ):
             try:
                 return act(scene)
             except DataError as error:
                 return error
 
-    done: list[_Result] = []
+    done: list[_Kept] = []
     lines: list[str] = []
     console = Console(stderr=True)
     with without_place(), ThreadPoolExecutor(threads) as pool:
@@ -243,7 +255,7 @@ def for_each_scene(
             if isinstance(result, DataError):
                 lines.extend(result.lines)
             else:
-                done.append(result)
+                done.append(keep(result))
     return done, lines
 
 

@@ -1,6 +1,6 @@
 """The pixels of a data set, in memory where they fit, else read as they are needed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -25,8 +25,9 @@ from vbp_lightning.data.streaming import (
 )
 from vbp_lightning.data.tiles import CountedTiles
 
-_STRIP_SHARE = 1 / 32
-"""Part of the memory budget that one strip of a scene may take while it is scanned."""
+_CHUNK_SHARE = 1 / 128
+"""Part of the memory budget that the part of a scene that is scanned at a time may take: several
+copies of it live at once, in each of several threads."""
 
 _CACHE_SHARE = 1 / 8
 """Part of the memory budget that GDAL's caches of all processes may take together."""
@@ -76,7 +77,6 @@ class SurveyedScene:
     Args:
         info: What it is.
         tiles: Its tiles with what they hold.
-        statistics: Of its valid training pixels.
         largest_mask_value: What the road mask reaches.
         road_pixels: Valid road pixels.
         valid_pixels: Valid pixels.
@@ -85,7 +85,6 @@ class SurveyedScene:
 
     info: SceneInfo
     tiles: CountedTiles
-    statistics: BandStatistics
     largest_mask_value: float
     road_pixels: int
     valid_pixels: int
@@ -153,7 +152,7 @@ def survey_scenes(
     memory: int,
     threads: int,
     progress: bool,
-) -> tuple[list[SurveyedScene], list[str]]:
+) -> tuple[list[SurveyedScene], BandStatistics | None, list[str]]:
     """Reads every scene once: counts, statistics, and the pixels themselves where they fit.
 
     Args:
@@ -167,22 +166,27 @@ def survey_scenes(
         progress: Whether to show a bar.
 
     Returns:
-        The scenes that could be read, in order, and one line for each fault of the others.
+        The scenes that could be read, in order; the statistics of their valid training pixels, None
+        where none could be read or they differ in type; and one line for each fault of the others.
     """
+    if not infos:
+        return [], None, []
+    alike = len({(info.count, info.dtype) for info in infos}) == 1
     fits = in_memory(infos, memory)
     by_name = {info.scene.name: (info, plan) for info, plan in zip(infos, plans, strict=True)}
-    total = sum(info.grid.height * info.grid.width for info in infos)
+    area = sum(info.grid.height * info.grid.width for info in infos)
+    total = BandStatistics(infos[0].count, infos[0].dtype, area)
 
-    def survey(scene: Scene) -> SurveyedScene:
+    def survey(scene: Scene) -> tuple[SurveyedScene, BandStatistics]:
         info, plan = by_name[scene.name]
-        statistics = BandStatistics(info.count, info.dtype, total)
+        statistics = BandStatistics(info.count, info.dtype, area)
         own = regions[scene.name]
         if fits:
             loaded = load_scene(scene, reading)
             pixels = loaded.pixels
             training = training_pixels(own, slice(0, info.grid.height), info.grid.width)
             statistics.add(pixels.bands, pixels.valid & training)
-            return SurveyedScene(
+            surveyed = SurveyedScene(
                 info,
                 CountedTiles(
                     plan.corners,
@@ -190,23 +194,33 @@ def survey_scenes(
                     tile_counts(pixels.road, plan.corners, tile_size),
                     tile_counts(pixels.valid, plan.corners, tile_size),
                 ),
-                statistics,
                 loaded.largest_mask_value,
                 int(np.count_nonzero(pixels.road)),
                 int(np.count_nonzero(pixels.valid)),
                 pixels,
             )
-        return _scan(
+            return surveyed, statistics
+        surveyed = _scan(
             info, plan, partial(training_pixels, own), reading, tile_size, memory, statistics
         )
 
-    return for_each_scene(
+        return surveyed, statistics
+
+    def keep(result: tuple[SurveyedScene, BandStatistics]) -> SurveyedScene:
+        # The counts of 16-bit scenes are larger than small scenes themselves.
+        if alike:
+            total.merge(result[1])
+        return result[0]
+
+    kept, lines = for_each_scene(
         survey,
         [info.scene for info in infos],
         "Reading scenes",
         threads if fits else min(threads, _SCANNING_THREADS),
         progress,
+        keep,
     )
+    return kept, total if alike and kept else None, lines
 
 
 def in_memory(infos: Sequence[SceneInfo], memory: int) -> bool:
@@ -223,12 +237,10 @@ def _scan(
     memory: int,
     statistics: BandStatistics,
 ) -> SurveyedScene:
-    """Reads a scene strip by strip."""
+    """Reads a scene part by part."""
     height, width = info.grid.shape
-    row_bytes = max(1, info.nbytes // height)
-    # Two blocks at least: with the usual 512-pixel tiles each is then decoded once.
-    rows = max(2, int(memory * _STRIP_SHARE) // (row_bytes * BLOCK)) * BLOCK
-    if info.scene.white_area and rows < height:
+    limit = int(memory * _CHUNK_SHARE)
+    if info.scene.white_area and info.nbytes > limit:
         raise DataError(
             f"{info.scene.image}: is too large to look for white gaps in (data.memory): raise it, "
             "cut the scene into smaller ones, or set data.source.white_area=0"
@@ -238,22 +250,42 @@ def _scan(
     valid = np.zeros(len(plan.corners), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
-        for top in range(0, height, rows):
-            bottom = min(top + rows, height)
-            pixels = opened.read(Window(0, top, width, bottom - top))
-            planes.store(top, pixels.road, pixels.valid)
-            here = (plan.corners[:, 0] < bottom) & (plan.corners[:, 0] + tile_size > top)
-            corners = plan.corners[here] - np.array([top, 0])
+        for chunk in _chunks(info, opened.is_striped, limit):
+            pixels = opened.read(chunk)
+            top, left = chunk.row_off, chunk.col_off
+            bottom, right = top + chunk.height, left + chunk.width
+            planes.store(top, left, pixels.road, pixels.valid)
+            rows, cols = plan.corners.T
+            here = (rows < bottom) & (rows + tile_size > top)
+            here &= (cols < right) & (cols + tile_size > left)
+            corners = plan.corners[here] - np.array([top, left])
             road[here] += tile_counts(pixels.road, corners, tile_size)
             valid[here] += tile_counts(pixels.valid, corners, tile_size)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
-            pixels.valid[...] &= training(slice(top, bottom), width)
+            pixels.valid[...] &= training(slice(top, bottom), width)[:, left:right]
             statistics.add(pixels.bands, pixels.valid)
         opened.check()
         largest = opened.largest_mask_value
     tiles = CountedTiles(plan.corners, plan.splits, road, valid)
-    return SurveyedScene(info, tiles, statistics, largest, road_pixels, valid_pixels, planes)
+    return SurveyedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
+
+
+def _chunks(info: SceneInfo, is_striped: bool, limit: int) -> Iterator[Window]:
+    """Windows that cover a scene once, at multiples of ``BLOCK``.
+
+    Those of an image that is stored row by row span its width, so that each row is decoded once;
+    others hold whole tiles of the usual 512 pixels, as many as ``limit`` bytes allow.
+    """
+    height, width = info.grid.shape
+    column = max(1, info.nbytes // (height * width))
+    rows = BLOCK if is_striped else 2 * BLOCK
+    cols = width if is_striped else max(1, limit // (column * rows * 2 * BLOCK)) * 2 * BLOCK
+    if info.nbytes <= limit:
+        rows, cols = height, width
+    for top in range(0, height, rows):
+        for left in range(0, width, cols):
+            yield Window(left, top, min(cols, width - left), min(rows, height - top))
 
 
 def build_store(

@@ -35,21 +35,22 @@ class LabelPlanes:
         self.shape = (height, width)
         self._blocks: dict[tuple[int, int], bytes | int] = {}
 
-    def store(self, top: int, road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-        """Keeps some rows.
+    def store(self, top: int, left: int, road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
+        """Keeps a window.
 
         Args:
-            top: The first, a multiple of ``BLOCK``.
-            road: (h, width); h is a multiple of ``BLOCK`` but for the last rows.
+            top: Its first row, a multiple of ``BLOCK``.
+            left: Its first column, a multiple of ``BLOCK``.
+            road: (h, w), multiples of ``BLOCK`` but at the scene's far edges.
             valid: Likewise.
         """
         codes = np.where(valid, road.astype(np.uint8), np.uint8(_INVALID))
         for row in range(0, len(codes), BLOCK):
-            for col in range(0, self.shape[1], BLOCK):
+            for col in range(0, codes.shape[1], BLOCK):
                 block = codes[row : row + BLOCK, col : col + BLOCK]
                 first = int(block[0, 0])
                 uniform = bool((block == first).all())
-                self._blocks[(top + row) // BLOCK, col // BLOCK] = (
+                self._blocks[(top + row) // BLOCK, (left + col) // BLOCK] = (
                     first if uniform else zlib.compress(block.tobytes(), 1)
                 )
 

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from vbp_lightning.data.ground import footprint
+from vbp_lightning.data.normalisation import BandStatistics
 from vbp_lightning.data.reading import SceneInfo
 from vbp_lightning.data.scenes import SPLITS, Scene, Split, VectorLabels
 from vbp_lightning.data.splits import Region, overlaps
@@ -32,6 +33,7 @@ class Survey:
         counts: Number of tiles by split and label name, and of those dropped.
         store: The pixels; None where nothing could be read.
         surveyed: What was counted in each scene.
+        statistics: Of the valid training pixels; None where there are none.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -43,6 +45,7 @@ class Survey:
     counts: dict[Split, dict[str, int]] = field(default_factory=dict)
     store: SceneStore | None = None
     surveyed: list[SurveyedScene] = field(default_factory=list)
+    statistics: BandStatistics | None = None
 
 
 def repeated_names(scenes: Sequence[Scene]) -> list[str]:

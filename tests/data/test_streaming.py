@@ -1,0 +1,235 @@
+"""Scenes that are read from disk tile by tile give what scenes in memory give."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vbp_lightning.data import SPLITS, DataError, FolderScenes, RoadTileDataModule
+from vbp_lightning.data.sampling import BalancedBatches
+from vbp_lightning.data.streaming import BLOCK, LabelPlanes, StreamedPlane
+
+TINY = 1e-4  # GiB: nothing fits
+
+
+@given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 3), st.integers(0, 99))
+def test_label_planes_give_back_what_they_were_given(height, width, strip, seed):
+    rng = np.random.default_rng(seed)
+    road, valid = (rng.random((2, height, width)) < 0.5).astype(bool)
+    road[:, width // 2 :] = False
+    valid[:, width // 2 :] = True
+    road &= valid
+    planes = LabelPlanes(height, width)
+    rows = strip * BLOCK
+    for top in range(0, height, rows):
+        for left in range(0, width, BLOCK):
+            part = np.s_[top : top + rows, left : left + BLOCK]
+            planes.store(top, left, road[part], valid[part])
+    top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
+    bottom, right = int(rng.integers(top, height)) + 1, int(rng.integers(left, width)) + 1
+    for window in (np.s_[0:height, 0:width], np.s_[top:bottom, left:right]):
+        assert np.array_equal(StreamedPlane(planes, road=True)[window], road[window])
+        assert np.array_equal(StreamedPlane(planes, road=False)[window], valid[window])
+
+
+@pytest.fixture
+def scenes(make_scene):
+    rng = np.random.default_rng(5)
+    made = []
+    for number, split in enumerate(("train", "train", "train", "val", "test")):
+        image = rng.integers(0, 255, (3, 300, 340), dtype=np.uint8)
+        image[:, 100:130, 50:90] = 0
+        made.append(
+            make_scene(
+                f"{split}{number}",
+                split,
+                image=image,
+                nodata=0,
+                tiled=True,
+                blockxsize=64,
+                blockysize=64,
+                compress="deflate",
+            )
+        )
+    return tuple(made)
+
+
+@pytest.fixture
+def both(scenes, listed):
+    """The same data in memory and streamed."""
+    made = []
+    for memory in (2.0, TINY):
+        module = RoadTileDataModule(
+            listed(scenes), tile_size=16, road_share=0.1, batch_size=8, memory=memory
+        )
+        module.setup()
+        made.append(module)
+    held, streamed = made
+    assert not held._store.is_streamed
+    assert streamed._store.is_streamed
+    return held, streamed
+
+
+def test_streamed_scenes_equal_those_in_memory(both):
+    held, streamed = both
+    assert held.normalisation == streamed.normalisation
+    assert held.counts == streamed.counts
+    for split in SPLITS:
+        tiles = held.tiles_of(split)
+        assert tiles == streamed.tiles_of(split)
+        assert torch.equal(held.read_tiles(tiles), streamed.read_tiles(tiles))
+        assert torch.equal(held.read_masks(tiles), streamed.read_masks(tiles))
+        for one, other in zip(
+            held.evaluation_dataloader(split), streamed.evaluation_dataloader(split), strict=True
+        ):
+            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[1], other[1])
+
+
+def test_an_epoch_draws_the_same_tiles_in_an_order_of_places(both):
+    _, streamed = both
+    drawn = []
+    for module in both:
+        loader = module.train_dataloader()
+        drawn.append(loader.batch_sampler.epoch_tiles(3))
+    assert sorted(drawn[0]) == sorted(drawn[1])
+    labels = streamed.tiles_of("train").labels
+    assert (labels[drawn[1][0::2]] == 1).all()
+    assert (labels[drawn[1][1::2]] == 0).all()
+
+
+def test_places_come_one_after_the_other():
+    labels = np.arange(4000) % 2
+    cells = np.arange(4000) // 40  # a hundred places
+    sampler = BalancedBatches(labels, 50, 64, 0, lambda: 0, cells=cells)
+    first, second = sampler.epoch_tiles(0), sampler.epoch_tiles(1)
+    for tiles in (first, second):
+        for start in range(0, 3200, 64):
+            assert len(set(cells[tiles[start : start + 64]])) <= 16
+    assert cells[first[:64]].tolist() != cells[second[:64]].tolist()
+
+
+def batches_of(module):
+    return [(tiles.clone(), labels.clone()) for tiles, labels in module.train_dataloader()]
+
+
+@pytest.mark.parametrize("memory", [2.0, TINY], ids=["memory", "streamed"])
+def test_workers_forked_and_spawned_give_the_same_tiles(scenes, listed, memory):
+    reference = None
+    before = torch.multiprocessing.get_start_method()
+    try:
+        for workers, method in ((0, "fork"), (2, "fork"), (4, "fork"), (2, "spawn")):
+            torch.multiprocessing.set_start_method(method, force=True)
+            module = RoadTileDataModule(
+                listed(scenes),
+                tile_size=16,
+                road_share=0.1,
+                batch_size=32,
+                tiles_per_epoch=160,
+                memory=memory,
+                num_workers=workers,
+            )
+            module.setup()
+            module.read_tiles(module.tiles_of("val")[:2])  # opens handles before any worker is made
+            found = batches_of(module)
+            reference = reference or found
+            for one, other in zip(reference, found, strict=True):
+                assert torch.equal(one[0], other[0])
+                assert torch.equal(one[1], other[1])
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
+
+
+def test_no_handle_crosses_a_process(both):
+    _, streamed = both
+    streamed.read_tiles(streamed.tiles_of("val")[:1])
+    bands = streamed._store.bands[0]
+    assert bands._pool._images
+    assert not pickle.loads(pickle.dumps(bands))._pool._images
+
+
+def test_white_gaps_of_scenes_that_fit_no_strip(tmp_path, write):
+    for folder in ("train", "val", "test"):
+        image = np.random.default_rng(1).integers(0, 200, (3, 700, 64), np.uint8)
+        mask = np.zeros((700, 64), np.uint8)
+        mask[:, :8] = 255
+        write(tmp_path / folder / "i" / "a.tif", image)
+        write(tmp_path / folder / "m" / "a.tif", mask)
+    source = FolderScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif", white_area=9)
+    with pytest.raises(DataError) as caught:
+        RoadTileDataModule(source, tile_size=16, memory=TINY).setup()
+    assert len(caught.value.lines) == 3
+    assert all("too large to look for white gaps in (data.memory)" in x for x in caught.value.lines)
+
+
+def test_a_file_that_goes_while_it_is_streamed(both, scenes):
+    _, streamed = both
+    for scene in scenes:
+        scene.image.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        streamed.read_tiles(streamed.tiles_of("val"))
+
+
+PEAK = """
+import resource, sys
+from vbp_lightning.data import FolderScenes, RoadTileDataModule
+module = RoadTileDataModule(FolderScenes(sys.argv[1]), memory=float(sys.argv[2]), train_stride=96,
+                            tiles_per_epoch=640, val_fraction=0.3, test_fraction=0.3)
+module.setup()
+assert module._store.is_streamed
+for batch in module.train_dataloader():
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_stays_below_the_budget(tmp_path):
+    # Python and PyTorch alone take 0.45 GiB; benchmarks/reading.py has ten times the budget.
+    size, budget = 12_000, 0.72
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    profile = {
+        "driver": "GTiff",
+        "height": size,
+        "width": size,
+        "dtype": "uint8",
+        "tiled": True,
+        "blockxsize": 512,
+        "blockysize": 512,
+        "compress": "deflate",
+        "sparse_ok": True,
+        "crs": "EPSG:32632",
+    }
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        place = {"transform": Affine(0.5, 0, 1e5 + 2e4 * number, 0, -0.5, 5e6)}
+        with rasterio.open(
+            tmp_path / "images" / f"{number}.tif", "w", count=3, **profile, **place
+        ) as raster:
+            noise = rng.integers(0, 255, (3, 512, 512), dtype=np.uint8)
+            raster.write(noise, window=rasterio.windows.Window(0, 0, 512, 512))
+        with rasterio.open(
+            tmp_path / "masks" / f"{number}.tif", "w", count=1, **profile, **place
+        ) as raster:
+            road = np.full((1, 512, 512), 255, np.uint8)
+            raster.write(road, window=rasterio.windows.Window(0, 0, 512, 512))
+    assert 6 * size * size * 3 > 3 * budget * 2**30
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path), str(budget)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * 1024 < budget * 2**30
