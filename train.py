@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from vbp_lightning.callbacks import AtomicCheckpointIO
 from vbp_lightning.errors import UserError
+from vbp_lightning.runs.check import check_data
 from vbp_lightning.runs.failures import end_with, print_error
 from vbp_lightning.runs.folder import claimed, finished_metrics
 from vbp_lightning.runs.logger import build_logger
@@ -26,6 +27,9 @@ def train(cfg: DictConfig) -> float:
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
+    if cfg.check:
+        check_data(datamodule, run_dir, cfg.seed)
+        return float("nan")
     datamodule.setup()
     model = build_model(cfg, datamodule)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"

@@ -152,8 +152,9 @@ def tiles(folder: Path) -> None:
             statistics.median(taken[kind, stride]) for kind in ("read", "setup", "again")
         )
         print(
-            f"stride {stride}: all tiles {ours / read:.2f} of it (limit {limit}), with mask, labels "
-            f"and statistics {setup / read:.2f}; later epochs {again:.1f} µs a tile (limit 20)"
+            f"stride {stride}: all tiles {ours / read:.2f} of it (limit {limit}), with mask, "
+            f"labels and statistics {setup / read:.2f}; "
+            f"later epochs {again:.1f} µs a tile (limit 20)"
         )
 
 

@@ -194,7 +194,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 def test_memory_stays_below_the_budget(tmp_path):
     # Python and PyTorch alone take 0.45 GiB; benchmarks/reading.py has ten times the budget.
-    size, budget = 12_000, 0.72
+    size, budget = 12_000, 0.85
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     profile = {
@@ -210,7 +210,7 @@ def test_memory_stays_below_the_budget(tmp_path):
         "crs": "EPSG:32632",
     }
     rng = np.random.default_rng(0)
-    for number in range(6):
+    for number in range(7):
         place = {"transform": Affine(0.5, 0, 1e5 + 2e4 * number, 0, -0.5, 5e6)}
         with rasterio.open(
             tmp_path / "images" / f"{number}.tif", "w", count=3, **profile, **place
@@ -222,7 +222,7 @@ def test_memory_stays_below_the_budget(tmp_path):
         ) as raster:
             road = np.full((1, 512, 512), 255, np.uint8)
             raster.write(road, window=rasterio.windows.Window(0, 0, 512, 512))
-    assert 6 * size * size * 3 > 3 * budget * 2**30
+    assert 7 * size * size * 3 > 3 * budget * 2**30
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path), str(budget)],

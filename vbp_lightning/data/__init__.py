@@ -2,6 +2,7 @@
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.ground import ground_size
 from vbp_lightning.data.image import image_tiles
 from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
 from vbp_lightning.data.scenes import (
@@ -17,6 +18,7 @@ from vbp_lightning.data.scenes import (
     VectorLabels,
 )
 from vbp_lightning.data.stored import stored_datamodule
+from vbp_lightning.data.survey import Survey
 from vbp_lightning.data.synthetic import SyntheticScenes
 from vbp_lightning.data.table import TILE_FIELDS, tile_fields
 
@@ -35,10 +37,12 @@ __all__ = [
     "Scene",
     "SpaceNetScenes",
     "Split",
+    "Survey",
     "SyntheticScenes",
     "Tile",
     "VectorLabels",
     "VectorScenes",
+    "ground_size",
     "image_tiles",
     "stored_datamodule",
     "tile_fields",

@@ -134,7 +134,8 @@ class OpenScene:
     @property
     def is_striped(self) -> bool:
         """Whether the image is stored in whole rows."""
-        return self._image.is_striped
+        striped: bool = self._image.is_striped
+        return striped
 
     @property
     def largest_mask_value(self) -> float:

@@ -1,6 +1,7 @@
 """Panels and figures: arrays in, uint8 pictures and matplotlib figures out."""
 
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
+from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
 from vbp_lightning.plotting.curves import (
     Reliability,
     calibration_figure,
@@ -31,12 +32,14 @@ __all__ = [
     "TILES_PER_PAGE",
     "ChainStep",
     "CompressedPage",
+    "ContactRow",
     "Reliability",
     "TileCaption",
     "calibration_figure",
     "chain_figure",
     "compress_page",
     "confusion_figure",
+    "contact_sheet",
     "encode_png",
     "figure_to_array",
     "mask_panel",

@@ -20,6 +20,7 @@ from vbp_lightning.runs.evaluation import (
 )
 
 TILES_FILE = "tiles.csv"
+SPLITS_FILE = "splits.csv"
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
@@ -41,7 +42,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
 def report_start(
     cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, datamodule: RoadTileDataModule
 ) -> None:
-    """Prints how many tiles there are, writes ``tiles.csv`` and hands over the hyperparameters.
+    """Prints how many tiles there are, lists tiles and splits, hands over the hyperparameters.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -52,6 +53,7 @@ def report_start(
     if not trainer.is_global_zero:
         return
     datamodule.write_tiles(run_dir / TILES_FILE)
+    datamodule.write_splits(run_dir / SPLITS_FILE)
     names = list(datamodule.counts["train"])
     table = Table("tiles", *(name.replace("_", "-") for name in names))
     for split in SPLITS:
