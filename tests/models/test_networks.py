@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.models import RoadNetwork
 
 MAPS = {"block0": (8, 96), "block1": (32, 48), "block2": (32, 24), "block3": (64, 12)}
@@ -88,3 +89,25 @@ def test_normalisation_travels_in_the_state_dict():
 def test_what_is_not_in_the_table_is_refused(arguments):
     with pytest.raises(ValueError, match=r"choose|give"):
         RoadNetwork(*arguments)
+
+
+def test_values_beyond_a_stretch_are_clipped():
+    plain = RoadNetwork("strided", "hidden", [50.0], [25.0]).eval()
+    clipped = RoadNetwork("strided", "hidden", [50.0], [25.0], [25.0], [75.0]).eval()
+    clipped.load_state_dict(plain.state_dict(), strict=False)
+    tiles = torch.linspace(-100, 200, 96 * 96).view(1, 1, 96, 96)
+    assert torch.equal(clipped(tiles), plain(tiles.clamp(25, 75)))
+    assert clipped.normalize(tiles).aminmax() == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_masks_of_a_stretched_network_are_those_of_clipped_tiles(architecture):
+    torch.manual_seed(0)
+    clipped = RoadNetwork(architecture, "hidden", [50.0], [25.0], [25.0], [75.0]).eval()
+    plain = RoadNetwork(architecture, "hidden", [50.0], [25.0]).eval()
+    plain.load_state_dict(clipped.state_dict(), strict=False)
+    tiles = 100 * torch.rand(2, 1, 96, 96)
+    assert torch.equal(
+        VisualBackProp(clipped, "deconv").attribute(tiles),
+        VisualBackProp(plain, "deconv").attribute(tiles.clamp(25, 75)),
+    )

@@ -29,10 +29,12 @@ class RoadClassifier(pl.LightningModule):
         head: ``hidden`` (global max pool and a hidden layer of 512) or ``gap``.
         mean: Mean of each band over the training split, in raw units; sets the number of bands.
         std: Standard deviation of each band over the training split.
+        low: Values that each band is clipped to from below, in raw units; None for no clipping.
+        high: Values that each band is clipped to from above.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
         weight_decay: AdamW's, on weights alone: biases and batch norms are left out.
         data: The data module's configuration, kept for ``explain.py``.
-        splits: Split of each scene by name, kept for ``explain.py``.
+        splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
 
     Attributes:
         threshold: P(road) from which a tile is called road, chosen on validation data each epoch.
@@ -46,14 +48,16 @@ class RoadClassifier(pl.LightningModule):
         head: Head = "hidden",
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
         learning_rate: float = 5e-3,
         weight_decay: float = 1e-2,
         data: Mapping[str, Any] | None = None,
-        splits: Mapping[str, str] | None = None,
+        splits: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = RoadNetwork(architecture, head, mean, std)
+        self.network = RoadNetwork(architecture, head, mean, std, low, high)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
         self.val_logits = CatMetric()

@@ -8,7 +8,7 @@ from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.classifier import RoadClassifier
 
 _FIRST_WEIGHT = "network.block0.0.weight"
-_OWN = ("network.normalize.mean", "network.normalize.std", "threshold")
+_OWN = (*(f"network.normalize.{name}" for name in ("mean", "std", "low", "high")), "threshold")
 
 
 @torch.no_grad()

@@ -20,6 +20,8 @@ class Normalize(nn.Module):
     Args:
         mean: One mean per band, in the units of the raw tiles.
         std: One standard deviation per band, same units, all positive.
+        low: Smaller values are raised to this first, one a band; None where nothing is clipped.
+        high: Larger values are lowered to this first, one a band.
 
     Shape:
         ``(N, C, H, W)`` raw values to ``(N, C, H, W)`` float, about zero mean and unit variance.
@@ -27,16 +29,27 @@ class Normalize(nn.Module):
 
     mean: Tensor
     std: Tensor
+    low: Tensor | None
+    high: Tensor | None
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        self.register_buffer(
-            "mean", torch.tensor(list(mean), dtype=torch.float32).view(1, -1, 1, 1)
-        )
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32).view(1, -1, 1, 1))
+        for name, values in (("mean", mean), ("std", std), ("low", low), ("high", high)):
+            buffer = None
+            if values is not None:
+                buffer = torch.tensor(list(values), dtype=torch.float32).view(1, -1, 1, 1)
+            self.register_buffer(name, buffer)
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Standardises each band."""
+        """Clips and standardises each band."""
+        if self.low is not None and self.high is not None:
+            tiles = tiles.clamp(self.low, self.high)
         return (tiles - self.mean) / self.std
 
 
@@ -65,6 +78,8 @@ class RoadNetwork(nn.Sequential):
         head: ``hidden`` or ``gap``.
         mean: Mean of each band over the training split; its length is the number of bands.
         std: Standard deviation of each band over the training split.
+        low: Values that each band is clipped to from below, in raw units; None for no clipping.
+        high: Values that each band is clipped to from above.
 
     Shape:
         Raw tiles ``(N, C, 96, 96)``, float, in the imagery's own units, to logits ``(N, 1)``;
@@ -75,7 +90,13 @@ class RoadNetwork(nn.Sequential):
     """
 
     def __init__(
-        self, architecture: Architecture, head: Head, mean: Sequence[float], std: Sequence[float]
+        self,
+        architecture: Architecture,
+        head: Head,
+        mean: Sequence[float],
+        std: Sequence[float],
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
     ) -> None:
         if architecture not in ("strided", "maxpool"):
             raise ValueError(f"architecture is {architecture!r}; choose strided or maxpool")
@@ -85,7 +106,7 @@ class RoadNetwork(nn.Sequential):
             raise ValueError(f"mean has {len(mean)} bands and std {len(std)}; give one each a band")
         super().__init__()
         self.architecture = architecture
-        self.normalize = Normalize(mean, std)
+        self.normalize = Normalize(mean, std, low, high)
         channels = len(mean)
         for index, out_channels in enumerate(BLOCK_CHANNELS):
             halves = index > 0

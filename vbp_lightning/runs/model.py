@@ -23,6 +23,8 @@ def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifi
         cfg.model,
         mean=datamodule.mean,
         std=datamodule.std,
+        low=datamodule.normalisation.low,
+        high=datamodule.normalisation.high,
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
         _convert_="all",
