@@ -5,6 +5,7 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.ground import ground_size
 from vbp_lightning.data.image import image_tiles
 from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
+from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.scenes import (
     SPLITS,
     DataError,
@@ -32,6 +33,7 @@ __all__ = [
     "Label",
     "LabelledImages",
     "LabelledTile",
+    "Reading",
     "RoadTileDataModule",
     "RoadWidths",
     "Scene",

@@ -200,9 +200,10 @@ class OpenImage:
             spoken = [name for name in names if not name.isdigit()]
             if spoken:
                 listed += f" or {', '.join(spoken)}"
-            raise DataError(
-                f"{self.path}: has no band {', '.join(unknown)}: data.bands may name {listed}"
-            )
+            remedy = f"data.bands may name {listed}"
+            if self._key == "input":
+                remedy = f"the checkpoint was trained with it, and this file has {listed} (input)"
+            raise DataError(f"{self.path}: has no band {', '.join(unknown)}: {remedy}")
         return [known[str(band).lower()] for band in wanted]
 
     def _resample(self, raster: Any, resolution: float) -> None:  # noqa: ANN401

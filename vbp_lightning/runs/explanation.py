@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.callbacks.tile_choice import choose_by_share
-from vbp_lightning.data import LabelledTile, Split, Tile, image_tiles, stored_datamodule
+from vbp_lightning.data import LabelledTile, Reading, Split, Tile, image_tiles, stored_datamodule
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
@@ -58,8 +58,12 @@ def tiles_of_image(model: RoadClassifier, path: Path, count: int) -> ChosenTiles
         DataError: The image cannot be read or does not suit the classifier.
     """
     data = model.hparams["data"] or {}
-    bands = data.get("bands") or range(1, len(model.hparams["mean"]) + 1)
-    return ChosenTiles(*image_tiles(path, list(bands), data.get("tile_size", 96), count))
+    bands = data.get("bands")
+    reading = Reading(
+        None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
+    )
+    size = data.get("tile_size", 96)
+    return ChosenTiles(*image_tiles(path, reading, model.hparams["mean"], size, count))
 
 
 def write_explanation(
