@@ -176,9 +176,13 @@ def test_one_vector_file_for_all_images(tmp_path, write):
         x = 4e5 + 1000 * number
         vector_scene(write, tmp_path / "images" / f"s{number}.tif", x, 5.4e6)
         lines.append(({"highway": "motorway"}, [[x + 10, 5.4e6 + 50], [x + 10, 5.4e6 - 200]]))
+        lines.append(({"waterway": "river"}, [[x + 30, 5.4e6 + 50], [x + 30, 5.4e6 - 200]]))
     geojson(tmp_path / "roads.geojson", lines)
     plain = from_command_line(
-        "data=vector", f"data.root={tmp_path}", "data.source.widths.default=8"
+        "data=vector",
+        f"data.root={tmp_path}",
+        "data.source.widths.default=8",
+        'data.source.where="highway IS NOT NULL"',
     )
     plain.setup()
     tile = next(t for t in plain.tiles_of("train") if (t.tile.row, t.tile.col) == (0, 0))

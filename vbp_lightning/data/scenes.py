@@ -89,11 +89,13 @@ class VectorLabels:
     Args:
         path: A vector file that GDAL opens; None where the scene is known to have no road.
         layer: Name of the layer; None for the only or first one.
+        where: Which features are roads, as an SQL condition on their columns; None for all.
         widths: How wide lines are; areas are taken as they are.
     """
 
     path: Path | None
     layer: str | None = None
+    where: str | None = None
     widths: RoadWidths = RoadWidths()
 
 

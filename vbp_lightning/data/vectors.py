@@ -47,7 +47,13 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """
     if labels.path is None:
         return np.zeros(0, dtype=object)
-    file = _read(labels.path, labels.layer, labels.widths.attribute, labels.path.stat().st_mtime_ns)
+    file = _read(
+        labels.path,
+        labels.layer,
+        labels.where,
+        labels.widths.attribute,
+        labels.path.stat().st_mtime_ns,
+    )
     metric, units = metric_projection(grid)
     lon, lat = _outline(grid)
     kinds = shapely.get_type_id(file.geometries)
@@ -113,16 +119,23 @@ class _VectorFile:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, layer: str | None, attribute: str | None, changed: int) -> _VectorFile:
+def _read(
+    path: Path, layer: str | None, where: str | None, attribute: str | None, changed: int
+) -> _VectorFile:
     """All features of a file; ``changed`` is its time, so that a new version is read anew."""
     try:
         meta, _, geometries, columns = pyogrio.raw.read(
-            path, layer=layer, columns=[attribute] if attribute else [], force_2d=True
+            path,
+            layer=layer,
+            columns=[attribute] if attribute else [],
+            where=where,
+            force_2d=True,
         )
         geometries = np.zeros(0, dtype=object) if geometries is None else geometries
     except (DataSourceError, DataLayerError, ValueError, OSError) as error:
         why = " ".join(str(error).split())
-        hint = " or data.source.layer" if isinstance(error, DataLayerError) else ""
+        hint = ", data.source.layer" if isinstance(error, DataLayerError) else ""
+        hint += ", data.source.where" if where else ""
         raise DataError(
             f"{path}: its roads cannot be read ({why}): give a vector file that GDAL opens "
             f"(data.source.labels{hint})"

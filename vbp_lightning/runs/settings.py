@@ -104,8 +104,9 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         _refuse_several_devices(cfg)
     chosen = resolve_auto_settings(cfg)
-    if cfg.data.root is not None:
-        cfg.data.root = str(Path(cfg.data.root).absolute())
+    for key in ("root", "split_file"):
+        if cfg.data.get(key) is not None:
+            cfg.data[key] = str(Path(cfg.data[key]).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -24,6 +24,7 @@ class VectorScenes:
         images: Pattern of the images, as ``images/{name}.tif``.
         labels: One vector file below ``root``, or a pattern with the images' ``{name}``.
         layer: Layer of the vector files; None for the only or first one.
+        where: Which features are roads, as an SQL condition on their columns; None for all.
         widths: How wide lines are.
         splits: The split that each value of ``{split}`` in ``images`` stands for.
         white_area: Connected white areas holding at least this many saturated pixels are missing
@@ -34,6 +35,7 @@ class VectorScenes:
     images: str = "images/{name}.*"
     labels: str = "roads.geojson"
     layer: str | None = None
+    where: str | None = None
     widths: RoadWidths = _WIDTHS
     splits: Mapping[str, str] | None = None
     white_area: int = 0
@@ -73,7 +75,7 @@ class VectorScenes:
                         "away (data.source.labels)"
                     )
                     continue
-                labels = VectorLabels(file, self.layer, self.widths)
+                labels = VectorLabels(file, self.layer, self.where, self.widths)
                 unique = f"{split}/{name}" if folders[name] > 1 else name
                 scenes.append(Scene(unique, image, labels, splits.get(split), self.white_area))
         if lines:
