@@ -51,7 +51,7 @@ class RoadClassifier(pl.LightningModule):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         learning_rate: float = 5e-3,
-        weight_decay: float = 1e-2,
+        weight_decay: float = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
     ) -> None:
