@@ -3,6 +3,7 @@
 import errno
 import logging
 import sys
+import threading
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -30,10 +31,28 @@ def explain_failure(error: BaseException) -> UserError | None:
         return UserError(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return UserError(
-            f"{error.filename or 'output'}: cannot be written: {error.strerror} (hydra.run.dir);"
+            f"{error.filename or _run_folder()}: cannot be written: {error.strerror} (hydra.run.dir);"
             " make room or choose another folder, then go on with resume=RUN_DIR"
         )
     return None
+
+
+def _run_folder() -> str:
+    """The folder of this run, for a writer that does not say its file."""
+    return HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "output"
+
+
+def leave_disk_errors_to_the_main_thread() -> None:
+    """Prints no traceback where a full disk ends TensorBoard's writing thread.
+
+    Its next use raises the same error in the main thread, which ends the run with one line.
+    """
+
+    def report(ended: threading.ExceptHookArgs) -> None:
+        if not (isinstance(ended.exc_value, OSError) and ended.exc_value.errno in _DISK_ERRORS):
+            threading.__excepthook__(ended)
+
+    threading.excepthook = report
 
 
 def print_error(error: UserError) -> int:

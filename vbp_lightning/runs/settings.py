@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
+from vbp_lightning.runs.failures import leave_disk_errors_to_the_main_thread
 from vbp_lightning.runs.folder import FAILURE_FILE, is_first_process
 from vbp_lightning.runs.resume import STORED_CONFIG
 
@@ -109,6 +110,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             cfg.data[key] = str(Path(cfg.data[key]).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
+    leave_disk_errors_to_the_main_thread()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning's own use of a torch function that is to go; nothing that a user could mend
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
