@@ -31,8 +31,8 @@ def explain_failure(error: BaseException) -> UserError | None:
         return UserError(" ".join(str(error).split()))
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return UserError(
-            f"{error.filename or _run_folder()}: cannot be written: {error.strerror} (hydra.run.dir);"
-            " make room or choose another folder, then go on with resume=RUN_DIR"
+            f"{error.filename or _run_folder()}: cannot be written: {error.strerror}"
+            " (hydra.run.dir); make room or choose another folder, then go on with resume=RUN_DIR"
         )
     return None
 
