@@ -65,7 +65,7 @@ def test_a_run_leaves_all_that_the_readme_lists(run, tiny, tmp_path):
     assert {"test/precision_recall", "test/calibration", "test/confusion"} <= set(tags["images"])
     assert {0, 1} <= {e.step for t in tags["images"] if "panel" in t for e in events.Images(t)}
     assert any("hparams" in tag for tag in events.summary_metadata)
-    assert events.Scalars("final/test/auroc")[0].value == pytest.approx(metrics["test/auroc"])
+    assert events.Scalars("result/test/auroc")[0].value == pytest.approx(metrics["test/auroc"])
 
     best = run_dir / "checkpoints" / "best.ckpt"
     model = RoadClassifier.load_from_checkpoint(best)

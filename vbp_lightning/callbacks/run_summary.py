@@ -100,8 +100,8 @@ class RunSummary(Callback):
                     dataformats="HWC",
                 )
             # under names of their own: val/… are the curves over the epochs
-            final = {f"final/{name}": value for name, value in metrics.items()}
-            logger.log_hyperparams(dict(hyperparameters), final)
+            results = {f"result/{name}": value for name, value in metrics.items()}
+            logger.log_hyperparams(dict(hyperparameters), results)
             logger.finalize("success")
 
 

@@ -1,9 +1,11 @@
 """What a run says before and after its training."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +31,18 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     Args:
         cfg: The composed config of ``train.py``.
     """
-    keys = ["seed", "upsampling.name", "trainer.max_epochs", "trainer.precision"]
-    keys += [f"model.{name}" for name in cfg.model if name != "_target_"]
-    keys += [f"data.{name}" for name in cfg.data if name not in ("_target_", "source", "augment")]
-    chosen = {key: OmegaConf.select(cfg, key) for key in keys}
+    # TensorBoard sorts them and shows the first five: these are what runs are compared by.
+    chosen: dict[str, Any] = {
+        "architecture": cfg.model.architecture,
+        "dataset": HydraConfig.get().runtime.choices["data"],
+        "head": cfg.model.head,
+        "mask_upsampling": cfg.upsampling.name,
+        "seed": cfg.seed,
+    }
+    left_out = ("_target_", "source", "augment", "root", "seed")
+    chosen |= {f"tiling/{name}": cfg.data[name] for name in cfg.data if name not in left_out}
+    chosen |= {f"training/{name}": cfg.trainer[name] for name in ("max_epochs", "precision")}
+    chosen |= {f"training/{name}": cfg.model[name] for name in ("learning_rate", "weight_decay")}
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in chosen.items()
