@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, fields, is_dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import astuple
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,21 +18,22 @@ from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
-from vbp_lightning.data.grid import tile_grid
 from vbp_lightning.data.normalisation import Normalisation
+from vbp_lightning.data.plain import plain, target_of
+from vbp_lightning.data.planning import plan_tiles, without_shared_ground
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import SceneInfo, for_each_scene, scene_info
-from vbp_lightning.data.sampling import BalancedBatches
+from vbp_lightning.data.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.scenes import SPLITS, DataError, Label, LabelledTile, Scene, Split, Tile
+from vbp_lightning.data.settings import setting_faults
 from vbp_lightning.data.splits import (
     Region,
     block_regions,
     read_regions,
     scene_regions,
-    split_of_tiles,
     write_regions,
 )
-from vbp_lightning.data.store import SceneStore, TilePlan, build_store, survey_scenes
+from vbp_lightning.data.store import SceneStore, build_store, survey_scenes
 from vbp_lightning.data.survey import (
     Survey,
     different_types,
@@ -39,7 +41,6 @@ from vbp_lightning.data.survey import (
     shared_ground,
     split_faults,
     too_small,
-    without_shared_ground,
 )
 from vbp_lightning.data.table import write_tiles
 from vbp_lightning.data.tiles import TileTable, label_tiles
@@ -64,26 +65,6 @@ class SceneSource(Protocol):
 def _as_it_is(batch: Batch) -> Batch:
     """The collate function of datasets that make whole batches; a lambda could not be spawned."""
     return batch
-
-
-class _OrderedBatches(Sampler[NDArray[np.int64]]):
-    """Consecutive batches of about equal size, taken by every process or shared among them."""
-
-    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self._batches: list[NDArray[np.int64]] = []
-        if length == 0:
-            return
-        shares = np.array_split(np.arange(length), world_size)
-        # The same number of batches in every process: one that runs out would let the others
-        # wait, since DDP exchanges the buffers in each forward pass.
-        size = max(1, batch_size // world_size)
-        self._batches = np.array_split(shares[rank], max(1, -(-len(shares[-1]) // size)))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return iter(self._batches)
 
 
 class RoadTileDataModule(pl.LightningDataModule):
@@ -206,7 +187,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         self._survey = Survey()
         self._numbers: dict[str, int] = {}
         self._spawned_store: SceneStore | None = None
-        if lines := self._setting_faults():
+        if lines := setting_faults(self._settings()):
             raise DataError(*lines)
 
     @property
@@ -245,46 +226,19 @@ class RoadTileDataModule(pl.LightningDataModule):
     @property
     def data_config(self) -> dict[str, Any]:
         """The arguments as plain builtins, with ``_target_``s that Hydra can build them from."""
-        source: dict[str, Any] = {"_target_": _path_of(type(self.source))}
-        source |= {
-            field.name: _plain(getattr(self.source, field.name))
-            for field in fields(self.source)  # type: ignore[arg-type]  # the dataclass protocol is private
-        }
-        config: dict[str, Any] = {"_target_": _path_of(type(self))}
+        config: dict[str, Any] = {"_target_": target_of(type(self))}
+        config |= {name: plain(value) for name, value in self._settings().items()}
+        source = plain(self.source)
+        assert isinstance(source, dict)
         if "root" in source:
             config["root"] = source.pop("root")
             source["_partial_"] = True
-        augment: dict[str, Any] | None = None
-        if self.augment is not None:
-            augment = {"_target_": _path_of(type(self.augment)), **asdict(self.augment)}
-        return config | {
-            "source": source,
-            "bands": self.bands,
-            "nodata": self.nodata,
-            "resolution": self.resolution,
-            "stretch": self.stretch,
-            "tile_size": self.tile_size,
-            "stride": self.stride,
-            "train_stride": self.train_stride,
-            "cover_edges": self.cover_edges,
-            "road_share": self.road_share,
-            "max_invalid": self.max_invalid,
-            "mask_threshold": self.mask_threshold,
-            "val_fraction": self.val_fraction,
-            "test_fraction": self.test_fraction,
-            "split_by": self.split_by,
-            "block_size": self.block_size,
-            "block_unit": self.block_unit,
-            "block_margin": self.block_margin,
-            "split_file": None if self.split_file is None else str(self.split_file),
-            "split_seed": self.split_seed,
-            "tiles_per_epoch": self.tiles_per_epoch,
-            "batch_size": self.batch_size,
-            "memory": self.memory,
-            "num_workers": self.num_workers,
-            "augment": augment,
-            "seed": self.seed,
-        }
+        return config | {"source": source}
+
+    def _settings(self) -> dict[str, Any]:
+        """The arguments other than ``source`` and ``root`` by name."""
+        names = list(signature(RoadTileDataModule).parameters)[2:]
+        return {name: getattr(self, name) for name in names}
 
     def prepare_data(self) -> None:
         """Lets the source write what it makes up, in one process only."""
@@ -339,7 +293,17 @@ class RoadTileDataModule(pl.LightningDataModule):
         unlike = different_types(infos)
         try:
             regions = self._regions(infos)
-            plans = self._plans(infos, regions)
+            plans = plan_tiles(
+                infos,
+                regions,
+                self.tile_size,
+                self.train_stride,
+                self.stride,
+                self.cover_edges,
+                self._margin,
+            )
+            if self.split_by == "block" or self.split_file is not None:
+                plans = without_shared_ground(infos, plans, self.tile_size)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return survey
@@ -382,26 +346,6 @@ class RoadTileDataModule(pl.LightningDataModule):
         if self.split_by == "block":
             return block_regions(infos, self.block_size, self.block_unit, *fractions)
         return scene_regions(infos, *fractions)
-
-    def _plans(
-        self, infos: Sequence[SceneInfo], regions: Mapping[str, Sequence[Region]]
-    ) -> list[TilePlan]:
-        """Where the tiles of each scene lie: training and held-out tiles on grids of their own."""
-        plans = []
-        for info in infos:
-            shape, own = info.grid.shape, regions[info.scene.name]
-            margin = self._margin if len(own) > 1 else 0
-            corners, splits = [], []
-            for is_training, stride in ((True, self.train_stride), (False, self.stride)):
-                grid = tile_grid(shape, self.tile_size, stride, self.cover_edges)
-                places = split_of_tiles(grid, self.tile_size, margin, own, shape)
-                chosen = places == 0 if is_training else places > 0
-                corners.append(grid[chosen])
-                splits.append(places[chosen])
-            plans.append(TilePlan(np.concatenate(corners), np.concatenate(splits)))
-        if self.split_by == "block" or self.split_file is not None:
-            plans = without_shared_ground(infos, plans, self.tile_size)
-        return plans
 
     @property
     def _margin(self) -> int:
@@ -548,7 +492,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
-        batches = _OrderedBatches(len(dataset), self.batch_size, rank, world_size)
+        batches = OrderedBatches(len(dataset), self.batch_size, rank, world_size)
         return self._loader(dataset, batches)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
@@ -562,7 +506,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         tiles = self._survey.tiles[split]
         dataset = self._ordered(tiles.positions, tiles.labels)
-        return self._loader(dataset, _OrderedBatches(len(dataset), self.batch_size))
+        return self._loader(dataset, OrderedBatches(len(dataset), self.batch_size))
 
     def _current_epoch(self) -> int:
         if self.trainer is None:
@@ -605,59 +549,6 @@ class RoadTileDataModule(pl.LightningDataModule):
         rows = [(self._numbers[tile.scene], tile.row, tile.col) for tile in plain]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
-    def _setting_faults(self) -> list[str]:
-        """Settings that make no sense, one line each."""
-        least = {"tile_size": 1, "stride": 1, "train_stride": 1, "batch_size": 1}
-        least |= {"num_workers": 0, "seed": 0, "split_seed": 0, "mask_threshold": 0}
-        lines = [
-            f"data.{name}={getattr(self, name)}: must be at least {value}"
-            for name, value in least.items()
-            if getattr(self, name) < value
-        ]
-        if self.tiles_per_epoch is not None and self.tiles_per_epoch < 1:
-            lines.append(f"data.tiles_per_epoch={self.tiles_per_epoch}: must be at least 1 or null")
-        if not 0 < self.road_share <= 1:
-            lines.append(f"data.road_share={self.road_share}: must be in (0, 1]")
-        if not 0 <= self.max_invalid <= 1:
-            lines.append(f"data.max_invalid={self.max_invalid}: must be in [0, 1]")
-        if not (
-            self.val_fraction >= 0
-            and self.test_fraction >= 0
-            and self.val_fraction + self.test_fraction < 1
-        ):
-            lines.append(
-                f"data.val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction}: "
-                "must not be negative and leave something to train on"
-            )
-        if self.split_by not in ("scene", "block"):
-            lines.append(f"data.split_by={self.split_by}: must be scene or block")
-        if self.block_unit not in ("m", "px"):
-            lines.append(f"data.block_unit={self.block_unit}: must be m or px")
-        if self.block_unit == "px" and self.block_size < self.tile_size + self.stride - 1:
-            lines.append(
-                f"data.block_size={self.block_size}: must be at least data.tile_size + data.stride"
-                f" - 1 = {self.tile_size + self.stride - 1} px, so that each block holds a tile"
-            )
-        jitter = self.augment.jitter if self.augment else 0
-        if self.block_margin is not None and self.block_margin < jitter:
-            lines.append(
-                f"data.block_margin={self.block_margin}: must be at least data.augment.jitter="
-                f"{jitter}, by which training tiles move, or null"
-            )
-        for name in ("resolution", "block_size", "memory"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                lines.append(f"data.{name}={value}: must be above 0")
-        if self.stretch is not None and not (
-            len(self.stretch) == 2 and 0 <= self.stretch[0] < self.stretch[1] <= 100
-        ):
-            lines.append(
-                f"data.stretch={self.stretch}: give two percentiles, as in [2, 98], or null"
-            )
-        if self.bands is not None and not self.bands:
-            lines.append("data.bands=[]: name at least one band, or null for all")
-        return lines + (self.augment.faults() if self.augment else [])
-
 
 def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
     """Numbers of the neighbourhoods that tiles (N, 3) lie in."""
@@ -678,25 +569,3 @@ def _with_root(
             "data.root: is not set: name the folder of the data set, as in data.root=DIR"
         )
     return source  # type: ignore[return-value]
-
-
-def _path_of(kind: type) -> str:
-    """Where Hydra finds a class; the package's own by their public names."""
-    module = kind.__module__
-    if module.startswith("vbp_lightning.data."):
-        module = "vbp_lightning.data"
-    return f"{module}.{kind.__qualname__}"
-
-
-def _plain(value: object) -> object:
-    """A source's field as a plain builtin."""
-    if isinstance(value, Path):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        members = {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-        return {"_target_": _path_of(type(value)), **members}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

@@ -122,3 +122,31 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         rng = np.random.default_rng((self.seed, _CELL_STREAM, epoch))
         turn = rng.permutation(int(self._cells.max()) + 1) // _CELLS_AT_ONCE
         return tiles[np.argsort(turn[self._cells[tiles]], kind="stable")]
+
+
+class OrderedBatches(Sampler[NDArray[np.int64]]):
+    """Consecutive batches of about equal size, taken by every process or shared among them.
+
+    Args:
+        length: Number of tiles.
+        batch_size: Tiles of a batch over all processes.
+        rank: Number of this process.
+        world_size: Processes that share the tiles; 1 for all tiles in each.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self._batches: list[NDArray[np.int64]] = []
+        if length == 0:
+            return
+        shares = np.array_split(np.arange(length), world_size)
+        # The same number of batches in every process: one that runs out would let the others
+        # wait, since DDP exchanges the buffers in each forward pass.
+        size = max(1, batch_size // world_size)
+        self._batches = np.array_split(shares[rank], max(1, -(-len(shares[-1]) // size)))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        """Yields (n,) numbers of tiles."""
+        return iter(self._batches)

@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.grid import tile_counts
 from vbp_lightning.data.normalisation import BandStatistics
+from vbp_lightning.data.planning import TilePlan
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import OpenScene, Pixels, SceneInfo, for_each_scene, load_scene
 from vbp_lightning.data.scenes import DataError, Scene
@@ -55,19 +56,6 @@ class Bands(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]: ...
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """Where the tiles of a scene lie and what they are for.
-
-    Args:
-        corners: (N, 2) rows and columns of upper-left corners.
-        splits: (N,) places in ``SPLITS``.
-    """
-
-    corners: NDArray[np.int64]
-    splits: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

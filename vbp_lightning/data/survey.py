@@ -4,18 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import shapely
-from numpy.typing import NDArray
-
-from vbp_lightning.data.ground import footprint
 from vbp_lightning.data.normalisation import BandStatistics
 from vbp_lightning.data.reading import SceneInfo
-from vbp_lightning.data.scenes import SPLITS, Scene, Split, VectorLabels
+from vbp_lightning.data.scenes import Scene, Split, VectorLabels
 from vbp_lightning.data.splits import Region, overlaps
-from vbp_lightning.data.store import SceneStore, SurveyedScene, TilePlan
+from vbp_lightning.data.store import SceneStore, SurveyedScene
 from vbp_lightning.data.tiles import TileTable
 
 
@@ -162,40 +156,4 @@ def shared_ground(infos: Sequence[SceneInfo], regions: dict[str, list[Region]]) 
         f"Scenes of different splits show the same ground: {first} ({'/'.join(sorted(own[first]))})"
         f" and {second} ({'/'.join(sorted(own[second]))}), and {len(pairs) - 1} more pairs: "
         "figures on val and test may flatter (data.root)"
-    ]
-
-
-def without_shared_ground(
-    infos: Sequence[SceneInfo], plans: Sequence[TilePlan], tile_size: int
-) -> list[TilePlan]:
-    """Plans less the training tiles that show ground of a held-out tile of another scene.
-
-    Args:
-        infos: All scenes.
-        plans: The tiles of each.
-        tile_size: Tile size in pixels.
-    """
-    training = SPLITS.index("train")
-    kept = [np.ones(len(plan.corners), dtype=bool) for plan in plans]
-
-    def outlines(number: int, chosen: NDArray[Any]) -> list[shapely.Polygon]:
-        grid = infos[number].grid
-        return [
-            footprint(grid, row + 0.5, col + 0.5, tile_size - 1, tile_size - 1)
-            for row, col in plans[number].corners[chosen].tolist()
-        ]
-
-    for pair in overlaps(infos):
-        for one, other in (pair, pair[::-1]):
-            own = np.flatnonzero(plans[one].splits == training)
-            held_out = plans[other].splits > training
-            if len(own) == 0 or not held_out.any():
-                continue
-            hit, _ = shapely.STRtree(outlines(other, held_out)).query(
-                outlines(one, own), predicate="intersects"
-            )
-            kept[one][own[np.unique(hit)]] = False
-    return [
-        TilePlan(plan.corners[keep], plan.splits[keep])
-        for plan, keep in zip(plans, kept, strict=True)
     ]
