@@ -1,7 +1,32 @@
-"""Which pixels a decision rests on: VisualBackProp and what it is made of."""
+"""Which pixels a decision rests on: VisualBackProp and the classic attributions beside it."""
 
+from vbp_lightning.attribution.activation_maps import Cam, GradCam, GuidedGradCam
+from vbp_lightning.attribution.gradients import (
+    DeconvNet,
+    GuidedBackprop,
+    IntegratedGradients,
+    Saliency,
+    SmoothGrad,
+)
+from vbp_lightning.attribution.occlusion import Occlusion
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
+from vbp_lightning.attribution.scores import class_scores
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS
 from vbp_lightning.attribution.visual_backprop import MaskChain, VisualBackProp
 
-__all__ = ["UPSAMPLINGS", "MaskChain", "UnsupportedNetworkError", "VisualBackProp"]
+__all__ = [
+    "UPSAMPLINGS",
+    "Cam",
+    "DeconvNet",
+    "GradCam",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "IntegratedGradients",
+    "MaskChain",
+    "Occlusion",
+    "Saliency",
+    "SmoothGrad",
+    "UnsupportedNetworkError",
+    "VisualBackProp",
+    "class_scores",
+]

@@ -24,6 +24,7 @@ from vbp_lightning.plotting.mask_panel import (
     mask_panel,
     truth_heading,
 )
+from vbp_lightning.plotting.method_sheet import method_sheet
 from vbp_lightning.plotting.png import CompressedPage, compress_page, encode_png
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "figure_to_array",
     "mask_panel",
     "mask_to_rgb",
+    "method_sheet",
     "overlay",
     "precision_recall_figure",
     "reliability",

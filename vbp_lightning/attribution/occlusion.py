@@ -1,0 +1,135 @@
+"""Occlusion: what the network answers when a part of the image is covered."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.scores import Target, class_scores, in_chunks
+from vbp_lightning.attribution.undisturbed import undisturbed
+
+_BLUR = 0.25
+"""Standard deviation of the blur as a part of the window's side."""
+
+
+class Occlusion:
+    """Occlusion sensitivity (Zeiler and Fergus 2014, section 4.2).
+
+    A square covers one part of the image after the other. A pixel gets the mean, over all squares
+    that cover it, of the drop of the score; the mean of the probability itself is offered too.
+
+    Args:
+        model: Any classifier; found as it was left.
+        window: Side of the square in pixels.
+        stride: Pixels between squares; the last ones are shifted inwards, so that every pixel is
+            covered.
+        fill: What covers: ``mean``, each image's own mean colour; ``blur``, the image itself
+            blurred over the window; or a number in raw units.
+        output: ``drop`` of the score or ``probability`` of the class under the square.
+        chunk: Covered images at a time.
+
+    Raises:
+        ValueError: A setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        window: int = 16,
+        stride: int = 8,
+        fill: float | Literal["mean", "blur"] = "mean",
+        output: Literal["drop", "probability"] = "drop",
+        chunk: int = 64,
+    ) -> None:
+        if window < 1 or stride < 1:
+            raise ValueError(f"window is {window} and stride {stride}; give at least 1")
+        if isinstance(fill, str) and fill not in ("mean", "blur"):
+            raise ValueError(f"fill is {fill!r}; choose mean, blur or a number")
+        if output not in ("drop", "probability"):
+            raise ValueError(f"output is {output!r}; choose drop or probability")
+        self.model = model
+        self.window = window
+        self.stride = stride
+        self.fill = fill
+        self.output = output
+        self.chunk = chunk
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """The map of each sample.
+
+        Args:
+            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
+            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None for several
+                classes is the one that the uncovered image gets.
+
+        Returns:
+            ``(N, 1, H, W)``, in units of the score or in [0, 1].
+        """
+        return in_chunks(self._one, inputs, target, 1)
+
+    def _one(self, image: Tensor, target: Target) -> Tensor:
+        """The map ``(1, 1, H, W)`` of one image."""
+        height, width = image.shape[2:]
+        places = [
+            (top, left)
+            for top in _starts(height, self.window, self.stride)
+            for left in _starts(width, self.window, self.stride)
+        ]
+        cover = self._cover(image)
+        side = min(self.window, height), min(self.window, width)
+        totals = image.new_zeros(height, width)
+        counts = image.new_zeros(height, width)
+        with undisturbed(self.model, image.device):
+            plain = self.model(image)
+            if target is None and plain.ndim == 2 and plain.shape[1] > 1:
+                target = int(plain.argmax())
+            elif isinstance(target, Tensor) and target.ndim == 1:
+                target = int(target[0])
+            before = class_scores(plain, target)
+            for start in range(0, len(places), self.chunk):
+                part = places[start : start + self.chunk]
+                covered = image.repeat(len(part), 1, 1, 1)
+                for copy, (top, left) in zip(covered, part, strict=True):
+                    where = (..., slice(top, top + side[0]), slice(left, left + side[1]))
+                    copy[where] = cover[0][where]
+                output = self.model(covered)
+                values = before - class_scores(output, target)
+                if self.output == "probability":
+                    values = _probabilities(output, target)
+                for (top, left), value in zip(part, values, strict=True):
+                    totals[top : top + side[0], left : left + side[1]] += value
+                    counts[top : top + side[0], left : left + side[1]] += 1
+        return (totals / counts)[None, None]
+
+    def _cover(self, image: Tensor) -> Tensor:
+        """What lies under the square, ``(1, C, H, W)``."""
+        if self.fill == "mean":
+            return image.mean(dim=(2, 3), keepdim=True).expand_as(image)
+        if self.fill == "blur":
+            return _blurred(image, _BLUR * self.window)
+        return torch.full_like(image, float(self.fill))
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of windows that cover an axis; one, cut off, where it is shorter."""
+    last = max(0, length - window)
+    return sorted({*range(0, last + 1, stride), last})
+
+
+def _probabilities(output: Tensor, target: Target) -> Tensor:
+    """P(class) of each sample."""
+    scores = output[:, None] if output.ndim == 1 else output
+    if scores.shape[1] == 1:
+        return class_scores(scores, target).sigmoid()
+    return class_scores(scores.softmax(dim=1), target)
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """An image after a Gaussian blur, mirrored at its borders."""
+    reach = min(max(1, round(3 * sigma)), min(image.shape[2:]) - 1)
+    offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
+    kernel = (-(offsets**2) / (2 * sigma**2)).exp()
+    kernel = (kernel / kernel.sum()).expand(image.shape[1], 1, -1)
+    padded = nn.functional.pad(image, [reach] * 4, mode="reflect")
+    rows = nn.functional.conv2d(padded, kernel[..., None], groups=image.shape[1])
+    return nn.functional.conv2d(rows, kernel[:, :, None], groups=image.shape[1])

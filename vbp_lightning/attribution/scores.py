@@ -1,0 +1,189 @@
+"""The score that an attribution explains, and a model ready to be differentiated."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vbp_lightning.attribution.recording import UnsupportedNetworkError
+from vbp_lightning.attribution.undisturbed import undisturbed
+
+Target = int | Tensor | None
+"""A class for all samples, one for each (``(N,)`` integers), or None: see ``class_scores``."""
+
+_RELU_OPERATIONS = ("relu", "threshold", "clamp_min", "hardtanh")
+
+
+def class_scores(output: Tensor, target: Target = None) -> Tensor:
+    """The unnormalised score of a class.
+
+    Args:
+        output: ``(N,)`` or ``(N, 1)`` logits of two classes, or ``(N, K)`` scores of K classes.
+        target: The class of all samples, or ``(N,)`` classes. Of a single logit, 1 (road) is the
+            logit itself and 0 (non-road) its negative. None explains road, or of K classes each
+            sample's highest score.
+
+    Returns:
+        ``(N,)``.
+
+    Raises:
+        ValueError: The output has another shape, or a target is out of range.
+    """
+    if output.ndim == 1:
+        output = output[:, None]
+    if output.ndim != 2:
+        raise ValueError(f"the model returns {tuple(output.shape)}; expected (N, K) scores")
+    count, classes = output.shape
+    if target is None:
+        return output[:, 0] if classes == 1 else output.amax(dim=1)
+    wanted = torch.as_tensor(target, device=output.device)
+    if wanted.ndim == 0:
+        wanted = wanted.expand(count)
+    if wanted.shape != (count,) or wanted.is_floating_point():
+        raise ValueError(f"target has the shape {tuple(wanted.shape)}; give one class or (N,)")
+    known = max(2, classes)
+    if len(wanted) and not (int(wanted.min()) >= 0 and int(wanted.max()) < known):
+        raise ValueError(f"target is {target}; the network knows classes 0 to {known - 1}")
+    if classes == 1:
+        return torch.where(wanted == 1, output[:, 0], -output[:, 0])
+    return output.gather(1, wanted[:, None].long())[:, 0]
+
+
+class ScoreModel(nn.Module):
+    """A model that returns the score of a class instead of all outputs.
+
+    Args:
+        model: Any classifier.
+        target: See :func:`class_scores`.
+    """
+
+    def __init__(self, model: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N,)``."""
+        target = self.target
+        if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
+            # Captum repeats each sample, steps or noises of the same one side by side or apart
+            raise ValueError("give one class for all samples")
+        return class_scores(self.model(inputs), target)
+
+
+@contextmanager
+def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Eval mode with gradients towards the input alone; all is found as it was left.
+
+    ReLUs work out of place meanwhile: hooks may not see a tensor that is overwritten.
+
+    Args:
+        model: Any module.
+        device: Where it runs.
+    """
+    with undisturbed(model, device) as modules:
+        frozen = [each for each in model.parameters() if each.requires_grad]
+        in_place = [each for each in modules if getattr(each, "inplace", False) is True]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            for module in in_place:
+                module.inplace = False  # type: ignore[assignment]
+            with torch.enable_grad(), warnings.catch_warnings():
+                # Captum's notes on hooks that it sets and removes, and on inputs without gradients
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            for module in in_place:
+                module.inplace = True  # type: ignore[assignment]
+
+
+class _ReluWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses a ReLU that is called as a function: no hook can change its backward pass."""
+
+    def __init__(self, model: nn.Module, method: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inside = 0
+        self._method = method
+        self._hooks = []
+        for module in model.modules():
+            if isinstance(module, nn.ReLU):
+                self._hooks.append(module.register_forward_pre_hook(self._enter))
+                self._hooks.append(module.register_forward_hook(self._leave))
+
+    def _enter(self, *_: object) -> None:
+        self._inside += 1
+
+    def _leave(self, *_: object) -> None:
+        self._inside -= 1
+
+    def remove(self) -> None:
+        """Takes the hooks away."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        name = func.name().split("::")[-1].split(".")[0].rstrip("_")
+        if name in _RELU_OPERATIONS and self._inside == 0:
+            raise UnsupportedNetworkError(
+                f"{self._method} cannot explain this network: it calls {name} as a function, which "
+                "cannot be hooked; use nn.ReLU modules"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> None:
+    """Runs a sample through a model and refuses it where a ReLU is no module.
+
+    Raises:
+        UnsupportedNetworkError: It calls one as a function.
+    """
+    watch = _ReluWatch(model, method)
+    try:
+        with undisturbed(model, inputs.device), watch:
+            model(inputs[:1])
+    finally:
+        watch.remove()
+
+
+def in_chunks(
+    act: Callable[[Tensor, Target], Tensor], inputs: Tensor, target: Target, size: int
+) -> Tensor:
+    """Applies an attribution to a few samples at a time, so that memory stays bounded.
+
+    Args:
+        act: ``(n, C, H, W)`` and targets to ``(n, 1, H, W)``.
+        inputs: ``(N, C, H, W)``.
+        target: For all samples or one for each.
+        size: Samples at a time.
+
+    Returns:
+        ``(N, 1, H, W)``.
+
+    Raises:
+        ValueError: The inputs are no batch of floating-point images.
+    """
+    if inputs.ndim != 4 or not inputs.is_floating_point():
+        raise ValueError(
+            f"inputs are {tuple(inputs.shape)} {inputs.dtype}; give (N, C, H, W) floating point"
+        )
+    each = isinstance(target, Tensor) and target.ndim == 1
+    parts = [
+        act(inputs[start : start + size], target[start : start + size] if each else target)  # type: ignore[index]
+        for start in range(0, len(inputs), size)
+    ]
+    if not parts:
+        return inputs.new_zeros((0, 1, *inputs.shape[2:]))
+    return torch.cat(parts)
