@@ -320,7 +320,7 @@ def fault(labels, grid):
 def test_vectors_need_a_place(tmp_path):
     path = write_vectors(tmp_path / "r.gpkg", [shapely.LineString([(0, 0), (1, 1)])])
     line = fault(VectorLabels(path), grid_of(None, Affine.identity()))
-    assert line.startswith("a.tif: has no CRS and transform, so that vector roads cannot be placed")
+    assert line.startswith("a.tif: has no CRS and transform that place it on the earth, so that")
 
 
 def test_faults_of_vector_files_are_named(tmp_path):
@@ -346,3 +346,38 @@ def test_drawing_is_rasterios(tmp_path):
     path = write_vectors(tmp_path / "r.gpkg", shapes)
     expected = rasterize(shapes, grid.shape, transform=grid.transform) > 0
     assert np.array_equal(roads(VectorLabels(path), grid)[0], expected)
+
+
+def test_a_table_may_have_numbers_for_keys():
+    assert RoadWidths(6.0, "lanes", {2: 20.0, 3: 30.0}).of(3) == 30.0
+
+
+def test_damaged_vector_files_are_no_empty_ones(tmp_path):
+    lines = [shapely.LineString([(4e5 + i, 5.4e6), (4e5 + i, 5.4e6 - 50)]) for i in range(30)]
+    shapes = write_vectors(tmp_path / "s.shp", lines, "EPSG:32632", "ESRI Shapefile")
+    content = shapes.read_bytes()
+    shapes.write_bytes(content[: len(content) // 2])
+    assert fault(VectorLabels(shapes), grid_of()).startswith(f"{shapes}: ")
+    flat = write_vectors(tmp_path / "f.fgb", lines, "EPSG:32632", "FlatGeobuf")
+    flat.write_bytes(flat.read_bytes()[:60])
+    assert fault(VectorLabels(flat), grid_of()).startswith(f"{flat}: ")
+
+
+LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
+
+
+def test_a_local_crs_is_no_place(tmp_path, write):
+    mask = mask_of(np.random.default_rng(0))
+    path = write(tmp_path / "m.tif", mask, crs=LOCAL, transform=AT)
+    grid = grid_of(LOCAL)
+    assert np.array_equal(roads(path, grid)[0], mask == 255)
+    assert ground_size(grid) is None
+    roads_file = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
+    assert "vector roads cannot be placed" in fault(VectorLabels(roads_file), grid)
+
+
+def test_coordinates_beyond_a_crs_are_no_place(tmp_path):
+    grid = grid_of("EPSG:4326", Affine(0.5, 0, 4e5, 0, -0.5, 5.4e6))
+    assert ground_size(grid) is None
+    path = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
+    assert "vector roads cannot be placed" in fault(VectorLabels(path), grid)

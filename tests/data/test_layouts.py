@@ -211,6 +211,31 @@ def test_one_vector_file_an_image(tmp_path, write):
     assert [scene.labels.path.name for scene in source()] == [f"s{i}.geojson" for i in range(3)]
 
 
+def test_split_folders_of_vectors_are_not_mixed(tmp_path, write):
+    for split, y in (("train", 0), ("test", 5000)):
+        vector_scene(write, tmp_path / split / "i" / "a.tif", 4e5, 5.4e6 + y)
+        geojson(tmp_path / split / "r" / "a.geojson", [({}, [[4e5, 5.4e6 + y], [4e5 + 9, 5.4e6]])])
+    scenes = VectorScenes(tmp_path, "{split}/i/{name}.tif", "{split}/r/{name}.geojson")()
+    assert [scene.labels.path.parts[-3] for scene in scenes] == ["test", "train"]
+    (tmp_path / "train" / "r" / "a.gpkg").write_bytes(b"")
+    with pytest.raises(DataError, match="several vector files are called a"):
+        VectorScenes(tmp_path, "{split}/i/{name}.tif", "{split}/r/{name}.*")()
+
+
+def test_folders_may_be_links(tmp_path, write):
+    write(tmp_path / "elsewhere" / "a.tif", picture(0))
+    write(tmp_path / "d" / "masks" / "a.tif", mask_of())
+    (tmp_path / "d" / "images").symlink_to(tmp_path / "elsewhere")
+    assert [scene.name for scene in FolderScenes(tmp_path / "d")()] == ["a"]
+
+
+def test_a_single_label_need_be_no_list(tmp_path, write):
+    write(tmp_path / "train" / "a.png", picture(0), driver="PNG")
+    write(tmp_path / "train" / "b.png", picture(1), driver="PNG")
+    (tmp_path / "train.csv").write_text("image_name,tags\na,1\nb,0\n")
+    assert [s.labels.is_road for s in LabelledImages(tmp_path, road=1)()] == [True, False]
+
+
 def test_faults_of_vector_settings(tmp_path):
     widths = RoadWidths(default=0, table={"a": -1}, per_unit=-2)
     with pytest.raises(DataError) as caught:

@@ -346,3 +346,76 @@ def test_truncated_and_flipped_files_end_in_a_line_or_in_an_image(tmp_path, writ
                 assert bands.shape[1:] == valid.shape
                 outcomes["image"] += 1
     assert outcomes["fault"] > 10
+
+
+# Gaps that only our own rules know, resampled
+
+
+PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("float32", -9999), ("float32", -3.4e38), ("int16", -9999), ("uint8", 7)]
+)
+def test_gaps_of_one_band_stay_gaps_when_resampled(tmp_path, write, dtype, nodata):
+    image = np.full((3, 60, 60), 100).astype(dtype)
+    image[1, :, :21] = nodata
+    path = write(tmp_path / "a.tif", image, nodata=nodata, **PLACE)
+    for bands in (None, (2,)):
+        pixels, valid = read(path, bands=bands, resolution=2.0)
+        assert set(np.unique(pixels[:, valid])) == {100}
+        assert abs(valid.mean() - 39 / 60) <= 1 / valid.shape[1]
+
+
+def test_gaps_are_those_of_the_chosen_bands(tmp_path, write):
+    image = np.full((4, 60, 60), 100, np.uint16)
+    image[:3, :28] = 0
+    path = write(tmp_path / "a.tif", image, nodata=0, **PLACE)
+    for resolution in (None, 2.0):
+        assert read(path, bands=(1, 2, 3), resolution=resolution)[1].mean() == 32 / 60
+        assert read(path, bands=(4,), resolution=resolution)[1].all()
+
+
+@pytest.mark.parametrize("resolution", [None, 2.0])
+def test_nodata_and_a_mask_are_both_gaps(tmp_path, write, resolution):
+    image = np.full((1, 60, 60), 100, np.int16)
+    image[:, :, :20] = -9999
+    image[:, :, 20:40] = 55
+    path = tmp_path / "a.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        write(path, image, nodata=-9999, **PLACE)
+        with rasterio.open(path, "r+") as raster:
+            mask = np.full((60, 60), 255, np.uint8)
+            mask[:30] = 0
+            raster.write_mask(mask)
+    pixels, valid = read(path, nodata=55, resolution=resolution)
+    assert set(np.unique(pixels[:, valid])) == {100}
+    assert valid.mean() == pytest.approx(1 / 6, abs=0.05)
+
+
+def test_a_named_alpha_band_is_a_band_when_resampled(tmp_path, write):
+    image = np.full((4, 60, 60), 100, np.uint8)
+    image[3, :30] = 0  # infrared of water, which GDAL takes for transparency
+    path = write(tmp_path / "a.tif", image, photometric="RGB", alpha="YES", **PLACE)
+    for settings_of in ({"resolution": 2.0}, {"resize": 32}):
+        pixels, valid = read(path, bands=(1, 2, 3, 4), **settings_of)
+        assert valid.all()
+        assert (pixels[:3] == 100).all()
+        assert set(np.unique(pixels[3])) >= {0, 100}
+
+
+def test_gaps_do_not_bleed_when_resized(tmp_path, write):
+    image = np.full((1, 64, 64), 100, np.uint8)
+    image[:, :, :31] = 7
+    pixels, valid = read(write(tmp_path / "a.tif", image), nodata=7, resize=32)
+    assert set(np.unique(pixels[:, valid])) == {100}
+    assert abs(valid.mean() - 33 / 64) <= 1 / 32
+
+
+def test_numbers_are_numbers_also_where_descriptions_are(tmp_path, write):
+    pixels = np.arange(3 * 4).reshape(3, 2, 2).astype(np.uint16)
+    path = write(tmp_path / "a.tif", pixels, photometric="MINISBLACK")
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = ("3", "2", "1")
+    assert np.array_equal(read(path, bands=(1,))[0], pixels[:1])
+    assert np.array_equal(read(path, bands=("1",))[0], pixels[2:])

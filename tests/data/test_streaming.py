@@ -19,6 +19,7 @@ from vbp_lightning.data.sampling import BalancedBatches
 from vbp_lightning.data.streaming import BLOCK, LabelPlanes, StreamedPlane
 
 TINY = 1e-4  # GiB: nothing fits
+_WORKERS = ((0, "fork"), (2, "fork"), (4, "fork"), (2, "spawn"), (4, "spawn"))
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 3), st.integers(0, 99))
@@ -127,7 +128,7 @@ def test_workers_forked_and_spawned_give_the_same_tiles(scenes, listed, memory):
     reference = None
     before = torch.multiprocessing.get_start_method()
     try:
-        for workers, method in ((0, "fork"), (2, "fork"), (4, "fork"), (2, "spawn")):
+        for workers, method in _WORKERS:
             torch.multiprocessing.set_start_method(method, force=True)
             module = RoadTileDataModule(
                 listed(scenes),

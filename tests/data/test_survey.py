@@ -113,6 +113,33 @@ def test_overlapping_scenes_of_blocks_share_no_ground(make_scene, listed):
     assert all(shown.values())
 
 
+def test_no_jittered_tile_shows_held_out_ground_of_another_scene(make_scene, listed):
+    # Values tell the ground: row and column on a common grid of half metres.
+    rows, cols = np.mgrid[0:200, 0:200]
+    noise = np.random.default_rng(0).integers(0, 99, (200, 200))
+    scenes = []
+    for name, shift in (("a", 0), ("b", 100)):
+        image = np.stack([rows, cols + shift, noise]).astype(np.uint16)
+        scenes.append(scene_at(make_scene, name, shift / 2, image=image))
+    module = RoadTileDataModule(
+        listed(tuple(scenes)),
+        block_size=40,
+        block_unit="px",
+        augment=Augmentation(jitter=6, brightness=0, contrast=0),
+        **BLOCKS,
+    )
+    module.setup()
+    held_out = np.zeros((200, 300), bool)
+    for name, shift in (("a", 0), ("b", 100)):
+        for row, col, height, width, split in module.scene_splits[name]:
+            if split != "train":
+                held_out[row : row + height, col + shift : col + shift + width] = True
+    for epoch in range(3):
+        module.epoch = epoch
+        for tiles, _ in module.train_dataloader():
+            assert not held_out[tiles[:, 0].long().numpy(), tiles[:, 1].long().numpy()].any()
+
+
 def test_overlapping_scenes_are_drawn_together(make_scene, listed, caplog):
     scenes = tuple(
         scene_at(make_scene, f"{place}{part}", 1000 * place + 50 * part)
@@ -202,6 +229,7 @@ def test_an_inspection_reports_what_training_would_refuse(make_scene, listed):
 @pytest.mark.parametrize(
     "setting",
     [
+        {"nodata": "abc"},
         {"split_by": "town"},
         {"block_unit": "feet"},
         {"block_size": 0},

@@ -127,7 +127,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         self,
         source: SceneSource | Callable[..., SceneSource],
         root: str | Path | None = None,
-        bands: Sequence[int | str] | None = None,
+        bands: Sequence[int | str] | int | str | None = None,
         nodata: float | None = None,
         resolution: float | None = None,
         stretch: Sequence[float] | None = None,
@@ -155,7 +155,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = _with_root(source, root)
-        self.bands = None if bands is None else list(bands)
+        self.bands = [bands] if isinstance(bands, str | int) else bands and list(bands)
         self.nodata = nodata
         self.resolution = resolution
         self.stretch = None if stretch is None else list(stretch)
@@ -303,7 +303,7 @@ class RoadTileDataModule(pl.LightningDataModule):
                 self._margin,
             )
             if self.split_by == "block" or self.split_file is not None:
-                plans = without_shared_ground(infos, plans, self.tile_size)
+                plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return survey

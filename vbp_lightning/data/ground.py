@@ -43,8 +43,10 @@ class PixelGrid:
 
     @property
     def is_georeferenced(self) -> bool:
-        """Whether pixels have a place on the earth."""
-        return self.crs is not None and not self.transform.is_identity
+        """Whether pixels have a place on the earth: a local or engineering CRS gives none."""
+        if self.crs is None or self.transform.is_identity:
+            return False
+        return bool(self.crs.is_geographic or self.crs.is_projected)
 
 
 @lru_cache(maxsize=256)
@@ -89,7 +91,7 @@ def ground_size(grid: PixelGrid) -> tuple[float, float] | None:
         grid: The raster's.
 
     Returns:
-        None where the raster is not georeferenced.
+        None where the raster is not georeferenced, or lies beyond what its CRS describes.
     """
     if not grid.is_georeferenced:
         return None
@@ -99,6 +101,8 @@ def ground_size(grid: PixelGrid) -> tuple[float, float] | None:
     )
     geod = pyproj.Geod(ellps="WGS84")
     _, _, distances = geod.inv([lon[0]] * 2, [lat[0]] * 2, lon[1:], lat[1:])
+    if not (np.isfinite(distances).all() and min(distances) > 0):
+        return None
     return float(distances[0]), float(distances[1])
 
 

@@ -11,8 +11,9 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from vbp_lightning.data.ground import PixelGrid, footprint, largest_shift
-from vbp_lightning.data.raster import EXACT, palette_of, readable
+from vbp_lightning.data.ground import PixelGrid, footprint, ground_size, largest_shift
+from vbp_lightning.data.raster import palette_of, readable
+from vbp_lightning.data.resampling import TOLERANCE
 from vbp_lightning.data.scenes import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.vectors import draw_roads, road_shapes
 
@@ -99,7 +100,7 @@ class RasterRoads:
                 height=grid.height,
                 resampling=Resampling.nearest,
                 src_nodata=nodata,
-                tolerance=EXACT,
+                tolerance=TOLERANCE,
                 add_alpha=True,
             )
         )
@@ -175,11 +176,11 @@ class DrawnRoads:
     def __init__(self, scene: Scene, labels: VectorLabels, grid: PixelGrid) -> None:
         self.largest = 1.0
         self._grid = grid
-        if not grid.is_georeferenced:
+        if ground_size(grid) is None:
             raise DataError(
-                f"{scene.image}: has no CRS and transform, so that vector roads cannot be placed "
-                "on it (data.source): georeference it (gdalwarp takes ground control points), or "
-                "give road masks of its size with data=folder"
+                f"{scene.image}: has no CRS and transform that place it on the earth, so that "
+                "vector roads cannot be placed on it (data.source): georeference it (gdalwarp "
+                "takes ground control points), or give road masks of its size with data=folder"
             )
         self._shapes = road_shapes(labels, grid)
 

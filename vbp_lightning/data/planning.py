@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import shapely
@@ -64,34 +63,39 @@ def plan_tiles(
 
 
 def without_shared_ground(
-    infos: Sequence[SceneInfo], plans: Sequence[TilePlan], tile_size: int
+    infos: Sequence[SceneInfo],
+    plans: Sequence[TilePlan],
+    regions: Mapping[str, Sequence[Region]],
+    tile_size: int,
+    margin: int,
 ) -> list[TilePlan]:
-    """Plans less the training tiles that show ground of a held-out tile of another scene.
+    """Plans less the training tiles that come near held-out ground of another scene.
 
     Args:
         infos: All scenes.
         plans: The tiles of each.
+        regions: The splits of each.
         tile_size: Tile size in pixels.
+        margin: Pixels around a training tile that must not be held out either.
     """
     training = SPLITS.index("train")
     kept = [np.ones(len(plan.corners), dtype=bool) for plan in plans]
-
-    def outlines(number: int, chosen: NDArray[Any]) -> list[shapely.Polygon]:
-        grid = infos[number].grid
-        return [
-            footprint(grid, row + 0.5, col + 0.5, tile_size - 1, tile_size - 1)
-            for row, col in plans[number].corners[chosen].tolist()
-        ]
-
+    side = tile_size + 2 * margin - 1
     for pair in overlaps(infos):
         for one, other in (pair, pair[::-1]):
             own = np.flatnonzero(plans[one].splits == training)
-            held_out = plans[other].splits > training
-            if len(own) == 0 or not held_out.any():
+            held_out = [
+                footprint(infos[other].grid, r.row + 0.5, r.col + 0.5, r.height - 1, r.width - 1)
+                for r in regions[infos[other].scene.name]
+                if r.split != "train"
+            ]
+            if len(own) == 0 or not held_out:
                 continue
-            hit, _ = shapely.STRtree(outlines(other, held_out)).query(
-                outlines(one, own), predicate="intersects"
-            )
+            tiles = [
+                footprint(infos[one].grid, row - margin + 0.5, col - margin + 0.5, side, side)
+                for row, col in plans[one].corners[own].tolist()
+            ]
+            hit, _ = shapely.STRtree(held_out).query(tiles, predicate="intersects")
             kept[one][own[np.unique(hit)]] = False
     return [
         TilePlan(plan.corners[keep], plan.splits[keep])

@@ -19,17 +19,13 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
 from vbp_lightning.data.grid import rescaled
 from vbp_lightning.data.ground import PixelGrid, ground_size, metric_projection
+from vbp_lightning.data.resampling import read_resampled
 from vbp_lightning.data.scenes import DataError
-
-EXACT = 1e-6
-"""Pixels that a warp may be off. GDAL interpolates transformations to an eighth of a pixel unless
-told otherwise, differently for each window; rasterio cannot pass on 0."""
 
 _SAME_SIZE = 0.001
 """An image whose pixels are this close to the wanted size is not resampled."""
@@ -84,8 +80,8 @@ class OpenImage:
     """An image that is open for reading; a context manager.
 
     Paletted images are expanded to their colours. With ``reading.resolution`` the image is
-    resampled through a virtual raster: in its own CRS where that keeps ground distances to 1 %,
-    else in a local metric projection; bilinear towards finer, average towards coarser pixels,
+    resampled window by window: in its own CRS where that keeps ground distances to 1 %, else in a
+    local metric projection; bilinear towards finer, average towards coarser pixels,
     nearest for palettes.
 
     Attributes:
@@ -104,8 +100,6 @@ class OpenImage:
     ) -> None:
         self.path = path
         self._key = key
-        self._nodata = reading.nodata
-        self._resize = resize
         self._stack = ExitStack()
         try:
             with readable(path, key):
@@ -136,12 +130,14 @@ class OpenImage:
         self._palette = palette_of(raster)
         meanings = list(raster.colorinterp)
         names = _band_names(raster)
-        if self._palette is not None:
-            meanings = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
-            names = ["red", "green", "blue"]
         alpha = {
             number for number, meaning in enumerate(meanings, 1) if meaning is ColorInterp.alpha
         }
+        transparency = min(alpha, default=0)
+        if self._palette is not None:
+            meanings = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+            names = ["red", "green", "blue"]
+            alpha = set()
         self._bands = self._chosen(reading.bands, meanings, names, alpha)
         self.band_names = [names[band - 1] for band in self._bands]
         self.count = len(self._bands)
@@ -161,23 +157,27 @@ class OpenImage:
         self._dtype = np.dtype(raster.dtypes[0]) if self._palette is not None else self.dtype
         # GDAL tags the fourth of four 8-bit bands as alpha, also where it is infrared: who names
         # it takes it for a band.
-        self._alpha = 0 if alpha & set(self._bands) or not alpha else min(alpha)
-        self._sentinels = [_stated_nodata(raster, sources)]
+        self._alpha = 0 if alpha & set(self._bands) else transparency
+        self._sentinels = [[raster.nodatavals[band - 1] for band in sources]]
         if reading.nodata is not None:
             self._sentinels.append([reading.nodata] * len(sources))
         flags = raster.mask_flag_enums[sources[0] - 1]
         self._has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
         self.is_striped = raster.block_shapes[0][1] == raster.width
         self._raster: Any = raster
+        self._stored = self.grid
+        self._method = Resampling.nearest
         if resize is not None:
-            shape = (resize / raster.height, resize / raster.width)
-            transform = rescaled(self.grid.transform, across=1 / shape[1], down=1 / shape[0])
-            if not self.grid.is_georeferenced:
-                transform = Affine.identity()
-            self._shrinks = max(shape) < 1
+            across, down = raster.width / resize, raster.height / resize
+            transform = rescaled(self.grid.transform, across=across, down=down)
             self.grid = PixelGrid(resize, resize, transform, self.grid.crs)
+            self._choose_method(max(across, down) > 1)
         elif reading.resolution is not None:
-            self._resample(raster, reading.resolution)
+            self._resample(reading.resolution)
+
+    def _choose_method(self, shrinks: bool) -> None:
+        if self._palette is None:
+            self._method = Resampling.average if shrinks else Resampling.bilinear
 
     def _chosen(
         self,
@@ -189,12 +189,14 @@ class OpenImage:
         """Numbers of the wanted bands."""
         if wanted is None:
             return [n for n in range(1, len(names) + 1) if n not in alpha] or [1]
-        known = {str(number): number for number in range(1, len(names) + 1)}
+        known: dict[int | str, int] = {}
         for number, meaning in reversed(list(enumerate(meanings, 1))):
             known[meaning.name.lower()] = number
+            known[str(number)] = known[number] = number
         for number, name in reversed(list(enumerate(names, 1))):
             known[name.lower()] = number
-        unknown = [str(band) for band in wanted if str(band).lower() not in known]
+        keys = [band if isinstance(band, int) else str(band).lower() for band in wanted]
+        unknown = [str(key) for key in keys if key not in known]
         if unknown:
             listed = f"1 to {len(names)}"
             spoken = [name for name in names if not name.isdigit()]
@@ -204,13 +206,14 @@ class OpenImage:
             if self._key == "input":
                 remedy = f"the checkpoint was trained with it, and this file has {listed} (input)"
             raise DataError(f"{self.path}: has no band {', '.join(unknown)}: {remedy}")
-        return [known[str(band).lower()] for band in wanted]
+        return [known[key] for key in keys]
 
-    def _resample(self, raster: Any, resolution: float) -> None:  # noqa: ANN401
-        """Puts a virtual raster of the wanted ground size over the image."""
+    def _resample(self, resolution: float) -> None:
+        """Lays a grid of the wanted ground size over the image."""
         size = ground_size(self.grid)
         if size is None:
-            placed = "is placed by ground control points only" if raster.gcps[0] else "has no CRS"
+            by_points = bool(self._raster.gcps[0])
+            placed = "is placed by ground control points only" if by_points else "has no CRS"
             raise DataError(
                 f"{self.path}: {placed}, so that its ground size is unknown: leave "
                 "data.resolution=null, or georeference it (gdalwarp)"
@@ -231,36 +234,11 @@ class OpenImage:
                 crs,
                 self.grid.width,
                 self.grid.height,
-                *raster.bounds,
+                *self._raster.bounds,
                 resolution=resolution * units,
             )
-        how = Resampling.average if max(size) < resolution else Resampling.bilinear
-        if self._palette is not None:
-            how = Resampling.nearest
         self.grid = PixelGrid(max(1, height), max(1, width), transform, crs)
-        # A gap of one band only can be told by a nodata value alone, a gap of all by an alpha band;
-        # GDAL leaves gaps out of its kernels, so that they do not bleed into their neighbours.
-        sentinel = self._nodata if self._nodata is not None else raster.nodata
-        gaps: dict[str, Any] = {"src_nodata": sentinel}
-        if sentinel is not None and not _is_reached(sentinel, self.dtype):
-            gaps["nodata"] = sentinel
-        elif ColorInterp.alpha not in raster.colorinterp:
-            gaps |= {"add_alpha": True, "UNIFIED_SRC_NODATA": "YES"}
-            self._alpha = raster.count + 1
-            self._sentinels = []
-        self._has_mask = False
-        self._raster = self._stack.enter_context(
-            WarpedVRT(
-                raster,
-                crs=crs,
-                transform=transform,
-                width=self.grid.width,
-                height=self.grid.height,
-                resampling=how,
-                tolerance=EXACT,
-                **gaps,
-            )
-        )
+        self._choose_method(max(size) < resolution)
 
     def read(self, window: Window | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Reads a window.
@@ -279,21 +257,26 @@ class OpenImage:
         Raises:
             DataError: The file is damaged.
         """
+        if window is None:
+            window = Window(0, 0, self.grid.width, self.grid.height)
+        if self.grid is self._stored:
+            return self._read_stored(window)
         with readable(self.path, self._key):
-            if self._resize is not None:
-                pixels, valid = self._read_resized(window)
-            else:
-                # Bands side by side: a tile is then cut out of a third of the cache lines, and in
-                # the layout that the networks are fast in.
-                shape = self.grid.shape if window is None else (window.height, window.width)
-                pixels = np.empty((*map(int, shape), len(self._sources)), self._dtype)
-                pixels = pixels.transpose(2, 0, 1)
-                self._raster.read(self._sources, window=window, out=pixels)
-                valid = np.ones(pixels.shape[1:], dtype=bool)
-                if self._alpha:
-                    valid &= self._raster.read(self._alpha, window=window) != 0
-                if self._has_mask:
-                    valid &= self._raster.read_masks(self._sources[0], window=window) != 0
+            return read_resampled(self._read_stored, self._stored, self.grid, window, self._method)
+
+    def _read_stored(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """A window of the image as it is stored."""
+        with readable(self.path, self._key):
+            # Bands side by side: a tile is then cut out of a third of the cache lines, and in the
+            # layout that the networks are fast in.
+            shape = int(window.height), int(window.width)
+            pixels = np.empty((*shape, len(self._sources)), self._dtype).transpose(2, 0, 1)
+            self._raster.read(self._sources, window=window, out=pixels)
+            valid = np.ones(shape, dtype=bool)
+            if self._alpha:
+                valid &= self._raster.read(self._alpha, window=window) != 0
+            if self._has_mask:
+                valid &= self._raster.read_masks(self._sources[0], window=window) != 0
         for values in self._sentinels:
             valid &= ~_gaps(pixels, values)
         if self._palette is not None:
@@ -305,39 +288,10 @@ class OpenImage:
             valid &= np.isfinite(pixels).all(axis=0)
         return pixels, valid
 
-    def _read_resized(self, window: Window | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """A window of the image after resizing: all of it is read, small as it is to be."""
-        shape = self.grid.shape
-        how = Resampling.average if self._shrinks else Resampling.bilinear
-        if self._palette is not None:
-            how = Resampling.nearest
-        pixels = self._raster.read(
-            self._sources, out_shape=(len(self._sources), *shape), resampling=how
-        )
-        valid = np.ones(shape, dtype=bool)
-        if self._alpha:
-            valid &= self._raster.read(self._alpha, out_shape=shape) != 0
-        if self._has_mask:
-            valid &= self._raster.read_masks(self._sources[0], out_shape=shape) != 0
-        if window is None:
-            return pixels, valid
-        rows, cols = window.toslices()
-        return pixels[:, rows, cols], valid[rows, cols]
-
 
 def _is_reached(value: float, dtype: np.dtype[Any]) -> bool:
     """Whether imagery of a type may well hold a value that is also its nodata."""
     return np.issubdtype(dtype, np.integer) and value in (0, np.iinfo(dtype).max)
-
-
-def _stated_nodata(raster: Any, sources: Sequence[int]) -> list[float | None]:  # noqa: ANN401
-    """The nodata value that the file states for each band, None where a mask tells instead."""
-    return [
-        raster.nodatavals[band - 1]
-        if MaskFlags.nodata in raster.mask_flag_enums[band - 1]
-        else None
-        for band in sources
-    ]
 
 
 def _gaps(pixels: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
@@ -354,7 +308,10 @@ def _gaps(pixels: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bo
 
 def palette_of(raster: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401
     """The colours (n, 4) of a paletted image."""
-    if raster.count != 1 or raster.colorinterp[0] is not ColorInterp.palette:
+    others = raster.colorinterp[1:]
+    if raster.colorinterp[0] is not ColorInterp.palette or any(
+        meaning is not ColorInterp.alpha for meaning in others
+    ):
         return None
     colours = raster.colormap(1)
     table = np.zeros((max(colours) + 1, 4), np.uint8)

@@ -70,8 +70,9 @@ class RoadWidths:
         if value is None or value != value:  # NaN is what a missing number reads as
             return self.default
         name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        if self.table and name in self.table:
-            return float(self.table[name])
+        table = {str(key): width for key, width in (self.table or {}).items()}
+        if name in table:
+            return float(table[name])
         if self.per_unit is not None:
             try:
                 units = float(name)

@@ -12,6 +12,17 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
         settings: The arguments of ``RoadTileDataModule`` other than ``source`` and ``root``.
     """
     at = SimpleNamespace(**settings)
+    numbers = (
+        *("nodata", "resolution", "block_size", "memory", "road_share", "max_invalid"),
+        *("mask_threshold", "val_fraction", "test_fraction", "tile_size", "stride"),
+    )
+    wrong = [
+        f"data.{name}={getattr(at, name)}: must be a number"
+        for name in numbers
+        if isinstance(getattr(at, name), str)
+    ]
+    if wrong:
+        return wrong
     least = {"tile_size": 1, "stride": 1, "train_stride": 1, "batch_size": 1}
     least |= {"num_workers": 0, "seed": 0, "split_seed": 0, "mask_threshold": 0}
     lines = [

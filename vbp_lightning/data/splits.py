@@ -82,7 +82,7 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
     Returns:
         Places in ``infos``, the smaller first, in order.
     """
-    placed = [number for number, info in enumerate(infos) if info.grid.is_georeferenced]
+    placed = [number for number, info in enumerate(infos) if ground_size(info.grid) is not None]
     shapes = np.array([_inner(infos[number].grid) for number in placed], dtype=object)
     if len(shapes) < 2:
         return []

@@ -132,7 +132,7 @@ def _read(
             force_2d=True,
         )
         geometries = np.zeros(0, dtype=object) if geometries is None else geometries
-    except (DataSourceError, DataLayerError, ValueError, OSError) as error:
+    except (DataSourceError, DataLayerError, ValueError, IndexError, OSError) as error:
         why = " ".join(str(error).split())
         hint = ", data.source.layer" if isinstance(error, DataLayerError) else ""
         hint += ", data.source.where" if where else ""
@@ -140,6 +140,10 @@ def _read(
             f"{path}: its roads cannot be read ({why}): give a vector file that GDAL opens "
             f"(data.source.labels{hint})"
         ) from error
+    if path.suffix.lower() == ".shp" and _is_cut_off(path):
+        raise DataError(
+            f"{path}: is shorter than it says: it is damaged; replace it (data.source.labels)"
+        )
     names = list(meta["fields"])
     if attribute and attribute not in names and len(geometries):
         columns_there = ", ".join(pyogrio.read_info(path, layer=layer)["fields"]) or "none"
@@ -165,9 +169,37 @@ def _read(
     return _VectorFile(
         geometries=kept,
         values=[own[feature] for feature in features],
-        crs=pyproj.CRS.from_user_input(meta["crs"] or "EPSG:4326"),
+        crs=_crs_of(path, meta["crs"] or "EPSG:4326"),
         tree=shapely.STRtree(kept),
     )
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a Shapefile ends before the length that its header states (ESRI 1998, page 3).
+
+    GDAL reads records that are not there as features without a geometry.
+    """
+    with path.open("rb") as file:
+        header = file.read(28)
+    return 2 * int.from_bytes(header[24:28], "big") > path.stat().st_size
+
+
+def _crs_of(path: Path, text: str) -> pyproj.CRS:
+    """The CRS of a vector file.
+
+    Raises:
+        DataError: It is none that places anything on the earth.
+    """
+    try:
+        crs = pyproj.CRS.from_user_input(text)
+    except pyproj.exceptions.CRSError:
+        crs = None
+    if crs is None or not (crs.is_geographic or crs.is_projected):
+        raise DataError(
+            f"{path}: its CRS does not place it on the earth (data.source.labels): give its roads "
+            "in a geographic or projected CRS"
+        )
+    return crs
 
 
 def _transformed(shapes: NDArray[np.object_], change: pyproj.Transformer) -> NDArray[np.object_]:

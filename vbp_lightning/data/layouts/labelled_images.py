@@ -39,7 +39,7 @@ class LabelledImages:
     images: str = "train"
     image_column: str = "image_name"
     label_column: str = "tags"
-    road: Sequence[str] = ("road",)
+    road: Sequence[str | int] | str | int = ("road",)
     split_column: str | None = None
     splits: Mapping[str, str] | None = None
     fit: Literal["crop", "resize"] = "crop"
@@ -58,7 +58,8 @@ class LabelledImages:
             raise DataError(f"data.source.fit={self.fit}: must be crop or resize")
         names = split_names(self.splits)
         rows = self._rows(path)
-        road = {str(value) for value in self.road}
+        listed = [self.road] if isinstance(self.road, str | int) else self.road
+        road = {str(value) for value in listed}
         present = self._files(root / self.images)
         scenes: list[Scene] = []
         faults: dict[str, list[str]] = {}

@@ -8,6 +8,7 @@ from vbp_lightning.data.scenes import DataError
 
 _SIDECARS = {
     *(".aux", ".xml", ".ovr", ".msk", ".prj", ".cpg", ".txt", ".md", ".csv", ".json", ".html"),
+    *(".hdr", ".dbf", ".shx", ".qix", ".sbn", ".sbx", ".qmd", ".ind"),
     *(".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".pgw", ".pngw", ".wld", ".tab", ".rpb", ".imd"),
 }
 """What lies beside images and is none."""
@@ -52,7 +53,7 @@ class FilePattern:
             In the order of their keys.
         """
         found: dict[tuple[str, str], list[Path]] = {}
-        for folder, inner, files in os.walk(root):
+        for folder, inner, files in os.walk(root, followlinks=True):
             relative = Path(folder).relative_to(root)
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             if self._depth is not None and len(relative.parts) >= self._depth:

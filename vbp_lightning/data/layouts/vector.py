@@ -67,7 +67,11 @@ class VectorScenes:
             if split and split not in splits:
                 continue
             for image in paths:
-                file = files if isinstance(files, Path) else files.get(name)
+                file = (
+                    files
+                    if isinstance(files, Path)
+                    else files.get((split if "{split}" in self.labels else "", name))
+                )
                 if file is None:
                     expected = FilePattern(self.labels, "").example(root, split, name)
                     lines.append(
@@ -82,7 +86,7 @@ class VectorScenes:
             raise DataError(*lines)
         return scenes
 
-    def _files(self, root: Path) -> Path | dict[str, Path]:
+    def _files(self, root: Path) -> Path | dict[tuple[str, str], Path]:
         """The vector file of all scenes, or of each by its name."""
         if "{name}" not in self.labels:
             path = root / self.labels
@@ -92,4 +96,11 @@ class VectorScenes:
                 )
             return path
         found = FilePattern(self.labels, "data.source.labels").find(root)
-        return {name: paths[0] for (_, name), paths in found.items()}
+        if lines := [
+            f"{', '.join(map(str, paths))}: several vector files are called {name} "
+            "(data.source.labels): name one kind of file, as in roads/{name}.shp"
+            for (_, name), paths in found.items()
+            if len(paths) > 1
+        ]:
+            raise DataError(*lines)
+        return {key: paths[0] for key, paths in found.items()}
