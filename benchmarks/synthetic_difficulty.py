@@ -41,7 +41,7 @@ def cut(scenes: list[Scene], splits: set[str], stride: int) -> Tiles:
     for number, scene in enumerate(scenes):
         if scene.split not in splits:
             continue
-        with rasterio.open(scene.image) as image, rasterio.open(scene.mask) as mask:
+        with rasterio.open(scene.image) as image, rasterio.open(scene.labels) as mask:
             pixels, roads = image.read(), mask.read(1) > 0
         for row in range(0, roads.shape[0] - TILE_SIZE + 1, stride):
             for col in range(0, roads.shape[1] - TILE_SIZE + 1, stride):
