@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +33,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     # TensorBoard sorts them and shows the first five: these are what runs are compared by.
     chosen: dict[str, Any] = {
         "architecture": cfg.model.architecture,
-        "dataset": HydraConfig.get().runtime.choices["data"],
+        "dataset": cfg.data.source["_target_"].rsplit(".", 1)[-1],
         "head": cfg.model.head,
         "mask_upsampling": cfg.upsampling.name,
         "seed": cfg.seed,
