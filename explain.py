@@ -1,29 +1,18 @@
-"""Shows which pixels a road classifier's decisions rest on: ``python explain.py --help``."""
-
-from pathlib import Path
+"""Shows what a network's decisions rest on, and what is in it: ``python explain.py --help``."""
 
 import hydra
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.models import RoadClassifier
-from vbp_lightning.runs.explanation import (
-    attributions,
-    tiles_of_image,
-    tiles_of_run,
-    write_explanation,
-)
 from vbp_lightning.runs.failures import end_with
+from vbp_lightning.runs.subject import load_subject
 
 
 def explain(cfg: DictConfig) -> None:
-    """Explains tiles of an image, or of the data that the checkpoint was trained on."""
-    model = RoadClassifier.load_from_checkpoint(Path(cfg.ckpt), map_location="cpu")
-    if cfg.input is None:
-        chosen = tiles_of_run(model, cfg.split, cfg.tiles)
-    else:
-        chosen = tiles_of_image(model, Path(cfg.input), cfg.tiles)
-    maps = attributions(cfg, model, chosen.tiles)
-    for path in write_explanation(Path(cfg.output), cfg, model, chosen, maps):
+    """Does the chosen task with a road classifier or a foreign network."""
+    subject = load_subject(cfg)
+    task = instantiate(cfg.action)
+    for path in task(cfg, subject):
         print(path)
 
 

@@ -1,10 +1,11 @@
-"""Tiles of unlabelled rasters."""
+"""Unlabelled images: cut into tiles, or resized whole."""
 
 import numpy as np
 import pytest
 import rasterio
+import torch
 
-from vbp_lightning.data import DataError, Reading, image_tiles
+from vbp_lightning.data import CutImages, DataError, Reading, ResizedImages, image_files
 
 
 def write(path, pixels):
@@ -19,19 +20,13 @@ def write(path, pixels):
 def test_tiles_are_cut_where_they_say_and_reach_every_corner(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 4000, (4, 50, 71)).astype(np.uint16)
     path = write(tmp_path / "scene.tif", pixels)
-    tiles, places = image_tiles(path, Reading((4, 1)), [0.0, 0.0], tile_size=16, count=100)
-    for tile, place in zip(tiles.numpy(), places, strict=True):
+    reader = CutImages(Reading((4, 1)), (0.0, 0.0), 16)
+    places = reader.places(path)
+    for tile, place in zip(reader.read(path, places).numpy(), places, strict=True):
         expected = pixels[[3, 0], place.row : place.row + 16, place.col : place.col + 16]
         np.testing.assert_array_equal(tile, expected)
     assert {(0, 0), (34, 0), (0, 55), (34, 55)} <= {(place.row, place.col) for place in places}
     assert {place.scene for place in places} == {"scene"}
-
-
-def test_a_few_tiles_are_spread_over_the_image(tmp_path):
-    path = write(tmp_path / "scene.tif", np.zeros((1, 64, 64), np.uint8))
-    tiles, places = image_tiles(path, Reading((1,)), [0.0], tile_size=16, count=3)
-    assert tiles.shape == (3, 1, 16, 16)
-    assert [(place.row, place.col) for place in places] == [(0, 0), (32, 0), (48, 48)]
 
 
 def test_gaps_are_filled_with_the_mean(tmp_path):
@@ -39,26 +34,56 @@ def test_gaps_are_filled_with_the_mean(tmp_path):
     pixels[0, 3, 5] = np.nan
     pixels[1, 9, 9] = -1
     path = write(tmp_path / "scene.tif", pixels)
-    (tile,), _ = image_tiles(path, Reading(nodata=-1), [50.0, 60.0], 32, 1)
+    reader = CutImages(Reading(nodata=-1), (50.0, 60.0), 32)
+    (tile,) = reader.read(path, reader.places(path))
     for row, col in ((3, 5), (9, 9)):
         assert tile[:, row, col].tolist() == [50.0, 60.0]
     assert (tile == 7).sum() == 2 * 32 * 32 - 4
 
 
 def test_what_cannot_be_explained_is_named(tmp_path):
-    def said(path, bands, mean, size=16):
+    def said(path, bands, fill, size=16):
         with pytest.raises(DataError) as caught:
-            image_tiles(path, Reading(bands), mean, size, 4)
+            CutImages(Reading(bands), fill, size).places(path)
         (line,) = caught.value.lines
         assert line.startswith(f"{path}: ")
         assert "(input)" in line
         return line
 
     small = write(tmp_path / "small.tif", np.zeros((3, 95, 96), np.uint8))
-    three = [0.0, 0.0, 0.0]
+    three = (0.0, 0.0, 0.0)
     assert "is 96 × 95 px, smaller" in said(small, None, three, 96)
-    assert "has 3 bands, the checkpoint was trained with 4" in said(small, None, [*three, 0.0])
+    assert "has 3 bands, the checkpoint was trained with 4" in said(small, None, (*three, 0.0))
     assert "has no band 4: the checkpoint was trained with it" in said(small, (1, 2, 4), three)
     assert "cannot be read" in said(tmp_path / "none.tif", None, three)
     (tmp_path / "text.tif").write_text("no raster")
     assert "cannot be read" in said(tmp_path / "text.tif", None, three)
+
+
+def test_a_photo_is_resized_by_its_shorter_side_and_cropped_at_its_centre(tmp_path):
+    ramp = np.broadcast_to(np.arange(80, dtype=np.float32), (3, 40, 80)).copy()
+    path = write(tmp_path / "photo.tif", ramp)
+    whole = ResizedImages((1, 2, 3), (0.0,) * 3, None, None)
+    (place,) = whole.places(path)
+    assert torch.equal(whole.read(path, [place])[0], torch.from_numpy(ramp))
+    photo = ResizedImages((3, 1, 2), (0.0,) * 3, 20, 16).read(path, [place])
+    assert photo.shape == (1, 3, 16, 16)
+    # halved: new pixel i averages about old 2i + 0.5; 12 of 40 columns lie left of the crop
+    expected = 2 * (np.arange(16) + 12) + 0.5
+    np.testing.assert_allclose(photo[0, 0, 3], expected, atol=1e-4)
+    with pytest.raises(DataError, match=r"is 80 × 40 px, smaller than the 64 px"):
+        ResizedImages((1, 2, 3), (0.0,) * 3, None, 64).read(path, [place])
+
+
+def test_the_images_of_a_folder(tmp_path):
+    for name in ("b.PNG", "a.tif", "notes.txt", "a.tif.aux.xml", "in/c.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
+    assert names == ["a.tif", "b.PNG", "in/c.jpeg"]
+    assert image_files(tmp_path / "a.tif") == [tmp_path / "a.tif"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        image_files(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such file or folder"):
+        image_files(tmp_path / "missing")

@@ -1,13 +1,31 @@
 """``python explain.py``, end to end on an untrained network."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from tests.attribution.nets import AlexNet
 from vbp_lightning import RoadClassifier
 from vbp_lightning.attribution import GradCam
+
+NETS = str(Path(__file__).parents[1] / "attribution")
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled by someone careless."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
 
 METHODS = (
     *("visual_backprop", "saliency", "guided_backprop", "deconvnet", "cam", "grad_cam"),
@@ -81,9 +99,10 @@ def test_a_method_that_does_not_suit_the_network(run, checkpoint, image, tmp_pat
     ("option", "said"),
     [
         ("method=kam", "method=kam: choose among visual_backprop, saliency"),
-        ("target=river", "target=river: choose road or non_road"),
+        ("target=river", "target=river: choose road, non_road or the number of a class"),
         ("scale=both", "scale=both: choose each or shared"),
-        ("target=7", "methods.saliency: target is 7; the network knows classes 0 to 1"),
+        ("tiles=0", "tiles=0: give a number of tiles, at least 1"),
+        ("target=7", "target=7: the network knows classes 0 to 1"),
     ],
 )
 def test_faults_are_one_line(run, checkpoint, image, option, said):
@@ -92,3 +111,70 @@ def test_faults_are_one_line(run, checkpoint, image, option, said):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert f"error: {said}" in process.stderr
+
+
+def test_a_folder_of_images_one_of_them_damaged(run, checkpoint, image, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif", "z.tif"):
+        (folder / name).write_bytes(image.read_bytes())
+    (folder / "b.tif").write_bytes(image.read_bytes()[:20_000])
+    (folder / "c.png").write_text("no picture")
+    process = run("explain.py", f"ckpt={checkpoint('hidden')}", f"input={folder}", "output=out")
+    assert process.returncode == 1
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert any(f"{folder / 'b.tif'}: " in line for line in errors)
+    assert any(f"{folder / 'c.png'}: " in line for line in errors)
+    arrays = np.load(tmp_path / "out" / "attribution.npz")
+    assert set(arrays["scenes"]) == {"a", "z"}
+
+
+@pytest.fixture
+def alexnet(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "alexnet.safetensors"
+    save_file(AlexNet().state_dict(), path)
+    return ("network._target_=nets.AlexNet", f"network.weights={path}")
+
+
+def test_a_foreign_network(run, alexnet, image, tmp_path):
+    names = "method=[visual_backprop,saliency,grad_cam,occlusion]"
+    options = (f"input={image}", names, "target=1", "output=out")
+    process = run("explain.py", *alexnet, *options, PYTHONPATH=NETS)
+    assert process.returncode == 0, process.stderr
+    arrays = np.load(tmp_path / "out" / "attribution.npz")
+    assert arrays["saliency"].shape == (1, 224, 224)
+    torch.manual_seed(0)
+    network = AlexNet().eval()
+    tile = torch.from_numpy(arrays["tiles"])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    scores = network((tile / 255 - mean[:, None, None]) / std[:, None, None])
+    assert np.allclose(arrays["probabilities"], scores.softmax(1)[:, 1].detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("network._target_=nets.vgg", "missing"),
+        ("network._target_=nets.Nothing", "nets.Nothing: cannot be built"),
+        ("network._target_=os.getcwd", "os.getcwd: returns a str, not a network"),
+        ("network.weights=none.pt", "none.pt: no such file (network.weights)"),
+        ("network.weights=evil.pt", "evil.pt: holds more than tensors"),
+        ("network.weights=cut.safetensors", "cut.safetensors: cannot be read as weights"),
+        ("target=7", "target=7: the network knows classes 0 to 1"),
+        ("preprocess.bands=[1,2]", "preprocess: 2 bands, 3 means and 3 deviations"),
+        ("ckpt=some.ckpt", "give either a run's checkpoint"),
+        ("input=null", "nothing tells which images to explain"),
+    ],
+)
+def test_faults_of_a_foreign_network(run, alexnet, image, tmp_path, override, said):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"weight": Evil(tmp_path / "ran")}))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "alexnet.safetensors").read_bytes()[:99])
+    process = run("explain.py", *alexnet, f"input={image}", override, PYTHONPATH=NETS)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert f"{said}" in process.stderr
+    assert len([line for line in process.stderr.splitlines() if "error:" in line]) == 1
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "outputs").exists()

@@ -3,7 +3,7 @@
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.ground import ground_size
-from vbp_lightning.data.image import image_tiles
+from vbp_lightning.data.image import CutImages, ImageReader, ResizedImages, image_files
 from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.scenes import (
@@ -27,13 +27,16 @@ __all__ = [
     "SPLITS",
     "TILE_FIELDS",
     "Augmentation",
+    "CutImages",
     "DataError",
     "FolderScenes",
     "ImageLabel",
+    "ImageReader",
     "Label",
     "LabelledImages",
     "LabelledTile",
     "Reading",
+    "ResizedImages",
     "RoadTileDataModule",
     "RoadWidths",
     "Scene",
@@ -45,7 +48,7 @@ __all__ = [
     "VectorLabels",
     "VectorScenes",
     "ground_size",
-    "image_tiles",
+    "image_files",
     "stored_datamodule",
     "tile_fields",
 ]

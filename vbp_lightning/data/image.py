@@ -1,53 +1,157 @@
-"""Tiles of a raster that has no labels, for explaining what a classifier makes of it."""
+"""Images that have no labels, read as a network takes them: cut into tiles, or resized whole."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.windows import Window
 from torch import Tensor, from_numpy
+from torch.nn.functional import interpolate
 
 from vbp_lightning.data.grid import tile_grid
 from vbp_lightning.data.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.scenes import DataError, Tile
 
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp", ".bmp", ".vrt", ".img")
+"""What is taken for an image in a folder, in small letters."""
 
-def image_tiles(
-    path: Path, reading: Reading, mean: Sequence[float], tile_size: int, count: int
-) -> tuple[Tensor, list[Tile]]:
-    """Reads some tiles of an image, spread evenly over it.
+_KEY = "input"
 
-    Args:
-        path: Any raster that GDAL opens.
-        reading: How the classifier's own scenes were read: bands, nodata, ground size.
-        mean: What pixels without imagery are filled with, one value for each of its bands.
-        tile_size: Tile size in pixels.
-        count: How many tiles at most.
 
-    Returns:
-        ``(N, C, tile_size, tile_size)`` float32 in the raster's units, and where each tile lies,
-        the scene's name being the file's.
+class ImageReader(Protocol):
+    """Makes the inputs of a network from images."""
+
+    def places(self, path: Path) -> list[Tile]:
+        """Where the inputs that an image gives lie; the scene's name is the file's."""
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """``(N, C, H, W)`` float32, in the image's own units."""
+
+
+def image_files(path: Path) -> list[Path]:
+    """The image that a path names, or all images in a folder and below it, in order of names.
 
     Raises:
-        DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        DataError: There is no such file, or no image in the folder.
     """
-    with without_place(), OpenImage(path, reading, key="input") as image:
-        if image.count != len(mean):
-            raise DataError(
-                f"{path}: has {image.count} bands, the checkpoint was trained with {len(mean)} "
-                "(input): give an image with the same bands"
-            )
-        if min(image.grid.shape) < tile_size:
-            raise DataError(
-                f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile of"
-                f" {tile_size} px (input): give a larger image"
-            )
-        places = tile_grid(image.grid.shape, tile_size, tile_size, cover_edges=True)
-        chosen = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))
-        tiles = [Tile(path.stem, int(row), int(col)) for row, col in places[chosen]]
-        pixels = np.empty((len(tiles), image.count, tile_size, tile_size), np.float32)
-        for target, tile in zip(pixels, tiles, strict=True):
-            bands, valid = image.read(Window(tile.col, tile.row, tile_size, tile_size))
-            target[...] = bands
-            target[:, ~valid] = np.array(mean, np.float32)[:, None]
-    return from_numpy(pixels), tiles
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder ({_KEY}): give an image or a folder")
+        return [path]
+    files = [each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        known = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{path}: holds no image ({_KEY}): give a folder with {known} files")
+    return sorted(files)
+
+
+@dataclass(frozen=True)
+class CutImages:
+    """Tiles next to each other, last ones shifted inwards, as a road classifier takes them.
+
+    Args:
+        reading: How the classifier's own scenes were read: bands, nodata, ground size.
+        fill: What pixels without imagery are filled with, one value for each band.
+        tile_size: Tile size in pixels.
+    """
+
+    reading: Reading
+    fill: tuple[float, ...]
+    tile_size: int
+
+    def places(self, path: Path) -> list[Tile]:
+        """The upper-left corners of all tiles of an image, row by row.
+
+        Raises:
+            DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        """
+        with without_place(), OpenImage(path, self.reading, key=_KEY) as image:
+            if image.count != len(self.fill):
+                raise DataError(
+                    f"{path}: has {image.count} bands, the checkpoint was trained with "
+                    f"{len(self.fill)} ({_KEY}): give an image with the same bands"
+                )
+            if min(image.grid.shape) < self.tile_size:
+                raise DataError(
+                    f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile "
+                    f"of {self.tile_size} px ({_KEY}): give a larger image"
+                )
+            corners = tile_grid(image.grid.shape, self.tile_size, self.tile_size, cover_edges=True)
+        return [Tile(path.stem, int(row), int(col)) for row, col in corners]
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """The tiles at some places of an image.
+
+        Returns:
+            ``(N, C, tile_size, tile_size)`` float32 in the raster's units.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        size = self.tile_size
+        with without_place(), OpenImage(path, self.reading, key=_KEY) as image:
+            pixels = [_filled(image, Window(t.col, t.row, size, size), self.fill) for t in places]
+        return from_numpy(np.stack(pixels))
+
+
+@dataclass(frozen=True)
+class ResizedImages:
+    """Whole images, resized and cropped about their centre, as classifiers of photos take them.
+
+    Args:
+        bands: Bands to read, in the network's order.
+        fill: What pixels without imagery are filled with, one value for each band.
+        resize: Length in pixels that the shorter side is brought to; None leaves the image.
+        crop: Side in pixels of the square at the centre that is kept; None keeps all.
+    """
+
+    bands: tuple[int | str, ...]
+    fill: tuple[float, ...]
+    resize: int | None
+    crop: int | None
+
+    def places(self, path: Path) -> list[Tile]:
+        """One, the image itself.
+
+        Raises:
+            DataError: The file is missing or damaged, or has other bands.
+        """
+        with without_place(), OpenImage(path, Reading(self.bands), key=_KEY):
+            return [Tile(path.stem, 0, 0)]
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """The image, resized by bilinear interpolation with antialiasing.
+
+        Returns:
+            ``(N, C, H, W)`` float32, once for each place.
+
+        Raises:
+            DataError: The file cannot be read, or is smaller than the crop.
+        """
+        with without_place(), OpenImage(path, Reading(self.bands), key=_KEY) as image:
+            window = Window(0, 0, image.grid.width, image.grid.height)
+            pixels = from_numpy(_filled(image, window, self.fill))[None]
+        if self.resize is not None:
+            factor = self.resize / min(pixels.shape[2:])
+            size = [max(self.resize, round(factor * length)) for length in pixels.shape[2:]]
+            pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
+        if self.crop is not None:
+            height, width = pixels.shape[2:]
+            if min(height, width) < self.crop:
+                raise DataError(
+                    f"{path}: is {width} × {height} px, smaller than the {self.crop} px that the "
+                    f"network takes ({_KEY}): give a larger image, or set preprocess.resize"
+                )
+            top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
+            pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
+        return pixels.repeat(len(places), 1, 1, 1)
+
+
+def _filled(image: OpenImage, window: Window, fill: Sequence[float]) -> NDArray[np.float32]:
+    bands, valid = image.read(window)
+    pixels = np.array(bands, np.float32)
+    pixels[:, ~valid] = np.array(fill, np.float32)[:, None]
+    return pixels

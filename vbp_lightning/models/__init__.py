@@ -4,10 +4,11 @@ from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.classifier import RoadClassifier
 from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.metrics import best_threshold, binary_metrics
-from vbp_lightning.models.networks import RoadNetwork
+from vbp_lightning.models.networks import Normalize, RoadNetwork
 
 __all__ = [
     "CheckpointError",
+    "Normalize",
     "RoadClassifier",
     "RoadNetwork",
     "best_threshold",

@@ -35,13 +35,15 @@ class TileCaption:
 
     Args:
         heading: What is known of the tile: ``truth_heading``, or where it lies.
-        probability: Estimated P(road), in [0, 1].
+        probability: Estimated probability of a class, in [0, 1].
         wrong: The decision differs from the label.
+        outcome: The class that the probability belongs to.
     """
 
     heading: str
     probability: float
     wrong: bool
+    outcome: str = "road"
 
 
 def mask_panel(
@@ -106,7 +108,8 @@ def mask_panel(
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
         x, y = left + edge, top + px(_FRAME)
         page.text(x, y, caption.heading, px(_TEXT), room=entry_width - edge - px(_FRAME))
-        page.text(x, y + px(_LINE), f"P(road) {_probability(caption.probability)}", px(_TEXT))
+        verdict = f"P({caption.outcome}) {_probability(caption.probability)}"
+        page.text(x, y + px(_LINE), verdict, px(_TEXT))
         if caption.wrong:
             page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(_TEXT - 1))
         y += 2 * px(_LINE) + px(2)

@@ -31,6 +31,7 @@ def method_sheet(
     captions: Sequence[TileCaption],
     title: str,
     scale: Scale = "each",
+    rows: slice = slice(None),
 ) -> RGB:
     """Composes a row for each tile: the tile, and its map by each method.
 
@@ -44,6 +45,7 @@ def method_sheet(
         title: Headline.
         scale: ``each`` map from its own least to its own largest value (a signed one: to its
             largest absolute value), or ``shared`` by all maps of a method.
+        rows: The tiles that are drawn; a shared scale is that of all tiles.
 
     Returns:
         ``(height, width, 3)`` uint8.
@@ -65,18 +67,20 @@ def method_sheet(
     step = _PICTURE + _GAP
     width = max(560, 2 * _MARGIN + len(columns) * step - _GAP)
     notes = _notes(shown, scale)
-    height = _TITLE + _HEADING + len(tiles) * (step + _CAPTION) + 24 * len(notes) + _GAP
+    drawn = range(len(tiles))[rows]
+    height = _TITLE + _HEADING + len(drawn) * (step + _CAPTION) + 24 * len(notes) + _GAP
     page = Canvas(width, height)
     page.text(_MARGIN, 8, title, 20, bold=True)
     for column, name in enumerate(columns):
         page.text(_MARGIN + column * step, _TITLE, name, _TEXT, bold=True, room=_PICTURE)
     y = _TITLE + _HEADING
-    for row, caption in enumerate(captions):
+    for row in drawn:
+        caption = captions[row]
         for column, column_pictures in enumerate(pictures):
             x = _MARGIN + column * step
             page.picture(x, y, column_pictures[row], (_PICTURE, _PICTURE))
         page.text(_MARGIN, y + _PICTURE + 2, caption.heading, _TEXT)
-        verdict = f"P(road) {caption.probability:.3f}" + (", WRONG" if caption.wrong else "")
+        verdict = f"P({caption.outcome}) {caption.probability:.3f}" + (", WRONG" * caption.wrong)
         page.text(_MARGIN, y + _PICTURE + 20, verdict, _TEXT, colour=GREY)
         y += step + _CAPTION
     for note in notes:

@@ -1,0 +1,69 @@
+"""The attribution methods that the config names, applied to tiles."""
+
+import numpy as np
+import numpy.typing as npt
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import UnsupportedNetworkError
+from vbp_lightning.errors import UserError
+
+
+def chosen_methods(cfg: DictConfig) -> list[str]:
+    """The names of the methods to apply.
+
+    Args:
+        cfg: The composed config of ``explain.py``: ``method`` is a name, a list of names, or
+            ``all``.
+
+    Raises:
+        UserError: A name is unknown; the line lists those that are known.
+    """
+    known = list(cfg.methods)
+    if cfg.method == "all":
+        return known
+    names = [cfg.method] if isinstance(cfg.method, str) else list(cfg.method)
+    unknown = [str(name) for name in names if name not in known]
+    if unknown or not names:
+        raise UserError(
+            f"method={','.join(unknown) or '[]'}: choose among {', '.join(known)}, a list of them,"
+            " or all"
+        )
+    return names
+
+
+def attributions(
+    cfg: DictConfig, model: nn.Module, tiles: Tensor, target: int | None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The maps of all chosen methods.
+
+    Methods that cannot explain this network are left out where all were asked for, and said so.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        model: What is explained.
+        tiles: ``(N, C, H, W)``.
+        target: A class, or None.
+
+    Returns:
+        ``(N, H, W)`` by method.
+
+    Raises:
+        UserError: A method that was asked for cannot be applied.
+    """
+    maps: dict[str, npt.NDArray[np.float32]] = {}
+    names = chosen_methods(cfg)
+    for name in track(names, "Explaining", console=Console(stderr=True), transient=True):
+        try:
+            method = instantiate(cfg.methods[name], model, _convert_="all")
+            maps[name] = method.attribute(tiles, target)[:, 0].float().numpy()
+        except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            if cfg.method != "all":
+                raise UserError(f"methods.{name}: {reason}") from error
+            print(f"{name} is left out: {reason}")
+    return maps

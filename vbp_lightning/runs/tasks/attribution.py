@@ -1,0 +1,116 @@
+"""``task=attribution``: which pixels matter."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from omegaconf import DictConfig
+
+from vbp_lightning.callbacks.mask_panels import tile_caption
+from vbp_lightning.errors import UserError
+from vbp_lightning.plotting import (
+    TileCaption,
+    method_sheet,
+    to_rgb,
+)
+from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.methods import attributions
+from vbp_lightning.runs.subject import Subject, class_of
+from vbp_lightning.runs.tile_sources import ChosenTiles, open_tiles
+
+_ROWS = 16
+"""Tiles on a sheet: more go to sheets of their own."""
+
+
+def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
+    """Draws tiles by methods, and keeps the maps.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        subject: What is explained.
+
+    Yields:
+        The files, as they are written: ``attribution.png`` and on, ``attribution.npz``.
+
+    Raises:
+        UserError: A setting is wrong, or, at the end, some of the images could not be read.
+    """
+    if cfg.scale not in ("each", "shared"):
+        raise UserError(f"scale={cfg.scale}: choose each or shared")
+    target = class_of(cfg.target)
+    source = open_tiles(cfg, subject)
+    chosen = source.choose(cfg.tiles)
+    probabilities, outcomes = subject.probabilities(chosen.tiles, target)
+    maps = attributions(cfg, subject.model, chosen.tiles, target)
+    captions = _captions(subject, chosen, probabilities.tolist(), outcomes)
+    output = Path(cfg.output)
+    yield from _draw(cfg, output, _title(cfg, subject, maps, target), chosen, maps, captions)
+    yield write_arrays(
+        output / "attribution.npz",
+        cfg,
+        **maps,
+        methods=list(maps),
+        probabilities=probabilities.numpy(),
+        tiles=chosen.tiles.numpy(),
+        scenes=[tile.scene for tile in chosen.places],
+        rows=[tile.row for tile in chosen.places],
+        cols=[tile.col for tile in chosen.places],
+    )
+    source.report()
+
+
+def _draw(
+    cfg: DictConfig,
+    output: Path,
+    title: str,
+    chosen: ChosenTiles,
+    maps: Mapping[str, npt.NDArray[np.float32]],
+    captions: Sequence[TileCaption],
+) -> Iterator[Path]:
+    """The sheets, up to sixteen tiles on each; scales are those of all tiles."""
+    shown = to_rgb(chosen.tiles.numpy())
+    for page, start in enumerate(range(0, len(shown), _ROWS), 1):
+        rows = slice(start, start + _ROWS)
+        sheet = method_sheet(shown, maps, captions, title, cfg.scale, rows)
+        name = "attribution.png" if page == 1 else f"attribution_{page}.png"
+        yield write_picture(output / name, sheet)
+
+
+def _captions(
+    subject: Subject,
+    chosen: ChosenTiles,
+    probabilities: Sequence[float],
+    outcomes: Sequence[str],
+) -> list[TileCaption]:
+    if chosen.known and subject.classifier is not None:
+        threshold = float(subject.classifier.threshold)
+        return [
+            tile_caption(tile, probability, threshold)
+            for tile, probability in zip(chosen.known, probabilities, strict=True)
+        ]
+    several = len({place.scene for place in chosen.places}) > 1
+    return [
+        TileCaption(
+            place.scene if several else f"row {place.row}, column {place.col}",
+            probability,
+            wrong=False,
+            outcome=outcome,
+        )
+        for place, probability, outcome in zip(chosen.places, probabilities, outcomes, strict=True)
+    ]
+
+
+def _title(
+    cfg: DictConfig,
+    subject: Subject,
+    maps: Mapping[str, npt.NDArray[np.float32]],
+    target: int | None,
+) -> str:
+    title = f"What speaks for {subject.class_name(target)}"
+    if "visual_backprop" in maps:
+        vbp = f"VisualBackProp, {cfg.upsampling.name}: where features fire"
+        title = vbp if len(maps) == 1 else f"{title}; {vbp}, for any class"
+    if subject.classifier is not None:
+        title += f"; road if P ≥ {float(subject.classifier.threshold):.2f}"
+    return title
