@@ -155,29 +155,31 @@ def test_two_processes_train_together(run, tiny, tmp_path):
     assert len(list((tmp_path / "run" / "panels").glob("epoch_*.png"))) == 1
 
 
-def test_a_sweep_over_several_devices_is_refused(run, tiny):
-    process = run("train.py", "-m", *tiny, "trainer=ddp", "seed=1,2")
+def test_a_sweep_over_several_devices_is_refused(call, tiny):
+    process = call("train.py", "-m", *tiny, "trainer=ddp", "seed=1,2")
     assert_fails_with(process, "trainer.devices", "launch the sweep again")
 
 
-def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(run, tiny, tmp_path):
+def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(
+    run, call, tiny, tmp_path
+):
     first = run("train.py", *tiny, "hydra.run.dir=first")
     assert first.returncode == 0, first.stderr
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"
     process = run("train.py", *tiny, f"init_from={best}", "data.bands=[1,2]", "debug=one_batch")
     assert process.returncode == 0, process.stderr
     assert "it saw 3 bands, the data has 2" in process.stdout
-    other = run("train.py", *tiny, f"init_from={best}", "model.head=gap")
+    other = call("train.py", *tiny, f"init_from={best}", "model.head=gap")
     assert_fails_with(other, str(best), "init_from", "model.head")
 
 
-def test_what_is_wrong_with_the_command_is_said_in_one_line(run, tiny, tmp_path):
-    assert_fails_with(run("train.py", "data=massachusetts"), "data.root")
+def test_what_is_wrong_with_the_command_is_said_in_one_line(call, tiny):
+    assert_fails_with(call("train.py", "data=massachusetts"), "data.root")
     assert_fails_with(
-        run("train.py", "data=massachusetts", "data.root=nowhere"), "nowhere", "data.root"
+        call("train.py", "data=massachusetts", "data.root=nowhere"), "nowhere", "data.root"
     )
-    assert_fails_with(run("train.py", "resume=nowhere"), "nowhere", "resume")
-    assert_fails_with(run("train.py", *tiny, "init_from=no.ckpt"), "no.ckpt", "init_from")
+    assert_fails_with(call("train.py", "resume=nowhere"), "nowhere", "resume")
+    assert_fails_with(call("train.py", *tiny, "init_from=no.ckpt"), "no.ckpt", "init_from")
 
 
 PROBE = """
