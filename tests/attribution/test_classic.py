@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.attribution.nets import AlexNet, seasoned, vgg
+from tests.attribution.nets import AlexNet, ResNet, seasoned, vgg
 from vbp_lightning.attribution import (
     Cam,
     DeconvNet,
@@ -12,15 +12,18 @@ from vbp_lightning.attribution import (
     GuidedBackprop,
     GuidedGradCam,
     IntegratedGradients,
+    Lrp,
     Occlusion,
     Saliency,
     SmoothGrad,
     UnsupportedNetworkError,
     class_scores,
 )
+from vbp_lightning.attribution.gradients import module_named
 from vbp_lightning.models import RoadNetwork
 
 METHODS = [
+    Lrp,
     Saliency,
     GuidedBackprop,
     DeconvNet,
@@ -31,6 +34,7 @@ METHODS = [
     lambda model: Occlusion(model, window=40, stride=32),
 ]
 NAMES = [
+    "lrp",
     "saliency",
     "guided_backprop",
     "deconvnet",
@@ -58,6 +62,7 @@ NETS = {
     "gap": lambda: road("strided", "gap"),
     "alexnet": lambda: seasoned(AlexNet()),
     "vgg": lambda: seasoned(vgg()),
+    "resnet": lambda: seasoned(ResNet()),
 }
 
 
@@ -65,7 +70,7 @@ NETS = {
 @pytest.mark.parametrize("net", NETS)
 def test_every_method_on_every_net(net, method):
     model = NETS[net]().double()  # else rounding flips a ReLU or a maximum
-    size = 96 if net in ("strided", "maxpool", "gap", "alexnet") else 64
+    size = 72 if net == "alexnet" else 48
     inputs = images(3, size).double()
     made = method(model)
     maps = made.attribute(inputs, 1)
@@ -198,6 +203,32 @@ def test_a_unit_of_a_middle_layer():
     assert torch.allclose(made, expected, atol=1e-12)
     with pytest.raises(ValueError, match="layer is 'none'; the network has 0, 1, 2"):
         GuidedBackprop(model, layer="none")
+
+
+def test_layers_of_a_wrapped_network_go_by_their_own_names():
+    wrapped = nn.ModuleDict({"network": road(), "metric": nn.Identity()})
+    for name in ("block2", "network.block2"):
+        assert module_named(wrapped, name) is wrapped["network"].block2
+    assert module_named(wrapped, "metric") is wrapped["metric"]
+    for missing in ("block9", "", "network."):
+        with pytest.raises(
+            ValueError, match=r"the network has normalize, block0, block0\.0, "
+        ) as e:
+            module_named(wrapped, missing)
+        assert "network." not in str(e.value).partition("the network has")[2]
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one target", "a target each"])
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_progress_counts_every_sample_once(method, each):
+    made = method(vgg().eval())
+    if hasattr(made, "chunk"):
+        made.chunk = 2
+    done = []
+    target = torch.tensor([0, 1, 1]) if each else 1
+    made.attribute(images(3, 48), target, progress=done.append)
+    assert sum(done) == 3
+    assert len(done) >= 2
 
 
 def test_integrated_gradients_add_up_to_the_difference():

@@ -8,6 +8,7 @@ from vbp_lightning.attribution.gradients import (
     Saliency,
     SmoothGrad,
 )
+from vbp_lightning.attribution.lrp import Lrp, Relevance
 from vbp_lightning.attribution.occlusion import Occlusion
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import class_scores
@@ -22,8 +23,10 @@ __all__ = [
     "GuidedBackprop",
     "GuidedGradCam",
     "IntegratedGradients",
+    "Lrp",
     "MaskChain",
     "Occlusion",
+    "Relevance",
     "Saliency",
     "SmoothGrad",
     "UnsupportedNetworkError",

@@ -12,6 +12,7 @@ from vbp_lightning.attribution.gradients import (
 )
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import (
+    Progress,
     ScoreModel,
     Target,
     class_scores,
@@ -48,12 +49,15 @@ class GradCam:
         self.relu = relu
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -68,7 +72,7 @@ class GradCam:
                 )
             return _to_image(small.detach(), part)
 
-        return in_chunks(act, inputs, target, self.chunk)
+        return in_chunks(act, inputs, target, self.chunk, progress)
 
 
 class GuidedGradCam:
@@ -93,12 +97,15 @@ class GuidedGradCam:
         self.form: Form = form
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The product for each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -111,7 +118,7 @@ class GuidedGradCam:
             cam = self._cam.attribute(part, wanted)
             return over_channels(self._guided.gradient(part, wanted) * cam, self.form)
 
-        return in_chunks(act, inputs, target, self.chunk)
+        return in_chunks(act, inputs, target, self.chunk, progress)
 
 
 class Cam:
@@ -126,12 +133,15 @@ class Cam:
         self.model = model
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The map of each sample: over the positions it averages to the score less the bias.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -154,7 +164,7 @@ class Cam:
             per_position = class_scores(scores.flatten(0, 1), spread)
             return _to_image(per_position.view(len(part), 1, *maps.shape[2:]), part)
 
-        return in_chunks(act, inputs, target, self.chunk)
+        return in_chunks(act, inputs, target, self.chunk, progress)
 
     def _record(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps before the pooling, the head's weights, and the output."""

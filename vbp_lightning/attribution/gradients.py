@@ -12,6 +12,7 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import (
+    Progress,
     ScoreModel,
     Target,
     differentiable,
@@ -20,6 +21,9 @@ from vbp_lightning.attribution.scores import (
 )
 
 Form = Literal["absolute", "signed"]
+
+_WRAPPED = "network."
+"""What the names of the layers of a wrapped network begin with."""
 
 
 def over_channels(gradient: Tensor, form: Form) -> Tensor:
@@ -38,7 +42,12 @@ def over_channels(gradient: Tensor, form: Form) -> Tensor:
     return gradient.sum(dim=1, keepdim=True)
 
 
-def _checked(form: Form) -> Form:
+def checked_form(form: Form) -> Form:
+    """The form itself.
+
+    Raises:
+        ValueError: There is no such form.
+    """
     if form not in ("absolute", "signed"):
         raise ValueError(f"form is {form!r}; choose absolute or signed")
     return form
@@ -58,15 +67,18 @@ class Saliency:
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = 64) -> None:
         self.model = model
-        self.form = _checked(form)
+        self.form = checked_form(form)
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The saliency of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, score per unit of a pixel.
@@ -78,7 +90,7 @@ class Saliency:
                 gradient = method.attribute(part.detach().clone(), abs=False)
             return over_channels(gradient.detach(), self.form)
 
-        return in_chunks(act, inputs, target, self.chunk)
+        return in_chunks(act, inputs, target, self.chunk, progress)
 
 
 class GuidedBackprop:
@@ -107,17 +119,20 @@ class GuidedBackprop:
         chunk: int = 64,
     ) -> None:
         self.model = model
-        self.form = _checked(form)
+        self.form = checked_form(form)
         self.layer = None if layer is None else module_named(model, layer)
         self.unit = tuple(unit)
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The guided gradient of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`; ignored for a unit.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -130,6 +145,7 @@ class GuidedBackprop:
             inputs,
             target,
             self.chunk,
+            progress,
         )
 
     def gradient(self, inputs: Tensor, target: Target = None) -> Tensor:
@@ -161,15 +177,18 @@ class DeconvNet:
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = 64) -> None:
         self.model = model
-        self.form = _checked(form)
+        self.form = checked_form(form)
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The way back of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -185,7 +204,7 @@ class DeconvNet:
                 gradient = method.attribute(part.detach().clone().requires_grad_())
             return over_channels(gradient.detach(), self.form)
 
-        return in_chunks(act, inputs, target, self.chunk)
+        return in_chunks(act, inputs, target, self.chunk, progress)
 
 
 class IntegratedGradients:
@@ -215,15 +234,18 @@ class IntegratedGradients:
         self.model = model
         self.baseline = baseline
         self.steps = steps
-        self.form = _checked(form)
+        self.form = checked_form(form)
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """What each pixel adds to the score.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, in units of the score.
@@ -243,7 +265,7 @@ class IntegratedGradients:
                 )
             return over_channels(result.detach().to(part.dtype), self.form)
 
-        return _one_target_at_a_time(act, inputs, target, self.chunk)
+        return _one_target_at_a_time(act, inputs, target, self.chunk, progress)
 
 
 class SmoothGrad:
@@ -270,16 +292,19 @@ class SmoothGrad:
         self.model = model
         self.samples = samples
         self.noise = noise
-        self.form = _checked(form)
+        self.form = checked_form(form)
         self.seed = seed
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The averaged gradient of each sample; the same noise for each, whatever its mates.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, score per unit of a pixel.
@@ -303,31 +328,46 @@ class SmoothGrad:
             return over_channels(gradient.detach(), self.form)
 
         # The noise depends on the image's own range: one image at a time.
-        return _one_target_at_a_time(act, inputs, target, 1)
+        return _one_target_at_a_time(act, inputs, target, 1, progress)
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:
     """A module of a model by its name.
 
+    Args:
+        model: Any module.
+        name: As ``named_modules`` gives it; where the model wraps a child called ``network``, as a
+            RoadClassifier does, also as that child gives it.
+
     Raises:
-        ValueError: There is none; the message lists those that there are.
+        ValueError: There is none; the message lists those that there are, without ``network.``.
     """
-    found = dict(model.named_modules())
-    if not name or name not in found:
-        known = ", ".join(each for each in found if each)
+    found = {each: module for each, module in model.named_modules() if each}
+    short = {each.removeprefix(_WRAPPED): module for each, module in found.items()}
+    module = found.get(name, short.get(name))
+    if module is None:
+        known = ", ".join(each for each in short if f"{each}." != _WRAPPED)
         raise ValueError(f"layer is {name!r}; the network has {known}")
-    module: nn.Module = found[name]
     return module
 
 
 def _one_target_at_a_time(
-    act: Callable[[Tensor, Target], Tensor], inputs: Tensor, target: Target, size: int
+    act: Callable[[Tensor, Target], Tensor],
+    inputs: Tensor,
+    target: Target,
+    size: int,
+    progress: Progress | None,
 ) -> Tensor:
     """As ``in_chunks``; where each sample has its own class, sample by sample.
 
     Captum multiplies samples inside, and the model would no longer know whose class is whose.
     """
     if isinstance(target, Tensor) and target.ndim == 1:
-        parts = [act(inputs[place : place + 1], int(wanted)) for place, wanted in enumerate(target)]
-        return torch.cat(parts) if parts else inputs.new_zeros((0, 1, *inputs.shape[2:]))
-    return in_chunks(act, inputs, target, size)
+        return in_chunks(
+            lambda part, wanted: act(part, int(wanted)),  # type: ignore[arg-type]
+            inputs,
+            target,
+            1,
+            progress,
+        )
+    return in_chunks(act, inputs, target, size, progress)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import Target, class_scores, in_chunks
+from vbp_lightning.attribution.scores import Progress, Target, class_scores, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
 
 _BLUR = 0.25
@@ -54,18 +54,21 @@ class Occlusion:
         self.output = output
         self.chunk = chunk
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
         """The map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None for several
                 classes is the one that the uncovered image gets.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, in units of the score or in [0, 1].
         """
-        return in_chunks(self._one, inputs, target, 1)
+        return in_chunks(self._one, inputs, target, 1, progress)
 
     def _one(self, image: Tensor, target: Target) -> Tensor:
         """The map ``(1, 1, H, W)`` of one image."""

@@ -15,6 +15,9 @@ from vbp_lightning.attribution.undisturbed import undisturbed
 Target = int | Tensor | None
 """A class for all samples, one for each (``(N,)`` integers), or None: see ``class_scores``."""
 
+Progress = Callable[[int], object]
+"""Is told, after each chunk of samples, how many it held: an ``advance`` of a progress bar."""
+
 _RELU_OPERATIONS = ("relu", "threshold", "clamp_min", "hardtanh")
 
 
@@ -159,7 +162,11 @@ def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> No
 
 
 def in_chunks(
-    act: Callable[[Tensor, Target], Tensor], inputs: Tensor, target: Target, size: int
+    act: Callable[[Tensor, Target], Tensor],
+    inputs: Tensor,
+    target: Target,
+    size: int,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Applies an attribution to a few samples at a time, so that memory stays bounded.
 
@@ -168,6 +175,7 @@ def in_chunks(
         inputs: ``(N, C, H, W)``.
         target: For all samples or one for each.
         size: Samples at a time.
+        progress: Told the number of samples done, after each chunk.
 
     Returns:
         ``(N, 1, H, W)``.
@@ -180,10 +188,12 @@ def in_chunks(
             f"inputs are {tuple(inputs.shape)} {inputs.dtype}; give (N, C, H, W) floating point"
         )
     each = isinstance(target, Tensor) and target.ndim == 1
-    parts = [
-        act(inputs[start : start + size], target[start : start + size] if each else target)  # type: ignore[index]
-        for start in range(0, len(inputs), size)
-    ]
+    parts = []
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        parts.append(act(part, target[start : start + size] if each else target))  # type: ignore[index]
+        if progress is not None:
+            progress(len(part))
     if not parts:
         return inputs.new_zeros((0, 1, *inputs.shape[2:]))
     return torch.cat(parts)

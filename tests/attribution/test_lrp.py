@@ -1,0 +1,331 @@
+"""Layer-wise relevance propagation: conserved, Captum's where that is right, or refused."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LRP as CaptumLrp
+from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
+from torch import nn
+
+from tests.attribution.nets import AlexNet, ResNet, seasoned, vgg
+from vbp_lightning.attribution import Lrp, UnsupportedNetworkError
+from vbp_lightning.models import RoadNetwork
+
+
+def road(architecture, head="hidden"):
+    torch.manual_seed(0)
+    return seasoned(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
+
+
+NETS = {
+    "strided": lambda: road("strided"),
+    "maxpool": lambda: road("maxpool"),
+    "strided, gap": lambda: road("strided", "gap"),
+    "maxpool, gap": lambda: road("maxpool", "gap"),
+    "alexnet": lambda: seasoned(AlexNet()),
+    "vgg": lambda: seasoned(vgg()),
+    "resnet": lambda: seasoned(ResNet()),
+}
+RULES = [
+    {"epsilon": 0.0},
+    {"epsilon": 1e-6},
+    {"epsilon": 0.3},
+    {"gamma": 0.25},
+    {"gamma": math.inf, "epsilon": 0.01},
+]
+
+
+def images(count=2, size=32, bands=3, seed=1):
+    return 255 * torch.rand(count, bands, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def added_up(found):
+    return found.pixels.flatten(1).sum(1) + found.biases + found.absorbed
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("net", NETS)
+def test_relevance_is_conserved(net, rule):
+    model = NETS[net]().double()
+    x = images(size=72).double() if net == "alexnet" else images().double()
+    output = model(x).detach()
+    for target in (0, 1):
+        found = Lrp(model, **rule).relevance(x, target)
+        score = output[:, target] if output.shape[1] > 1 else (2 * target - 1) * output[:, 0]
+        torch.testing.assert_close(found.score, score)
+        torch.testing.assert_close(added_up(found), score, rtol=1e-9, atol=1e-9)
+        if rule.get("epsilon") == 0:
+            assert not found.absorbed.any()
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_without_a_rule_it_is_gradient_times_standardised_pixel(net):
+    model = NETS[net]().double()
+    x = images(size=72).double() if net == "alexnet" else images().double()
+    if isinstance(model, RoadNetwork):
+        x, model = model.normalize(x), nn.Sequential(*list(model)[1:])
+    x.requires_grad_()
+    score = model(x)[:, -1]
+    (gradient,) = torch.autograd.grad(score.sum(), x)
+    found = Lrp(model, epsilon=0.0).relevance(x, 1)
+    torch.testing.assert_close(found.pixels, (x * gradient).detach(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_preprocessing_leaves_relevance_at_its_pixel(architecture):
+    model = road(architecture).double()
+    rest = nn.Sequential(*list(model)[1:])
+    x = images().double()
+    whole = Lrp(model, gamma=0.5).attribute(x)
+    assert torch.equal(whole, Lrp(rest, gamma=0.5).attribute(model.normalize(x)))
+
+
+class Chain(nn.Module):
+    """What Captum has right rules for, and nothing else."""
+
+    def __init__(self, bias=True):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1, bias=bias)
+        self.relu1 = nn.ReLU()
+        self.pool1 = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(6, 8, 3, stride=2, bias=bias)
+        self.relu2 = nn.ReLU()
+        self.pool2 = nn.AdaptiveAvgPool2d(2)
+        self.hidden = nn.Linear(32, 10, bias=bias)
+        self.relu3 = nn.ReLU()
+        self.out = nn.Linear(10, 4, bias=bias)
+
+    def forward(self, x):
+        x = self.pool1(self.relu1(self.conv1(x)))
+        x = self.pool2(self.relu2(self.conv2(x)))
+        return self.out(self.relu3(self.hidden(torch.flatten(x, 1))))
+
+
+@pytest.mark.parametrize("target", range(4))
+@pytest.mark.parametrize("epsilon", [1e-9, 0.05])
+def test_equals_captum_on_a_chain_with_the_epsilon_rule(target, epsilon):
+    torch.manual_seed(0)
+    model = Chain().double()
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    theirs = copy.deepcopy(model)
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.rule = EpsilonRule(epsilon)
+    expected = CaptumLrp(theirs).attribute(x, target=target).detach()
+    made = Lrp(model, epsilon=epsilon)
+    torch.testing.assert_close(made.relevance(x, target).pixels, expected, rtol=1e-5, atol=1e-7)
+    assert torch.equal(made.attribute(x, target), made.relevance(x, target).pixels.sum(1, True))
+
+
+@pytest.mark.parametrize("target", range(4))
+def test_equals_captum_on_a_chain_with_the_gamma_rule(target):
+    # Captum's takes inputs to be positive, and leaves biases as they are.
+    torch.manual_seed(0)
+    model = Chain(bias=False).double()
+    x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    theirs = copy.deepcopy(model)
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d):
+            module.rule = GammaRule(0.7)
+    expected = CaptumLrp(theirs).attribute(x, target=target).detach()
+    made = Lrp(model, epsilon=0.0, gamma=0.7).relevance(x, target).pixels
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-7)
+
+
+def shared_out(contributions, value, relevance, epsilon, gamma):
+    """Relevance of each contribution to one sum: the rule as it is written down."""
+    kept = [c * (1 + gamma * (c * value > 0)) / (1 + gamma) for c in contributions]
+    whole = sum(kept)
+    whole += epsilon if whole >= 0 else -epsilon
+    return [relevance * each / whole for each in kept]
+
+
+@pytest.mark.parametrize("negative", [False, True], ids=["scale > 0", "scale < 0"])
+@pytest.mark.parametrize(("epsilon", "gamma"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.1, 2.0)])
+def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
+    """Convolution with batch norm folded by hand, a shortcut, a ReLU, a linear layer."""
+    torch.manual_seed(5)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1)
+            self.bn = nn.BatchNorm2d(2)
+            self.relu = nn.ReLU(inplace=True)
+            self.out = nn.Linear(18, 1)
+
+        def forward(self, x):
+            y = self.bn(self.conv(x))
+            y += x
+            return self.out(self.relu(y).flatten(1))
+
+    net = seasoned(Net()).double()
+    if negative:
+        net.bn.weight.data.neg_()
+    x = torch.randn(1, 2, 3, 3, dtype=torch.float64)
+    scale = net.bn.weight / (net.bn.running_var + net.bn.eps).sqrt()
+    net.requires_grad_(False)
+    weight = net.conv.weight * scale.view(-1, 1, 1, 1)
+    bias = (net.conv.bias - net.bn.running_mean) * scale + net.bn.bias
+    z = F.conv2d(x, weight, bias, padding=1).detach()
+    total = z + x
+    top = total.clamp(min=0).flatten().tolist()
+    score = float(net(x).detach())
+
+    expected = torch.zeros_like(x)
+    contributions = [float(w) * a for w, a in zip(net.out.weight[0], top, strict=True)]
+    from_top = shared_out([*contributions, float(net.out.bias)], score, score, epsilon, 0.0)
+    biases = from_top.pop()
+    for index, relevance in enumerate(from_top):
+        channel, row, column = index // 9, index // 3 % 3, index % 3
+        if top[index] == 0:
+            continue
+        value, shortcut = float(z[0, channel, row, column]), float(x[0, channel, row, column])
+        expected[0, channel, row, column] += relevance * shortcut / (value + shortcut)
+        relevance *= value / (value + shortcut)
+        places = [
+            (c, i, j)
+            for c in range(2)
+            for i in range(3)
+            for j in range(3)
+            if 0 <= row + i - 1 < 3 and 0 <= column + j - 1 < 3
+        ]
+        terms = [
+            float(weight[channel, c, i, j] * x[0, c, row + i - 1, column + j - 1])
+            for c, i, j in places
+        ]
+        *shares, taken = shared_out(
+            [*terms, float(bias[channel])], value, relevance, epsilon, gamma
+        )
+        biases += taken
+        for (c, i, j), share in zip(places, shares, strict=True):
+            expected[0, c, row + i - 1, column + j - 1] += share
+    found = Lrp(net, epsilon, gamma).relevance(x)
+    torch.testing.assert_close(found.pixels, expected, rtol=1e-9, atol=1e-12)
+    assert float(found.biases) == pytest.approx(biases, rel=1e-9)
+
+
+def test_a_sum_is_split_in_proportion_however_it_is_written():
+    """Worked by hand: 3 · 2 over the branch, 2 over the shortcut, 8 in all."""
+
+    class Net(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 1, 1, bias=False)
+            self.conv.weight.data = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)
+            self.add = add
+
+        def forward(self, x):
+            return self.add(self.conv(x), 1 * x[:, 1:]).flatten(1)
+
+    def in_place(a, b):
+        a += b
+        return a
+
+    x = torch.tensor([2.0, 2.0]).view(1, 2, 1, 1)
+    ways = [torch.add, in_place, lambda a, b: a.add_(b), lambda a, b: sum([a, b])]
+    ways += [lambda a, b: torch.cat([a, b], 1).sum(1), lambda a, b: a - (-b)]
+    for add in ways:
+        found = Lrp(Net(add), epsilon=0.0).relevance(x)
+        assert found.pixels.flatten().tolist() == [6, 2]
+        assert float(found.score) == 8
+
+
+def test_constants_that_are_added_count_as_biases():
+    class Net(nn.Module):
+        def forward(self, x):
+            return (2 * x.mean(dim=(2, 3)) + torch.tensor([5.0])) - 3
+
+    found = Lrp(Net()).relevance(torch.ones(2, 1, 4, 4))
+    assert found.biases.tolist() == [2, 2]
+    assert found.score.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [nn.ReLU6(), nn.LeakyReLU(), nn.GELU(), nn.SiLU(inplace=True), nn.Tanh(), nn.Hardtanh(-1, 0.1)],
+    ids=lambda module: type(module).__name__,
+)
+def test_activations_hand_on_what_they_get(activation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.Linear(144, 2)).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    found = Lrp(model, epsilon=0.0).relevance(x, 0)
+    torch.testing.assert_close(added_up(found), found.score, rtol=1e-9, atol=1e-9)
+    top = model[1](model[0](x)).flatten(1) * model[3].weight[0]
+    torch.testing.assert_close(
+        found.biases - model[3].bias[0].detach() + found.pixels.sum((1, 2, 3)),
+        top.sum(1).detach(),
+    )
+
+
+def halved(x):
+    """Half of the relevance gets lost, unseen."""
+    x.register_hook(lambda gradient: gradient / 2)
+    return x
+
+
+class Odd(nn.Module):
+    """One operation between a convolution and the head."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.act = act
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(self.act(self.conv(x)).mean(dim=(2, 3)))
+
+
+def detached(x):
+    with torch.no_grad():
+        return torch.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (nn.Sigmoid(), r"act \(Sigmoid\): there is no rule for sigmoid"),
+        (nn.Softmax(1), r"act \(Softmax\): there is no rule for softmax"),
+        (nn.GroupNorm(2, 4), r"act \(GroupNorm\): there is no rule for group_norm"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "statistics of the batch"),
+        (lambda x: x * x.mean(dim=(2, 3), keepdim=True), "mul multiplies or divides features"),
+        (lambda x: 1 / (x.abs() + 1), "there is no rule for abs"),
+        (lambda x: x.detach(), "there is no rule for detach"),
+        (lambda x: x.data, "there is no rule for get"),
+        (detached, "relu cuts its result off from gradients"),
+        (halved, "relevance is not conserved"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_has_no_rule_is_refused_by_name(act, reason):
+    torch.manual_seed(0)
+    model = Odd(act)
+    with pytest.raises(UnsupportedNetworkError, match=reason):
+        Lrp(model).attribute(images(2, 12), 1)
+    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._global_forward_pre_hooks
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.training
+
+
+def test_a_value_changed_after_its_use_is_refused():
+    class Net(Odd):
+        def forward(self, x):
+            y = torch.relu(self.conv(x))
+            z = self.conv.weight.sum() * y.amax(dim=(2, 3), keepdim=True)
+            y += 1
+            return self.out((y + z).mean(dim=(2, 3)))
+
+    with pytest.raises(UnsupportedNetworkError, match="changed after it had been used"):
+        Lrp(Net(None)).attribute(images(1, 12))
+
+
+def test_settings_that_make_no_sense():
+    for wrong in ({"epsilon": -1.0}, {"gamma": -0.1}, {"epsilon": math.inf}):
+        with pytest.raises(ValueError, match="give at least 0"):
+            Lrp(nn.Identity(), **wrong)

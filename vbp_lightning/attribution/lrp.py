@@ -1,0 +1,167 @@
+"""Layer-wise relevance propagation."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.gradients import Form, checked_form, over_channels
+from vbp_lightning.attribution.relevance import RelevancePass
+from vbp_lightning.attribution.scores import (
+    Progress,
+    Target,
+    class_scores,
+    differentiable,
+    in_chunks,
+)
+
+TOLERANCE = 1e-4
+"""How much of the relevance that went round may be missing in the end, as a part of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """Where the score of each sample went; pixels, biases and stabilisers add up to it.
+
+    Args:
+        pixels: ``(N, C, H, W)``, relevance of each pixel and band.
+        biases: ``(N,)``, what the biases took, those of batch norms among them.
+        absorbed: ``(N,)``, what the stabilisers took.
+        score: ``(N,)``, the score that was handed out.
+    """
+
+    pixels: Tensor
+    biases: Tensor
+    absorbed: Tensor
+    score: Tensor
+
+
+class Lrp:
+    r"""Layer-wise relevance propagation (Bach et al. 2015; rules of Montavon et al. 2019).
+
+    The score is handed back layer by layer to what it was computed from, each input of a sum in
+    proportion to its contribution:
+
+    .. math:: R_i = \sum_k \frac{a_i w_{ik}}{z_k + \varepsilon\,\mathrm{sign}(z_k)} R_k,
+              \quad z_k = \sum_i a_i w_{ik} + b_k.
+
+    With ``gamma``, contributions to a convolution that have the sign of :math:`z_k` count
+    :math:`1 + \gamma` times as much as others; ``inf`` leaves only these (the z⁺ rule wherever
+    activations are not negative). Batch norms are part of the layer before them. With neither a
+    notable ``epsilon`` nor ``gamma`` the result is the gradient times the standardised pixel
+    (Ancona et al. 2018).
+
+    Relevance is conserved: pixels, biases and stabilisers together take the whole score. That is
+    checked in each call, and whatever has no rule is refused by name. Residual additions, in place
+    or not, hand relevance on in proportion to their summands.
+
+    Args:
+        model: Any classifier; found as it was left.
+        epsilon: Stabiliser, in the units of the sums; at least 0. The larger, the fewer and the
+            stronger the contributions that are left, and the more relevance it takes itself.
+        gamma: Preference of convolutions for contributions that agree with the result; 0 for none,
+            at most ``inf``.
+        form: How channels become one value; ``signed`` keeps the sum.
+        chunk: Samples at a time.
+
+    Raises:
+        ValueError: ``epsilon`` or ``gamma`` is negative.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        >>> Lrp(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        epsilon: float = 1e-6,
+        gamma: float = 0.0,
+        form: Form = "signed",
+        chunk: int = 64,
+    ) -> None:
+        if not (0 <= epsilon < float("inf") and gamma >= 0):
+            raise ValueError(f"epsilon is {epsilon} and gamma {gamma}; give at least 0")
+        self.model = model
+        self.epsilon = epsilon
+        self.gamma = gamma
+        self.form = checked_form(form)
+        self.chunk = chunk
+
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
+        """The relevance of each pixel.
+
+        Args:
+            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
+            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+            progress: Told the number of samples done, after each chunk.
+
+        Returns:
+            ``(N, 1, H, W)``, in units of the score.
+
+        Raises:
+            UnsupportedNetworkError: Something in the network has no rule, or relevance was lost.
+        """
+        return in_chunks(
+            lambda part, wanted: over_channels(self.relevance(part, wanted).pixels, self.form),
+            inputs,
+            target,
+            self.chunk,
+            progress,
+        )
+
+    def relevance(self, inputs: Tensor, target: Target = None) -> Relevance:
+        """Where the score went, before the channels become one; all samples at once.
+
+        Args:
+            inputs: As for :meth:`attribute`.
+            target: As for :meth:`attribute`.
+
+        Raises:
+            UnsupportedNetworkError: As for :meth:`attribute`.
+        """
+        with differentiable(self.model, inputs.device):
+            images = inputs.detach().clone()
+            sent = RelevancePass(self.model, images, self.epsilon, self.gamma)
+            with sent.watching():
+                output = self.model(images)
+            if not (isinstance(output, Tensor) and output.requires_grad and sent.pixels):
+                raise sent.refusal("its output cannot be traced back to its input")
+            scores = class_scores(output, target)
+            ends = [sent.bias_unit, sent.epsilon_unit, *sent.pixels]
+            try:
+                arrived = torch.autograd.grad(
+                    scores.sum(), ends, allow_unused=True, materialize_grads=True
+                )
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise sent.refusal(
+                    f"a value was changed after it had been used ({reason})"
+                ) from error
+        parts = [(end * gradient).detach() for end, gradient in zip(ends, arrived, strict=True)]
+        result = Relevance(
+            pixels=torch.stack(parts[2:]).sum(0),
+            biases=parts[0],
+            absorbed=parts[1],
+            score=scores.detach(),
+        )
+        _check_conserved(result, sent)
+        return result
+
+
+def _check_conserved(found: Relevance, sent: RelevancePass) -> None:
+    """Refuses a network in which relevance got lost or came from nowhere."""
+    pixels = found.pixels.double().flatten(1)
+    others = torch.stack([found.biases, found.absorbed]).double()
+    missing = found.score.double() - pixels.sum(1) - others.sum(0)
+    scale = torch.maximum(pixels.abs().sum(1) + others.abs().sum(0), found.score.double().abs())
+    lost = missing.abs() > TOLERANCE * scale
+    if lost.any() or not missing.isfinite().all():
+        which = int((lost | ~missing.isfinite()).nonzero()[0])
+        raise sent.refusal(
+            f"relevance is not conserved: of a score of {float(found.score[which]):.4g}, "
+            f"{float(missing[which]):.4g} is missing"
+        )
