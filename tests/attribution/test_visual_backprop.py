@@ -339,3 +339,108 @@ def test_what_is_no_batch_of_images_is_refused():
     with pytest.raises(ValueError, match="'cubic'; choose one of deconv"):
         VisualBackProp(method.model, "cubic")
     assert issubclass(UnsupportedNetworkError, UserError)
+
+
+# Weighting by the gradient, and maps left out
+
+
+def small_net():
+    torch.manual_seed(4)
+    layers = [nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(inplace=True)]
+    layers += [nn.Conv2d(5, 6, 3, stride=2, padding=1), nn.ReLU(inplace=True)]
+    layers += [nn.Flatten(), nn.Linear(6 * 16, 3)]
+    return nn.Sequential(*layers).double()
+
+
+def back(mask, stride):
+    ones = torch.ones(1, 1, 3, 3, dtype=mask.dtype)
+    return nn.functional.conv_transpose2d(mask, ones, None, stride, 1, stride - 1)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2, None])
+def test_weighting_by_the_gradient_step_by_step(target):
+    net = small_net()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    first = net[0](x).clamp(min=0)
+    second = net[2](first).clamp(min=0)
+    scores = net[5](second.flatten(1))
+    score = scores.amax(1) if target is None else scores[:, target]
+    gradients = torch.autograd.grad(score.sum(), [first, second])
+    low, high = (
+        (each * gradient).clamp(min=0).mean(1, keepdim=True).detach()
+        for each, gradient in zip([first, second], gradients, strict=True)
+    )
+    method = VisualBackProp(net, weighting="gradient")
+    made = method.attribute(x, target, normalize=False)
+    torch.testing.assert_close(made, back(low * back(high, 2), 1), rtol=1e-9, atol=0)
+    chain = method.chain(x, normalize=False, target=target)
+    torch.testing.assert_close(chain.maps, (low, high), rtol=1e-9, atol=0)
+    skipped = VisualBackProp(net, weighting="gradient", skip=1)
+    made = skipped.attribute(x, target, normalize=False)
+    torch.testing.assert_close(made, back(back(high, 2), 1), rtol=1e-9, atol=0)
+
+
+def test_the_paper_has_no_class_but_the_gradient_does(net):
+    x = tiles(2)
+    paper = VisualBackProp(net)
+    assert torch.equal(paper.attribute(x, 0), paper.attribute(x, 1))
+    weighted = VisualBackProp(net, "bilinear", weighting="gradient")
+    assert not torch.equal(weighted.attribute(x, 0), weighted.attribute(x, 1))
+
+
+@pytest.mark.parametrize("weighting", ["mean", "gradient"])
+def test_without_the_first_map(net, weighting):
+    x = tiles(2)
+    whole = VisualBackProp(net, weighting=weighting, fuse=False).chain(x, target=1)
+    method = VisualBackProp(net, weighting=weighting, skip=1, fuse=False)
+    rest = method.chain(x, target=1)
+    assert rest.names == whole.names[1:]
+    assert rest.mask.shape == whole.mask.shape
+    torch.testing.assert_close(rest.maps, whole.maps[1:])
+    torch.testing.assert_close(rest.masks, whole.masks[1:])
+    torch.testing.assert_close(method.attribute(x, 1), rest.mask)
+
+
+def test_chunks_change_nothing(net):
+    done = []
+    whole = VisualBackProp(net).attribute(tiles(3), progress=done.append)
+    parts = VisualBackProp(net, chunk=2).attribute(tiles(3), progress=done.append)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    assert done == [3, 2, 1]
+
+
+def test_weightings_and_skips_that_make_no_sense():
+    net = small_net()
+    with pytest.raises(ValueError, match="weighting is 'max'; choose mean or gradient"):
+        VisualBackProp(net, weighting="max")
+    with pytest.raises(ValueError, match="skip is -1"):
+        VisualBackProp(net, skip=-1)
+    with pytest.raises(ValueError, match="skip is 2; the network has 2 feature maps"):
+        VisualBackProp(net.float(), skip=2).attribute(torch.rand(1, 3, 8, 8))
+
+
+class Small(nn.Module):
+    def __init__(self, act):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.relu = nn.ReLU(inplace=True)
+        self.act = act
+
+    def forward(self, x):
+        return self.act(self.relu(self.conv(x))).mean(dim=(2, 3))
+
+
+def test_a_map_may_be_changed_in_place_behind_its_relu():
+    changing = VisualBackProp(Small(lambda y: y.add_(1)), weighting="gradient")
+    leaving = VisualBackProp(Small(lambda y: y + 1), weighting="gradient")
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(changing.attribute(x, 1), leaving.attribute(x, 1))
+
+
+def test_maps_without_a_gradient_are_refused():
+    net = Small(torch.detach)
+    with pytest.raises(UnsupportedNetworkError, match="no gradient at its feature maps"):
+        VisualBackProp(net, weighting="gradient").attribute(torch.rand(1, 3, 8, 8), 1)
+    assert not net.relu._forward_hooks
+    assert all(parameter.requires_grad for parameter in net.parameters())

@@ -177,7 +177,7 @@ class Cam:
                 if isinstance(each, heads)
             ]
             try:
-                output = self.model(part)
+                output = self.model(part.clone())
             finally:
                 for hook in hooks:
                     hook.remove()
@@ -219,7 +219,7 @@ def last_map(model: nn.Module, inputs: Tensor) -> nn.Module:
         leaves = [each for each in modules if not any(True for _ in each.children())]
         hooks = [each.register_forward_hook(note) for each in leaves]
         try:
-            model(inputs[:1])
+            model(inputs[:1].clone())
         finally:
             for hook in hooks:
                 hook.remove()

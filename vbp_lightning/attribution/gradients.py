@@ -344,7 +344,7 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
     """
     found = {each: module for each, module in model.named_modules() if each}
     short = {each.removeprefix(_WRAPPED): module for each, module in found.items()}
-    module = found.get(name, short.get(name))
+    module: nn.Module | None = found.get(name, short.get(name))
     if module is None:
         known = ", ".join(each for each in short if f"{each}." != _WRAPPED)
         raise ValueError(f"layer is {name!r}; the network has {known}")

@@ -83,7 +83,7 @@ class Occlusion:
         totals = image.new_zeros(height, width)
         counts = image.new_zeros(height, width)
         with undisturbed(self.model, image.device):
-            plain = self.model(image)
+            plain = self.model(image.clone())  # which it may change
             if target is None and plain.ndim == 2 and plain.shape[1] > 1:
                 target = int(plain.argmax())
             elif isinstance(target, Tensor) and target.ndim == 1:

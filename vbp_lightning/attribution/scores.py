@@ -75,7 +75,8 @@ class ScoreModel(nn.Module):
         if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
             # Captum repeats each sample, steps or noises of the same one side by side or apart
             raise ValueError("give one class for all samples")
-        return class_scores(self.model(inputs), target)
+        # A copy, which a model that standardises in place may change
+        return class_scores(self.model(inputs.clone()), target)
 
 
 @contextmanager
@@ -156,7 +157,7 @@ def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> No
     watch = _ReluWatch(model, method)
     try:
         with undisturbed(model, inputs.device), watch:
-            model(inputs[:1])
+            model(inputs[:1].clone())
     finally:
         watch.remove()
 

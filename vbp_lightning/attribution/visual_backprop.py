@@ -1,12 +1,13 @@
 """VisualBackProp: which pixels the convolutional part of a network passes on to its top."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vbp_lightning.attribution.class_aware import weighted_by_gradient
 from vbp_lightning.attribution.fusing import FusedPass
 from vbp_lightning.attribution.recording import (
     FeatureMap,
@@ -14,6 +15,7 @@ from vbp_lightning.attribution.recording import (
     Recorder,
     names_of,
 )
+from vbp_lightning.attribution.scores import Progress, Target, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 
@@ -61,11 +63,17 @@ class VisualBackProp:
             geometry), ``deconv_normalized`` (the same divided by its coverage: without dark borders
             and grids), ``nearest`` or ``bilinear`` (between receptive-field centres), or ``unpool``
             (max poolings undone at their maxima; not in the paper).
+        weighting: ``mean``, the paper's :math:`\bar f_l`, or ``gradient``, which puts
+            :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)` in its
+            place, :math:`A_c` being the channels and :math:`y` the score of the target: a mask for
+            one class, not the paper's, at the cost of a second pass and its gradient.
+        skip: How many maps to leave out, from the side of the input; 0 for none, as in the paper.
+        chunk: Samples at a time.
         fuse: Whether runs of layers in an ``nn.Sequential`` may be computed with batch norms folded
             into convolutions where that is faster (float32 on a CPU); same result up to rounding.
 
     Raises:
-        ValueError: The upsampling is unknown.
+        ValueError: The upsampling or the weighting is unknown, or ``skip`` is negative.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
@@ -73,25 +81,49 @@ class VisualBackProp:
         torch.Size([2, 1, 96, 96])
     """
 
-    def __init__(self, model: nn.Module, upsampling: str = "deconv", *, fuse: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        upsampling: str = "deconv",
+        weighting: Literal["mean", "gradient"] = "mean",
+        skip: int = 0,
+        chunk: int = 64,
+        *,
+        fuse: bool = True,
+    ) -> None:
         if upsampling not in UPSAMPLINGS:
             known = ", ".join(UPSAMPLINGS)
             raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
+        if weighting not in ("mean", "gradient"):
+            raise ValueError(f"weighting is {weighting!r}; choose mean or gradient")
+        if skip < 0:
+            raise ValueError(f"skip is {skip}; give at least 0")
         self.model = model
         self.upsampling = upsampling
+        self.weighting = weighting
+        self.skip = skip
+        self.chunk = chunk
         self.fuse = fuse
         self._fused = FusedPass()
 
     def attribute(
-        self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
+        self,
+        inputs: Tensor,
+        target: Target = None,
+        normalize: bool = True,
+        *,
+        progress: Progress | None = None,
     ) -> Tensor:
         """The mask of each sample.
 
         Args:
             inputs: ``(N, C, H, W)``, floating point, as the model takes them.
-            target: Accepted as every attribution method's; a VisualBackProp mask has no class.
+            target: Of ``weighting="gradient"``, see
+                :func:`~vbp_lightning.attribution.scores.class_scores`; otherwise accepted as every
+                attribution method's, since the paper's mask has no class.
             normalize: Min-max over each sample, a constant mask giving zeros; False returns the raw
                 mask.
+            progress: Told the number of samples done, after each chunk.
 
         Returns:
             ``(N, 1, H, W)`` in float32, or float64 for such inputs; in [0, 1] if normalised,
@@ -99,12 +131,20 @@ class VisualBackProp:
 
         Raises:
             UnsupportedNetworkError: The network's feature maps cannot be followed.
-            ValueError: The inputs are no batch of floating-point images.
+            ValueError: The inputs are no batch of floating-point images, the network has no more
+                maps than are to be skipped, or a target is out of range.
         """
-        return self.attribute_with_logits(inputs, target, normalize)[1]
+        _check(inputs)
+        return in_chunks(
+            lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
+            inputs,
+            target,
+            self.chunk,
+            progress,
+        )
 
     def attribute_with_logits(
-        self, inputs: Tensor, target: int | Tensor | None = None, normalize: bool = True
+        self, inputs: Tensor, target: Target = None, normalize: bool = True
     ) -> tuple[Any, Tensor]:
         """The model's output and the mask from one and the same forward pass.
 
@@ -116,22 +156,23 @@ class VisualBackProp:
         Returns:
             What the model returned (logits ``(N, 1)`` for a RoadClassifier), and the mask.
         """
-        output, maps = self._record(inputs)
+        output, maps = self._record(inputs, target)
         mask, factors, _ = self._back(maps)
         return output, min_max(mask) if normalize else _unscaled(mask, factors)
 
-    def chain(self, inputs: Tensor, normalize: bool = True) -> MaskChain:
+    def chain(self, inputs: Tensor, normalize: bool = True, target: Target = None) -> MaskChain:
         """The averaged map of every layer, and the mask as it grows back to the input.
 
         Args:
             inputs: As for :meth:`attribute`.
             normalize: Whether the masks are min-max normalised, each for itself, for display; the
                 maps are the averages as they are.
+            target: As for :meth:`attribute`.
 
         Returns:
             One map and one mask a layer, and the mask at the input as ``attribute`` gives it.
         """
-        _, maps = self._record(inputs)
+        _, maps = self._record(inputs, target)
         mask, factors, grown = self._back(maps)
         if normalize:
             masks = [min_max(each) for each, _ in grown]
@@ -146,10 +187,8 @@ class VisualBackProp:
             mask=mask,
         )
 
-    def _record(self, inputs: Tensor) -> tuple[Any, tuple[FeatureMap, ...]]:
-        if inputs.dim() != 4 or not inputs.is_floating_point():
-            kind = f"{tuple(inputs.shape)} {inputs.dtype}"
-            raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
+    def _record(self, inputs: Tensor, target: Target) -> tuple[Any, tuple[FeatureMap, ...]]:
+        _check(inputs)
         precision = torch.promote_types(inputs.dtype, torch.float32)
         maxima = UPSAMPLINGS[self.upsampling] is unpool
         with undisturbed(self.model, inputs.device) as modules:
@@ -164,9 +203,14 @@ class VisualBackProp:
                 return output, recorder.maps()
 
             try:
-                return run(inputs.detach(), ours=False)
+                output, maps = run(inputs.detach(), ours=False)
             except InputsChangedError:  # by a model that standardises in place, for instance
-                return run(inputs.detach().clone(), ours=True)
+                output, maps = run(inputs.detach().clone(), ours=True)
+        if self.skip >= len(maps):
+            raise ValueError(f"skip is {self.skip}; the network has {len(maps)} feature maps")
+        if self.weighting == "gradient":
+            maps = weighted_by_gradient(maps, self.model, inputs, target)
+        return output, _without_first(maps, self.skip)
 
     def _back(
         self, maps: tuple[FeatureMap, ...]
@@ -185,6 +229,18 @@ class VisualBackProp:
                 mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
                 grown.append((mask, factors))
             return upsample(mask, maps[0].layers), factors, grown
+
+
+def _check(inputs: Tensor) -> None:
+    if inputs.dim() != 4 or not inputs.is_floating_point():
+        kind = f"{tuple(inputs.shape)} {inputs.dtype}"
+        raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
+
+
+def _without_first(maps: tuple[FeatureMap, ...], count: int) -> tuple[FeatureMap, ...]:
+    """The maps but for the first ones, whose layers are left for the mask to go back through."""
+    layers = tuple(layer for each in maps[: count + 1] for layer in each.layers)
+    return (replace(maps[count], layers=layers), *maps[count + 1 :])
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:

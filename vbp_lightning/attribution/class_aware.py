@@ -1,0 +1,72 @@
+"""Feature maps weighted by what they do for a class, in place of their plain average."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.recording import FeatureMap, UnsupportedNetworkError
+from vbp_lightning.attribution.scores import Target, class_scores, differentiable
+
+
+def weighted_by_gradient(
+    maps: Sequence[FeatureMap], model: nn.Module, inputs: Tensor, target: Target
+) -> tuple[FeatureMap, ...]:
+    r"""Each map's channel average replaced by the average of what speaks for a class.
+
+    .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} \mathrm{ReLU}\Big(A_c \odot
+              \frac{\partial y}{\partial A_c}\Big)
+
+    with :math:`A_c` the channels of the map and :math:`y` the score. The ReLU stands inside of the
+    sum: outside, channels that speak against the class would blot out pixels, and soon, as one
+    layer multiplies the other, the whole mask.
+
+    Args:
+        maps: Of a recording of the same inputs.
+        model: The network.
+        inputs: ``(N, C, H, W)``.
+        target: The class; see :func:`~vbp_lightning.attribution.scores.class_scores`.
+
+    Returns:
+        The maps with new averages.
+
+    Raises:
+        UnsupportedNetworkError: The network cuts its maps off from gradients.
+    """
+    outputs: dict[nn.Module, list[Tensor]] = {each.module: [] for each in maps}
+
+    def note(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        outputs[module].append(output)
+        return output.clone()  # what follows may change it in place
+
+    hooks = [module.register_forward_hook(note) for module in outputs]
+    try:
+        with differentiable(model, inputs.device):
+            scores = class_scores(model(inputs.detach().requires_grad_().clone()), target)
+            uses: Counter[nn.Module] = Counter()
+            features = []
+            for each in maps:  # a module's uses behind the convolutional part come last
+                features.append(outputs[each.module][uses[each.module]])
+                uses[each.module] += 1
+            gradients = torch.autograd.grad(
+                scores.sum(), features, allow_unused=True, materialize_grads=True
+            )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UnsupportedNetworkError(
+            f"{type(model).__name__}: no gradient at its feature maps ({reason})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(
+        replace(each, average=_part(values.detach(), gradient).to(each.average.dtype))
+        for each, values, gradient in zip(maps, features, gradients, strict=True)
+    )
+
+
+def _part(features: Tensor, gradient: Tensor) -> Tensor:
+    """``(N, C, h, w)`` twice to ``(N, 1, h, w)``."""
+    return (features * gradient).clamp_(min=0).mean(1, keepdim=True)
