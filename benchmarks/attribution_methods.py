@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ from vbp_lightning.attribution import (
 )
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 
-METHODS: dict[str, Callable[[nn.Module], object]] = {
+METHODS: dict[str, Callable[[nn.Module], Any]] = {
     **{f"visual_backprop {name}": partial(VisualBackProp, upsampling=name) for name in UPSAMPLINGS},
     "visual_backprop gradient": partial(VisualBackProp, weighting="gradient"),
     "saliency": Saliency,

@@ -1,5 +1,6 @@
 """The classic attributions: against autograd, hand-made backward passes and naive loops."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -29,8 +30,8 @@ METHODS = [
     Saliency,
     GuidedBackprop,
     DeconvNet,
-    IntegratedGradients,
-    SmoothGrad,
+    lambda model: IntegratedGradients(model, steps=6),
+    lambda model: SmoothGrad(model, samples=4),
     GradCam,
     GuidedGradCam,
     lambda model: Occlusion(model, window=40, stride=32),
@@ -256,11 +257,57 @@ def test_progress_counts_every_sample_once(method, each):
 
 def test_integrated_gradients_add_up_to_the_difference():
     model = road().double()
-    x = images(2).double()
-    maps = IntegratedGradients(model, steps=300).attribute(x, 1)
+    x = images(2, 40).double()
+    maps = IntegratedGradients(model, steps=200).attribute(x, 1)
     flat = x.mean(dim=(2, 3), keepdim=True).expand_as(x)
     difference = (model(x) - model(flat))[:, 0]
     assert torch.allclose(maps.sum(dim=(1, 2, 3)), difference, rtol=0.02, atol=0.02)
+
+
+def gradient_at(model, x, target):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(model(x)[:, target].sum(), x)[0]
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_integrated_gradients_by_a_loop(target):
+    model, x, _ = chain(RULES[Saliency])
+    flat = x.mean(dim=(2, 3), keepdim=True)
+    points, weights = np.polynomial.legendre.leggauss(7)
+    expected = sum(
+        weight / 2 * gradient_at(model, flat + (point + 1) / 2 * (x - flat), target)
+        for point, weight in zip(points, weights, strict=True)
+    )
+    made = IntegratedGradients(model, steps=7).attribute(x, target)
+    assert torch.allclose(made, ((x - flat) * expected).sum(1, True), atol=1e-10)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_smoothgrad_by_a_loop(target):
+    model, x, _ = chain(RULES[Saliency])
+    for image in x.split(1):
+        seen = []
+        hook = model.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        made = SmoothGrad(model, samples=50, noise=0.2, seed=7).attribute(image, target)
+        hook.remove()
+        copies = torch.cat(seen).detach()
+        assert len(copies) == 50
+        spread = 0.2 * float(image.max() - image.min())
+        assert float((copies - image).mean()) == pytest.approx(0, abs=0.05 * spread)
+        assert float((copies - image).std()) == pytest.approx(spread, rel=0.05)
+        mean = sum(gradient_at(model, copy[None], target) for copy in copies) / 50
+        assert torch.allclose(made, mean.abs().amax(1, True), atol=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_no_target_is_the_highest_score_of_the_image_itself(method):
+    torch.manual_seed(2)
+    layers = (nn.Conv2d(2, 6, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(2), nn.Flatten())
+    model = nn.Sequential(*layers, nn.Linear(24, 5)).double()
+    x = 3 * torch.randn(4, 2, 9, 9, dtype=torch.float64)
+    top = model(x).argmax(dim=1)
+    assert len(set(top.tolist())) > 1
+    assert torch.allclose(method(model).attribute(x), method(model).attribute(x, top))
 
 
 def test_grad_cam_by_hand():
@@ -315,7 +362,7 @@ def test_cam_is_refused_for_other_heads(model):
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur", 7.0])
-@pytest.mark.parametrize("output", ["drop", "probability"])
+@pytest.mark.parametrize("output", ["drop", "probability", "probability_drop"])
 def test_occlusion_against_a_naive_loop(fill, output):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 9 * 10, 3))
@@ -336,6 +383,9 @@ def test_occlusion_against_a_naive_loop(fill, output):
                 value = model(x[sample : sample + 1])[0, target].detach() - scores[target]
                 if output == "probability":
                     value = scores.softmax(0)[target]
+                elif output == "probability_drop":
+                    before = model(x[sample : sample + 1])[0].softmax(0)[target].detach()
+                    value = before - scores.softmax(0)[target]
                 total[top : top + 4, left : left + 4] += value
                 count[top : top + 4, left : left + 4] += 1
         assert torch.allclose(maps[sample, 0].float(), total / count, atol=1e-6)

@@ -16,6 +16,7 @@ from vbp_lightning.attribution.scores import (
     ScoreModel,
     Target,
     differentiable,
+    highest,
     in_chunks,
     refuse_functional_relus,
 )
@@ -265,7 +266,7 @@ class IntegratedGradients:
                 )
             return over_channels(result.detach().to(part.dtype), self.form)
 
-        return _one_target_at_a_time(act, inputs, target, self.chunk, progress)
+        return _one_target_at_a_time(self.model, act, inputs, target, self.chunk, progress)
 
 
 class SmoothGrad:
@@ -328,7 +329,7 @@ class SmoothGrad:
             return over_channels(gradient.detach(), self.form)
 
         # The noise depends on the image's own range: one image at a time.
-        return _one_target_at_a_time(act, inputs, target, 1, progress)
+        return _one_target_at_a_time(self.model, act, inputs, target, 1, progress)
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:
@@ -352,6 +353,7 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
 
 
 def _one_target_at_a_time(
+    model: nn.Module,
     act: Callable[[Tensor, Target], Tensor],
     inputs: Tensor,
     target: Target,
@@ -360,14 +362,16 @@ def _one_target_at_a_time(
 ) -> Tensor:
     """As ``in_chunks``; where each sample has its own class, sample by sample.
 
-    Captum multiplies samples inside, and the model would no longer know whose class is whose.
+    Captum multiplies samples inside, and the model would no longer know whose class is whose. Nor
+    may the class with the highest score be another one at every step of the way.
     """
-    if isinstance(target, Tensor) and target.ndim == 1:
-        return in_chunks(
-            lambda part, wanted: act(part, int(wanted)),  # type: ignore[arg-type]
-            inputs,
-            target,
-            1,
-            progress,
-        )
-    return in_chunks(act, inputs, target, size, progress)
+
+    def act_each(part: Tensor, wanted: Target) -> Tensor:
+        if wanted is None:
+            wanted = highest(model, part)
+        if isinstance(wanted, Tensor) and wanted.ndim == 1:
+            one = [act(part[[place]], int(each)) for place, each in enumerate(wanted)]
+            return torch.cat(one)
+        return act(part, wanted)
+
+    return in_chunks(act_each, inputs, target, size, progress)

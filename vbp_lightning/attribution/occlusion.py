@@ -16,7 +16,8 @@ class Occlusion:
     """Occlusion sensitivity (Zeiler and Fergus 2014, section 4.2).
 
     A square covers one part of the image after the other. A pixel gets the mean, over all squares
-    that cover it, of the drop of the score; the mean of the probability itself is offered too.
+    that cover it, of the drop of the score; the means of the probability and of its drop are offered
+    too.
 
     Args:
         model: Any classifier; found as it was left.
@@ -25,7 +26,8 @@ class Occlusion:
             covered.
         fill: What covers: ``mean``, each image's own mean colour; ``blur``, the image itself
             blurred over the window; or a number in raw units.
-        output: ``drop`` of the score or ``probability`` of the class under the square.
+        output: ``drop`` of the score, ``probability`` of the class under the square, or
+            ``probability_drop``.
         chunk: Covered images at a time.
 
     Raises:
@@ -38,15 +40,16 @@ class Occlusion:
         window: int = 16,
         stride: int = 8,
         fill: float | Literal["mean", "blur"] = "mean",
-        output: Literal["drop", "probability"] = "drop",
+        output: Literal["drop", "probability", "probability_drop"] = "drop",
         chunk: int = 64,
     ) -> None:
         if window < 1 or stride < 1:
             raise ValueError(f"window is {window} and stride {stride}; give at least 1")
         if isinstance(fill, str) and fill not in ("mean", "blur"):
             raise ValueError(f"fill is {fill!r}; choose mean, blur or a number")
-        if output not in ("drop", "probability"):
-            raise ValueError(f"output is {output!r}; choose drop or probability")
+        if output not in ("drop", "probability", "probability_drop"):
+            known = "drop, probability or probability_drop"
+            raise ValueError(f"output is {output!r}; choose {known}")
         self.model = model
         self.window = window
         self.stride = stride
@@ -66,7 +69,8 @@ class Occlusion:
             progress: Told the number of samples done, after each chunk.
 
         Returns:
-            ``(N, 1, H, W)``, in units of the score or in [0, 1].
+            ``(N, 1, H, W)``: a drop of the score in its units, a probability in [0, 1], its drop in
+            [-1, 1].
         """
         return in_chunks(self._one, inputs, target, 1, progress)
 
@@ -88,17 +92,16 @@ class Occlusion:
                 target = int(plain.argmax())
             elif isinstance(target, Tensor) and target.ndim == 1:
                 target = int(target[0])
-            before = class_scores(plain, target)
+            read = class_scores if self.output == "drop" else _probabilities
+            before = read(plain, target)
             for start in range(0, len(places), self.chunk):
                 part = places[start : start + self.chunk]
                 covered = image.repeat(len(part), 1, 1, 1)
                 for copy, (top, left) in zip(covered, part, strict=True):
                     where = (..., slice(top, top + side[0]), slice(left, left + side[1]))
                     copy[where] = cover[0][where]
-                output = self.model(covered)
-                values = before - class_scores(output, target)
-                if self.output == "probability":
-                    values = _probabilities(output, target)
+                under = read(self.model(covered), target)
+                values = under if self.output == "probability" else before - under
                 for (top, left), value in zip(part, values, strict=True):
                     totals[top : top + side[0], left : left + side[1]] += value
                     counts[top : top + side[0], left : left + side[1]] += 1

@@ -56,6 +56,16 @@ def class_scores(output: Tensor, target: Target = None) -> Tensor:
     return output.gather(1, wanted[:, None].long())[:, 0]
 
 
+def highest(model: nn.Module, inputs: Tensor) -> Tensor | None:
+    """The class of each sample's highest score, ``(N,)``; None for a model of a single logit."""
+    with undisturbed(model, inputs.device):
+        output = model(inputs.clone())
+    if output.ndim != 2 or output.shape[1] == 1:
+        return None
+    classes: Tensor = output.argmax(dim=1)
+    return classes
+
+
 class ScoreModel(nn.Module):
     """A model that returns the score of a class instead of all outputs.
 
