@@ -158,18 +158,30 @@ def test_no_handle_crosses_a_process(both):
     assert not pickle.loads(pickle.dumps(bands))._pool._images
 
 
-def test_white_gaps_of_scenes_that_fit_no_strip(tmp_path, write):
-    for folder in ("train", "val", "test"):
-        image = np.random.default_rng(1).integers(0, 200, (3, 700, 64), np.uint8)
-        mask = np.zeros((700, 64), np.uint8)
-        mask[:, :8] = 255
-        write(tmp_path / folder / "i" / "a.tif", image)
+def test_white_gaps_that_cross_the_parts_of_a_streamed_scene(tmp_path, write):
+    for number, folder in enumerate(("train", "val", "test")):
+        rng = np.random.default_rng(number)
+        image = rng.integers(0, 200, (3, 700, 600), np.uint16)
+        image[:, 200:640, 500:560] = 65535  # a gap across two borders of parts
+        image[:, 250:253, 10:14] = 65535  # twelve pixels, across one
+        mask = np.zeros((700, 600), np.uint8)
+        mask[:, :80] = mask[:, 520:540] = 255
+        write(tmp_path / folder / "i" / "a.tif", image, tiled=True, blockxsize=64, blockysize=64)
         write(tmp_path / folder / "m" / "a.tif", mask)
-    source = FolderScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif", white_area=9)
-    with pytest.raises(DataError) as caught:
-        RoadTileDataModule(source, tile_size=16, memory=TINY).setup()
-    assert len(caught.value.lines) == 3
-    assert all("too large to look for white gaps in (data.memory)" in x for x in caught.value.lines)
+    source = FolderScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif", white_area=13)
+    held, streamed = (
+        RoadTileDataModule(source, tile_size=16, memory=memory) for memory in (2.0, TINY)
+    )
+    held.setup()
+    streamed.setup()
+    assert streamed._store.is_streamed
+    valid = streamed._store.valid[0][0:700, 0:600]
+    expected = np.ones((700, 600), bool)
+    expected[200:640, 500:560] = False
+    assert np.array_equal(valid, expected)
+    assert held.counts == streamed.counts
+    assert held.normalisation == streamed.normalisation
+    assert held.tiles_of("train") == streamed.tiles_of("train")
 
 
 def test_a_file_that_goes_while_it_is_streamed(both, scenes):
