@@ -302,8 +302,9 @@ class RoadTileDataModule(pl.LightningDataModule):
                 self.cover_edges,
                 self._margin,
             )
-            if self.split_by == "block" or self.split_file is not None:
-                plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
+            planned = sum(len(plan.corners) for plan in plans)
+            plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
+            survey.shared = planned - sum(len(plan.corners) for plan in plans)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return survey
@@ -329,7 +330,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        survey.warnings = shared_ground(survey.infos, survey.regions)
+        survey.warnings = shared_ground(survey.infos, survey.regions, survey.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(survey.infos)}
         survey.store = build_store(surveyed, reading, self.mean, memory, self.num_workers)
         return survey
@@ -379,6 +380,7 @@ class RoadTileDataModule(pl.LightningDataModule):
                     ],
                     survey.tiles[split],
                     survey.counts[split],
+                    survey.shared if split == "train" else 0,
                     self.road_share,
                     self.mask_threshold,
                     fractions.get(split) == 0,
