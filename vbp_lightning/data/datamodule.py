@@ -2,12 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, is_dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_type_hints
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.kinds import kind_faults, record_faults
 from vbp_lightning.data.normalisation import Normalisation
 from vbp_lightning.data.plain import plain, target_of
 from vbp_lightning.data.planning import plan_tiles, without_shared_ground
@@ -153,8 +154,11 @@ class RoadTileDataModule(pl.LightningDataModule):
         augment: Augmentation | Literal[False] | None = _AUGMENTATION,
         seed: int = 0,
     ) -> None:
+        given = dict(locals())
         super().__init__()
         self.source = _with_root(source, root)
+        if lines := _wrong_kinds(given, self.source):
+            raise DataError(*lines)
         self.bands = [bands] if isinstance(bands, str | int) else bands and list(bands)
         self.nodata = nodata
         self.resolution = resolution
@@ -237,8 +241,7 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     def _settings(self) -> dict[str, Any]:
         """The arguments other than ``source`` and ``root`` by name."""
-        names = list(signature(RoadTileDataModule).parameters)[2:]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _setting_names()}
 
     def prepare_data(self) -> None:
         """Lets the source write what it makes up, in one process only."""
@@ -559,10 +562,26 @@ def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
+def _wrong_kinds(given: Mapping[str, object], source: SceneSource) -> list[str]:
+    """Arguments and fields of the source that are of another kind than they say."""
+    hints = get_type_hints(RoadTileDataModule.__init__)
+    lines: list[str] = record_faults("data.source", source) if is_dataclass(source) else []
+    return lines + kind_faults("data", {name: given[name] for name in _setting_names()}, hints)
+
+
+def _setting_names() -> list[str]:
+    """The arguments of the data module but ``source`` and ``root``."""
+    return list(signature(RoadTileDataModule).parameters)[2:]
+
+
 def _with_root(
     source: SceneSource | Callable[..., SceneSource], root: str | Path | None
 ) -> SceneSource:
     """The source, made where it is still to be."""
+    if not callable(source):
+        raise DataError(
+            f"data.source={source}: is no layout: choose one with data=, as data=folder"
+        )
     if root is not None:
         made: SceneSource = source(root=root)  # type: ignore[call-arg,assignment]
         return made
