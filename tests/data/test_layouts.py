@@ -511,6 +511,22 @@ def test_faults_of_a_table(tmp_path, write):
         LabelledImages(tmp_path, "nowhere.csv")()
 
 
+def test_a_split_whose_images_are_all_alike(tmp_path, write):
+    for number in range(6):
+        write(tmp_path / "train" / f"{number}.tif", picture(number))
+    splits = ["train", "train", "val", "val", "test", "test"]
+    rows = [f"{i},{'10'[i % 2 or i > 3]},{split}" for i, split in enumerate(splits)]
+    (tmp_path / "train.csv").write_text("file,kind,part\n" + "\n".join(rows))
+    source = LabelledImages(
+        tmp_path, image_column="file", label_column="kind", road=0, split_column="part"
+    )
+    with pytest.raises(DataError) as caught:
+        RoadTileDataModule(source, augment=None).setup()
+    (line,) = lines_of(caught)
+    assert "split test has no image labelled as free of road (data.source.road)" in line
+    assert "data.split_seed" in line
+
+
 def test_many_faults_of_a_kind_are_counted(tmp_path):
     (tmp_path / "train").mkdir()
     rows = "".join(f"i{n},road\n" for n in range(100))

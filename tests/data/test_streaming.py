@@ -13,6 +13,7 @@ import torch
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from several import Several, as_it_is
 from torch.utils.data import DataLoader
 
 from vbp_lightning.data import SPLITS, DataError, FolderScenes, RoadTileDataModule
@@ -118,20 +119,6 @@ def test_places_come_one_after_the_other():
         for start in range(0, 3200, 64):
             assert len(set(cells[tiles[start : start + 64]])) <= 16
     assert cells[first[:64]].tolist() != cells[second[:64]].tolist()
-
-
-class Several:
-    """Batches of several datasets at once: a spawned worker takes seconds to import PyTorch."""
-
-    def __init__(self, datasets):
-        self.datasets = datasets
-
-    def __getitems__(self, keys):
-        return [dataset.__getitems__(keys) for dataset in self.datasets]
-
-
-def as_it_is(batch):
-    return batch
 
 
 def test_workers_forked_and_spawned_give_the_same_tiles(scenes, listed):

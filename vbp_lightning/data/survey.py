@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vbp_lightning.data.normalisation import BandStatistics
 from vbp_lightning.data.reading import SceneInfo
-from vbp_lightning.data.scenes import Scene, Split, VectorLabels
+from vbp_lightning.data.scenes import ImageLabel, Scene, Split, VectorLabels
 from vbp_lightning.data.splits import Region, inner_footprint, overlaps
 from vbp_lightning.data.store import SceneStore, SurveyedScene
 from vbp_lightning.data.tiles import TileTable
@@ -125,6 +125,13 @@ def split_faults(
         ]
     lines = []
     labels = members[0].info.scene.labels
+    if isinstance(labels, ImageLabel):
+        return [
+            f"{where}: split {split} has no image labelled as {what} (data.source.road): add some, "
+            "or draw other splits with data.split_seed"
+            for name, what in (("road", "road"), ("non_road", "free of road"))
+            if counts[name] == 0
+        ]
     if not any(item.road_pixels for item in members) and isinstance(labels, Path):
         largest = max(item.largest_mask_value for item in members)
         lines.append(
