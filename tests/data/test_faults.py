@@ -267,13 +267,13 @@ def test_a_constant_band(sound, faults, make_scene):
 
 
 def test_white_gaps_of_other_types(sound, faults, make_scene, listed):
-    image = np.random.default_rng(0).integers(0, 2000, (3, 64, 80), dtype=np.uint16)
+    image = np.random.default_rng(0).random((3, 64, 80), dtype=np.float32)
     scene = make_scene("wide", image=image)
     wide = type(scene)(scene.name, scene.image, scene.labels, "train", white_area=256)
     line, other = faults(wide, *sound[1:])
-    assert other.startswith(f"{wide.image}: has 3 bands of uint16, most others 3 of uint8")
+    assert other.startswith(f"{wide.image}: has 3 bands of float32, most others 3 of uint8")
     assert line.startswith(f"{wide.image}: white gaps")
-    assert "data.source.white_area=0" in line
+    assert "data.source.white_area=0, and data.nodata" in line
 
 
 def test_all_faults_together(sound, faults, make_scene, write):

@@ -31,9 +31,9 @@ def grid_of(crs="EPSG:32632", transform=AT, height=120, width=160):
     return PixelGrid(height, width, transform, CRS.from_string(crs) if crs else None)
 
 
-def roads(labels, grid, threshold=127, window=None):
+def roads(labels, grid, threshold=127, window=None, stored=None):
     scene = Scene("a", Path("a.tif"), labels)
-    with open_roads(scene, grid, threshold) as opened:
+    with open_roads(scene, grid, stored or grid, threshold) as opened:
         result = opened.read(window)
         opened.check()
         return result
@@ -140,6 +140,23 @@ def test_a_mask_without_a_place_needs_the_images_size(tmp_path, write):
     path = write(tmp_path / "m.tif", np.zeros((10, 10), np.uint8))
     with pytest.raises(DataError, match="not both are georeferenced"):
         roads(path, grid_of())
+
+
+def test_a_mask_without_a_place_has_that_of_an_image_of_its_size(tmp_path, write):
+    rng = np.random.default_rng(4)
+    mask = mask_of(rng)
+    bare = write(tmp_path / "bare.tif", mask)
+    placed = write(tmp_path / "placed.tif", mask, crs="EPSG:32632", transform=AT)
+    coarse = grid_of(transform=AT * Affine.scale(2.5), height=48, width=64)
+    result, known = roads(bare, coarse, stored=grid_of())
+    assert known.all()
+    # centres of coarse pixels lie on the middle one of five half pixels
+    rows, cols = np.floor((np.mgrid[0:48, 0:64] + 0.5) * 2.5).astype(int)
+    assert np.array_equal(result, mask[rows, cols] > 0)
+    assert np.array_equal(result, roads(placed, coarse, stored=grid_of())[0])
+    aside = write(tmp_path / "aside.tif", mask, transform=AT * Affine.translation(7, 0))
+    with pytest.raises(DataError, match=r"aside\.tif: is 160 × 120 px, its image a\.tif 160 × 120"):
+        roads(aside, coarse, stored=grid_of())
 
 
 def test_one_label_for_all():

@@ -9,6 +9,7 @@ import pytest
 import rasterio
 from affine import Affine
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from rasterio.enums import ColorInterp
 
@@ -194,6 +195,19 @@ def test_one_vector_file_for_all_images(tmp_path, write):
     assert stored_datamodule(wide.data_config).source.widths == wide.source.widths
 
 
+def test_vector_files_beside_images_are_no_images(tmp_path, write):
+    for number in range(3):
+        vector_scene(write, tmp_path / f"s{number}.tif", 4e5, 5.4e6 + 1000 * number)
+        geojson(tmp_path / f"s{number}.json", [({}, [[4e5, 5.4e6 - 9], [4e5 + 99, 5.4e6 - 9]])])
+        for suffix in ("tfw", "tif.aux.xml", "tif.ovr", "gpkg", "qpj"):
+            (tmp_path / f"s{number}.{suffix}").write_text("beside")
+    geojson(tmp_path / "roads.geojson", [({}, [[4e5, 5.4e6 - 9], [4e5 + 99, 5.4e6 - 9]])])
+    for labels in ("roads.geojson", "{name}.json"):
+        scenes = VectorScenes(tmp_path, "{name}.*", labels)()
+        assert [scene.image.name for scene in scenes] == ["s0.tif", "s1.tif", "s2.tif"]
+    assert [scene.labels.path.name for scene in scenes] == ["s0.json", "s1.json", "s2.json"]
+
+
 def test_one_vector_file_an_image(tmp_path, write):
     for number in range(3):
         vector_scene(write, tmp_path / "i" / f"s{number}.tif", 4e5, 5.4e6 + 1000 * number)
@@ -251,6 +265,65 @@ def test_faults_of_vector_settings(tmp_path):
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DataError, match=r"roads\.geojson: there is no such vector file"):
         VectorScenes(tmp_path)()
+
+
+_WHOLE = "must be a whole number"
+
+
+@pytest.mark.parametrize(
+    ("data", "setting", "said"),
+    [
+        ("vector", "source.widths.default=8 m", "must be a number"),
+        ("vector", "source.widths.default=true", "must be a number"),
+        ("vector", "source.widths.table={a: wide}", "must be a mapping, as {name: value} or null"),
+        ("vector", "source.widths=8", "must be given part by part, as {key}.default=…"),
+        ("vector", "source.images=5", "must be text"),
+        ("vector", "source.layer=3", "must be text or null"),
+        ("vector", "source.white_area=big", _WHOLE),
+        ("folder", "source.white_area=-1", "must be at least 0 (pixels)"),
+        ("folder", "source.white_area=2.5", _WHOLE),
+        ("folder", "source.splits=train", "must be a mapping, as {name: value} or null"),
+        ("folder", "source=5", "is no layout: choose one with data="),
+        ("spacenet", "source.unlabelled=9", "must be skip or no_road"),
+        ("csv", "source.fit=stretch", "must be crop or resize"),
+        ("csv", "source.road=null", "must be a list in square brackets or text or a whole number"),
+        ("synthetic", "source.scenes=many", _WHOLE),
+        ("synthetic", "source.seed=-1", "is too small: give at least 0"),
+        ("folder", "stretch=5", "must be a list in square brackets or null"),
+        ("folder", "stretch=[low,high]", "must be a list in square brackets or null"),
+        ("folder", "resolution=1 m", "must be a number or null"),
+        ("folder", "nodata=none", "must be a number or null"),
+        ("folder", "bands=[1.5]", "must be a list in square brackets or a whole number or text"),
+        ("folder", "tile_size=96.5", _WHOLE),
+        ("folder", "tile_size=[96]", _WHOLE),
+        ("folder", "stride=wide", _WHOLE + " or null"),
+        ("folder", "stride=-48", "must be at least 1"),
+        ("folder", "cover_edges=2", "must be true or false"),
+        ("folder", "road_share=5 %", "must be a number"),
+        ("folder", "road_share=null", "must be a number"),
+        ("folder", "val_fraction=-0.1", "must not be negative"),
+        ("folder", "split_by=town", "must be scene or block"),
+        ("folder", "block_margin=-1", "must be at least data.augment.jitter"),
+        ("folder", "batch_size=64.5", _WHOLE),
+        ("folder", "memory=2GiB", "must be a number"),
+        ("folder", "memory=.inf", "must be a number"),
+        ("folder", "num_workers=many", _WHOLE),
+        ("folder", "augment=5", "must be false or null or given part by part, as {key}.flips=…"),
+        ("folder", "augment.jitter=far", _WHOLE),
+        ("folder", "seed=-1", "must be at least 0"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_one_line(tmp_path, data, setting, said):
+    key = setting.split("=", maxsplit=1)[0]
+    try:
+        from_command_line(f"data={data}", f"data.root={tmp_path}", f"data.{setting}").prepare_data()
+    except (DataError, InstantiationException) as caught:
+        error = caught if isinstance(caught, DataError) else caught.__cause__
+    assert isinstance(error, DataError)
+    (line,) = error.lines
+    assert line.startswith(f"data.{key}")
+    assert said.replace("{key}", f"data.{key}") in line
+    assert "\n" not in line
 
 
 # spacenet
@@ -436,6 +509,22 @@ def test_faults_of_a_table(tmp_path, write):
     ]
     with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read as a CSV"):
         LabelledImages(tmp_path, "nowhere.csv")()
+
+
+def test_a_split_whose_images_are_all_alike(tmp_path, write):
+    for number in range(6):
+        write(tmp_path / "train" / f"{number}.tif", picture(number))
+    splits = ["train", "train", "val", "val", "test", "test"]
+    rows = [f"{i},{'10'[i % 2 or i > 3]},{split}" for i, split in enumerate(splits)]
+    (tmp_path / "train.csv").write_text("file,kind,part\n" + "\n".join(rows))
+    source = LabelledImages(
+        tmp_path, image_column="file", label_column="kind", road=0, split_column="part"
+    )
+    with pytest.raises(DataError) as caught:
+        RoadTileDataModule(source, augment=None).setup()
+    (line,) = lines_of(caught)
+    assert "split test has no image labelled as free of road (data.source.road)" in line
+    assert "data.split_seed" in line
 
 
 def test_many_faults_of_a_kind_are_counted(tmp_path):

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import for_each_scene, load_scene
-from vbp_lightning.data.white import missing_white
+from vbp_lightning.data.white import WhiteAreas, missing_white
 
 
 def read_scenes(scenes, bands, mask_threshold, threads, progress):
@@ -139,6 +141,37 @@ def test_large_white_areas_are_missing_and_small_ones_are_not():
     assert not missing_white(bands, 361).any()
     assert not missing_white(bands, 0).any()
     assert not missing_white(np.full((3, 40, 40), 250, np.uint8), 1).any()
+    wide = (bands.astype(np.uint16) + 1) * 256 - 1  # 65535 is white, 240 of 255 of it nearly
+    assert np.array_equal(missing_white(wide, 256), expected)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 15),
+    st.integers(1, 15),
+    st.integers(1, 30),
+    st.floats(0.2, 0.8),
+    st.integers(0, 999),
+)
+def test_white_areas_seen_in_parts_are_those_of_the_whole(
+    height, width, down, across, least, share, seed
+):
+    rng = np.random.default_rng(seed)
+    bands = np.where(rng.random((2, height, width)) < np.sqrt(share), 255, 9).astype(np.uint8)
+    bands[:, rng.random((height, width)) < 0.2] = 245
+    parts = [
+        (top, left, bands[:, top : top + down, left : left + across])
+        for top in range(0, height, down)
+        for left in range(0, width, across)
+    ]
+    areas = WhiteAreas(width, least)
+    for part in parts:
+        areas.add(*part)
+    found = np.zeros((height, width), bool)
+    for top, left, part in parts:
+        found[top : top + down, left : left + across] = areas.missing(top, left, part)
+    assert np.array_equal(found, missing_white(bands, least))
 
 
 @pytest.mark.parametrize(

@@ -260,16 +260,6 @@ def warned(listed, make_scene, caplog):
     return say
 
 
-def test_splits_that_show_the_same_ground_are_told(warned):
-    (message,) = warned(
-        a=("train", 0, 0, "EPSG:32632"),
-        b=("train", 1, -1, "EPSG:32632"),  # overlaps a, in the same split
-        c=("val", 39, -31, "EPSG:32632"),  # overlaps b and, by a metre each way, a
-        d=("test", 500, 0, "EPSG:32632"),
-    )
-    assert "a (train) and c (val), and 1 more pairs" in message
-
-
 def test_neighbours_and_other_reference_systems_are_not(warned):
     messages = warned(
         a=("train", 0, 0, "EPSG:32632"),

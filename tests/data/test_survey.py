@@ -140,6 +140,54 @@ def test_no_jittered_tile_shows_held_out_ground_of_another_scene(make_scene, lis
             assert not held_out[tiles[:, 0].long().numpy(), tiles[:, 1].long().numpy()].any()
 
 
+@pytest.mark.parametrize("jitter", [0, 6])
+def test_given_splits_that_overlap_lose_the_training_tiles_they_share(
+    make_scene, listed, caplog, jitter
+):
+    places = [Place("a", 0, 0), Place("b", 70, -20), Place("c", 90, 40), Place("d", 2000, 0)]
+    splits = ("train", "val", "test", "train")
+    scenes = tuple(
+        scene_at(make_scene, p.name, p.x, p.y, s) for p, s in zip(places, splits, strict=True)
+    )
+    settings = {"tile_size": 16, "road_share": 0.02, "train_stride": 8}
+    augment = Augmentation(jitter=jitter)
+    module = RoadTileDataModule(listed(scenes), augment=augment, **settings)
+    with caplog.at_level(logging.WARNING):
+        module.setup()
+    shown = ground_of(module, places)
+    assert not shown["train"] & (shown["val"] | shown["test"])
+    assert all(shown.values())
+    whole = len(range(0, 185, 8)) ** 2
+    tiles = [tile.tile for tile in module.tiles_of("train")]
+    held_out = [
+        {(140 + x, 40 + y) for x in range(200) for y in range(200)},
+        {(180 + x, -80 + y) for x in range(200) for y in range(200)},
+    ]
+    around = [
+        {
+            (x, y)
+            for x in range(col - jitter, col + 16 + jitter)
+            for y in range(row - jitter, row + 16 + jitter)
+        }
+        for row in range(0, 185, 8)
+        for col in range(0, 185, 8)
+    ]
+    left_out = sum(not tile.isdisjoint(held_out[0] | held_out[1]) for tile in around)
+    assert len(tiles) == 2 * whole - left_out
+    first, second = caplog.messages
+    assert first.startswith(f"{left_out} training tiles are left out")
+    assert f"as {scenes[0].image} and {scenes[1].image} (data.root)" in first
+    assert (
+        f"val and test show the same ground, as {scenes[1].image} and {scenes[2].image}" in second
+    )
+
+
+def test_training_scenes_that_are_all_held_out_too(make_scene, listed):
+    scenes = tuple(scene_at(make_scene, split, 0, split=split) for split in SPLITS)
+    with pytest.raises(DataError, match="train has no tile left, 576 show ground of other splits"):
+        RoadTileDataModule(listed(scenes), tile_size=16, train_stride=8).setup()
+
+
 def test_overlapping_scenes_are_drawn_together(make_scene, listed, caplog):
     scenes = tuple(
         scene_at(make_scene, f"{place}{part}", 1000 * place + 50 * part)

@@ -19,8 +19,10 @@ from vbp_lightning.data.synthetic.geometry import (
 )
 from vbp_lightning.data.synthetic.lighting import Sun, illuminate
 from vbp_lightning.data.synthetic.noise import fractal_noise, smooth_noise
+from vbp_lightning.data.synthetic.palette import Palette
 from vbp_lightning.data.synthetic.render import PIXEL_SIZES, render_scene
 from vbp_lightning.data.synthetic.roads import draw_network, tile_shares
+from vbp_lightning.data.synthetic.vegetation import Crowns, paint_crowns
 
 
 def distance_to_polyline(point, points):
@@ -114,6 +116,19 @@ def test_the_shadow_of_a_tower_points_away_from_the_sun_and_has_its_length():
     assert set(rows) == {28, 29, 30, 31}
     assert cols.max() == 27
     assert cols.min() == pytest.approx(28 - 10, abs=1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_crown_has_a_hole_where_the_grain_is_extreme():
+    rng = np.random.default_rng(0)
+    canvas = Canvas.empty(Grid(64, 0.5), rng)
+    canvas.grain[30, 33] = -9
+    crowns = Crowns(np.array([[16.0, 16.0]]), np.array([5.0]))
+    paint_crowns(canvas, Palette.drawn(rng), crowns, rng)
+    painted = canvas.rgb.any(axis=2)
+    assert not painted[30, 33]
+    assert painted[29:32, 32:35].sum() == 8
+    assert np.isfinite(canvas.rgb).all()
 
 
 def test_tile_shares_count_pixels():

@@ -1,7 +1,9 @@
 """Scenes and their labels, tile grids, splits, dataset layouts and the LightningDataModule."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from vbp_lightning.data.augmentation import Augmentation
-from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.ground import ground_size
 from vbp_lightning.data.image import CutImages, ImageReader, ResizedImages, image_files
 from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
@@ -18,10 +20,13 @@ from vbp_lightning.data.scenes import (
     Tile,
     VectorLabels,
 )
-from vbp_lightning.data.stored import stored_datamodule
 from vbp_lightning.data.survey import Survey
 from vbp_lightning.data.synthetic import SyntheticScenes
 from vbp_lightning.data.table import TILE_FIELDS, tile_fields
+
+if TYPE_CHECKING:
+    from vbp_lightning.data.datamodule import RoadTileDataModule
+    from vbp_lightning.data.stored import stored_datamodule
 
 __all__ = [
     "SPLITS",
@@ -52,3 +57,12 @@ __all__ = [
     "stored_datamodule",
     "tile_fields",
 ]
+
+_LATER = {"RoadTileDataModule": "datamodule", "stored_datamodule": "stored"}
+
+
+def __getattr__(name: str) -> object:
+    """Imports what needs Lightning when it is asked for: spawned workers do without."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -2,12 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, is_dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_type_hints
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.kinds import kind_faults, record_faults
 from vbp_lightning.data.normalisation import Normalisation
 from vbp_lightning.data.plain import plain, target_of
 from vbp_lightning.data.planning import plan_tiles, without_shared_ground
@@ -153,8 +154,11 @@ class RoadTileDataModule(pl.LightningDataModule):
         augment: Augmentation | Literal[False] | None = _AUGMENTATION,
         seed: int = 0,
     ) -> None:
+        given = dict(locals())
         super().__init__()
         self.source = _with_root(source, root)
+        if lines := _wrong_kinds(given, self.source):
+            raise DataError(*lines)
         self.bands = [bands] if isinstance(bands, str | int) else bands and list(bands)
         self.nodata = nodata
         self.resolution = resolution
@@ -237,8 +241,7 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     def _settings(self) -> dict[str, Any]:
         """The arguments other than ``source`` and ``root`` by name."""
-        names = list(signature(RoadTileDataModule).parameters)[2:]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _setting_names()}
 
     def prepare_data(self) -> None:
         """Lets the source write what it makes up, in one process only."""
@@ -302,8 +305,9 @@ class RoadTileDataModule(pl.LightningDataModule):
                 self.cover_edges,
                 self._margin,
             )
-            if self.split_by == "block" or self.split_file is not None:
-                plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
+            planned = sum(len(plan.corners) for plan in plans)
+            plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
+            survey.shared = planned - sum(len(plan.corners) for plan in plans)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return survey
@@ -329,7 +333,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        survey.warnings = shared_ground(survey.infos, survey.regions)
+        survey.warnings = shared_ground(survey.infos, survey.regions, survey.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(survey.infos)}
         survey.store = build_store(surveyed, reading, self.mean, memory, self.num_workers)
         return survey
@@ -379,6 +383,7 @@ class RoadTileDataModule(pl.LightningDataModule):
                     ],
                     survey.tiles[split],
                     survey.counts[split],
+                    survey.shared if split == "train" else 0,
                     self.road_share,
                     self.mask_threshold,
                     fractions.get(split) == 0,
@@ -557,10 +562,26 @@ def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
+def _wrong_kinds(given: Mapping[str, object], source: SceneSource) -> list[str]:
+    """Arguments and fields of the source that are of another kind than they say."""
+    hints = get_type_hints(RoadTileDataModule.__init__)
+    lines: list[str] = record_faults("data.source", source) if is_dataclass(source) else []
+    return lines + kind_faults("data", {name: given[name] for name in _setting_names()}, hints)
+
+
+def _setting_names() -> list[str]:
+    """The arguments of the data module but ``source`` and ``root``."""
+    return list(signature(RoadTileDataModule).parameters)[2:]
+
+
 def _with_root(
     source: SceneSource | Callable[..., SceneSource], root: str | Path | None
 ) -> SceneSource:
     """The source, made where it is still to be."""
+    if not callable(source):
+        raise DataError(
+            f"data.source={source}: is no layout: choose one with data=, as data=folder"
+        )
     if root is not None:
         made: SceneSource = source(root=root)  # type: ignore[call-arg,assignment]
         return made

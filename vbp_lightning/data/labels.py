@@ -26,8 +26,9 @@ _SHADES_OF_A_MASK = 16
 class RasterRoads:
     """A road mask that is open for reading, on the grid of its image; a context manager.
 
-    A mask on another grid or in another CRS is warped onto the image's, nearest neighbour. Masks
-    stored as grey colours (three equal bands, grey palettes) are read as their grey values.
+    A mask on another grid or in another CRS is warped onto the image's, nearest neighbour; one that
+    does not say where it lies has its image's place, if it has its size. Masks stored as grey
+    colours (three equal bands, grey palettes) are read as their grey values.
 
     Attributes:
         largest: The largest mask value read so far.
@@ -36,7 +37,9 @@ class RasterRoads:
         DataError: The mask cannot be used or does not belong to the image.
     """
 
-    def __init__(self, scene: Scene, path: Path, grid: PixelGrid, threshold: float) -> None:
+    def __init__(
+        self, scene: Scene, path: Path, grid: PixelGrid, stored: PixelGrid, threshold: float
+    ) -> None:
         self.path = path
         self._threshold = threshold
         self.largest = 0.0
@@ -46,7 +49,7 @@ class RasterRoads:
         self._stack = ExitStack()
         try:
             with readable(path):
-                self._open(scene, grid)
+                self._open(scene, grid, stored)
         except BaseException:
             self._stack.close()
             raise
@@ -57,7 +60,7 @@ class RasterRoads:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def _open(self, scene: Scene, grid: PixelGrid) -> None:
+    def _open(self, scene: Scene, grid: PixelGrid, stored: PixelGrid) -> None:
         raster = self._stack.enter_context(rasterio.open(self.path))
         if raster.count not in (1, 3):
             raise DataError(
@@ -78,10 +81,12 @@ class RasterRoads:
         own = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
         if self._lies_on(own, grid):
             return
+        if self._lies_on(own, stored):
+            own = stored
         if not (own.is_georeferenced and grid.is_georeferenced):
             raise DataError(
                 f"{self.path}: is {own.width} × {own.height} px, its image {scene.image} "
-                f"{grid.width} × {grid.height} px, and not both are georeferenced (data.root): "
+                f"{stored.width} × {stored.height} px, and not both are georeferenced (data.root): "
                 "make them of one size"
             )
         if not footprint(own).intersects(footprint(grid)):
@@ -94,6 +99,8 @@ class RasterRoads:
         self._raster = self._stack.enter_context(
             WarpedVRT(
                 raster,
+                src_crs=own.crs,
+                src_transform=own.transform,
                 crs=grid.crs,
                 transform=grid.transform,
                 width=grid.width,
@@ -225,12 +232,13 @@ class WholeImage:
 OpenRoads: TypeAlias = RasterRoads | DrawnRoads | WholeImage
 
 
-def open_roads(scene: Scene, grid: PixelGrid, threshold: float) -> OpenRoads:
+def open_roads(scene: Scene, grid: PixelGrid, stored: PixelGrid, threshold: float) -> OpenRoads:
     """Opens the labels of a scene.
 
     Args:
         scene: Whose.
         grid: Where the pixels of its image lie, after resampling.
+        stored: Where those of the image's file lie.
         threshold: Values of a road mask above it are road.
 
     Raises:
@@ -241,4 +249,4 @@ def open_roads(scene: Scene, grid: PixelGrid, threshold: float) -> OpenRoads:
         return WholeImage(labels, grid)
     if isinstance(labels, VectorLabels):
         return DrawnRoads(scene, labels, grid)
-    return RasterRoads(scene, labels, grid, threshold)
+    return RasterRoads(scene, labels, grid, stored, threshold)

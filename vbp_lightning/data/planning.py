@@ -11,7 +11,7 @@ from vbp_lightning.data.grid import tile_grid
 from vbp_lightning.data.ground import footprint
 from vbp_lightning.data.reading import SceneInfo
 from vbp_lightning.data.scenes import SPLITS
-from vbp_lightning.data.splits import Region, overlaps, split_of_tiles
+from vbp_lightning.data.splits import Region, inner_footprint, overlaps, split_of_tiles
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def without_shared_ground(
         for one, other in (pair, pair[::-1]):
             own = np.flatnonzero(plans[one].splits == training)
             held_out = [
-                footprint(infos[other].grid, r.row + 0.5, r.col + 0.5, r.height - 1, r.width - 1)
+                inner_footprint(infos[other].grid, r)
                 for r in regions[infos[other].scene.name]
                 if r.split != "train"
             ]

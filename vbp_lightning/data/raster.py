@@ -114,6 +114,12 @@ class OpenImage:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def stored_grid(self) -> PixelGrid:
+        """Where the pixels of the file itself lie."""
+        stored: PixelGrid = self._stored
+        return stored
+
     def close(self) -> None:
         """Closes the file."""
         self._stack.close()

@@ -1,6 +1,6 @@
 """Reading scenes: image, labels and gaps of a window, or of many whole scenes at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from vbp_lightning.data.ground import PixelGrid
 from vbp_lightning.data.labels import OpenRoads, open_roads
 from vbp_lightning.data.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.scenes import DataError, ImageLabel, Scene, VectorLabels
-from vbp_lightning.data.white import missing_white
+from vbp_lightning.data.white import WhiteAreas, missing_white
 
 BLOCK_CACHE = 64 << 20
 """Bytes. Every block is read once; GDAL's default is 5 % of the machine's memory."""
@@ -102,6 +102,7 @@ class OpenScene:
         lines = _missing_files(scene)
         if lines:
             raise DataError(*lines)
+        self._white: WhiteAreas | None = None
         self._stack = ExitStack()
         try:
             self._image = self._stack.enter_context(OpenImage(scene.image, reading, scene.resize))
@@ -110,14 +111,15 @@ class OpenScene:
         else:
             image = self._image
             self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
-            if scene.white_area and image.dtype != np.uint8:
+            if scene.white_area and not np.issubdtype(image.dtype, np.integer):
                 lines.append(
-                    f"{scene.image}: white gaps are looked for in 8-bit images only, and this one "
-                    f"is {image.dtype}: set data.source.white_area=0"
+                    f"{scene.image}: white gaps are looked for in images of whole numbers, and "
+                    f"this one is {image.dtype}: set data.source.white_area=0, and data.nodata to "
+                    "the value of gaps"
                 )
             try:
                 self._roads: OpenRoads = self._stack.enter_context(  # type: ignore[assignment]
-                    open_roads(scene, image.grid, reading.mask_threshold)
+                    open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
                 )
             except DataError as error:
                 lines += error.lines
@@ -142,8 +144,21 @@ class OpenScene:
         """The largest mask value that was read."""
         return self._roads.largest
 
+    def find_white_gaps(self, windows: Iterable[Window]) -> None:
+        """Looks for white gaps that reach across windows; ``read`` then takes these alone.
+
+        Args:
+            windows: They cover the scene once, in rows from left to right.
+
+        Raises:
+            DataError: The image is damaged.
+        """
+        self._white = WhiteAreas(self.info.grid.width, self.info.scene.white_area)
+        for window in windows:
+            self._white.add(window.row_off, window.col_off, self._image.read(window)[0])
+
     def read(self, window: Window | None = None) -> Pixels:
-        """Reads a window. White gaps are looked for within it.
+        """Reads a window. White gaps are looked for within it, if they were not found before.
 
         A pixel is valid where the image shows something (see :meth:`OpenImage.read`), where it is
         not part of a white gap (see ``Scene.white_area``), and where the labels are known.
@@ -166,7 +181,9 @@ class OpenScene:
         if lines:
             raise DataError(*lines)
         valid &= known
-        if self.info.scene.white_area:
+        if self._white is not None and window is not None:
+            valid &= ~self._white.missing(window.row_off, window.col_off, bands)
+        elif self.info.scene.white_area:
             valid &= ~missing_white(bands, self.info.scene.white_area)
         road &= valid
         return Pixels(bands, road, valid)

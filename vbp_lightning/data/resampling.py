@@ -55,9 +55,8 @@ def read_resampled(
     pixels, valid = read(place)
     wide = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 else np.float32
     known = np.where(valid, pixels, np.array(np.nan, wide))
-    with (
-        MemoryFile() as memory,
-        memory.open(
+    with MemoryFile() as memory:
+        with memory.open(
             driver="GTiff",
             count=len(known),
             height=known.shape[1],
@@ -66,22 +65,24 @@ def read_resampled(
             nodata=np.nan,
             crs=source.crs or _ANY_CRS,
             transform=rescaled(source.transform, place.col_off, place.row_off),
-        ) as stored,
-    ):
-        stored.write(known)
-        with WarpedVRT(
-            stored,
-            crs=target.crs or _ANY_CRS,
-            transform=rescaled(target.transform, window.col_off, window.row_off),
-            width=shape[1],
-            height=shape[0],
-            nodata=np.nan,
-            resampling=method,
-            tolerance=TOLERANCE,
-            # else GDAL takes the widths of kernels from the sizes of the two windows
-            XSCALE=f"{1 / across:.12g}",
-            YSCALE=f"{1 / down:.12g}",
-        ) as warped:
+        ) as written:
+            written.write(known)
+        with (
+            memory.open() as stored,
+            WarpedVRT(
+                stored,
+                crs=target.crs or _ANY_CRS,
+                transform=rescaled(target.transform, window.col_off, window.row_off),
+                width=shape[1],
+                height=shape[0],
+                nodata=np.nan,
+                resampling=method,
+                tolerance=TOLERANCE,
+                # else GDAL takes the widths of kernels from the sizes of the two windows
+                XSCALE=f"{1 / across:.12g}",
+                YSCALE=f"{1 / down:.12g}",
+            ) as warped,
+        ):
             result = warped.read()
     seen = np.isfinite(result).all(axis=0)
     result[:, ~seen] = 0

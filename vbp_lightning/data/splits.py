@@ -83,7 +83,13 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
         Places in ``infos``, the smaller first, in order.
     """
     placed = [number for number, info in enumerate(infos) if ground_size(info.grid) is not None]
-    shapes = np.array([_inner(infos[number].grid) for number in placed], dtype=object)
+    shapes = np.array(
+        [
+            inner_footprint(infos[number].grid, Region(0, 0, *infos[number].grid.shape, "train"))
+            for number in placed
+        ],
+        dtype=object,
+    )
     if len(shapes) < 2:
         return []
     first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
@@ -94,9 +100,16 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
     )
 
 
-def _inner(grid: PixelGrid) -> shapely.Polygon:
-    """The outline of a scene less half a pixel all around."""
-    return footprint(grid, 0.5, 0.5, grid.height - 1, grid.width - 1)
+def inner_footprint(grid: PixelGrid, part: Region) -> shapely.Polygon:
+    """The outline of a part of a scene less half a pixel all around, in degrees (WGS 84).
+
+    Neighbours that only touch do not meet.
+
+    Args:
+        grid: The scene's, georeferenced.
+        part: Which part.
+    """
+    return footprint(grid, part.row + 0.5, part.col + 0.5, part.height - 1, part.width - 1)
 
 
 def scene_regions(

@@ -15,7 +15,7 @@ from vbp_lightning.data.normalisation import BandStatistics
 from vbp_lightning.data.planning import TilePlan
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import OpenScene, Pixels, SceneInfo, for_each_scene, load_scene
-from vbp_lightning.data.scenes import DataError, Scene
+from vbp_lightning.data.scenes import Scene
 from vbp_lightning.data.splits import Regions, training_pixels
 from vbp_lightning.data.streaming import (
     BLOCK,
@@ -228,17 +228,15 @@ def _scan(
     """Reads a scene part by part."""
     height, width = info.grid.shape
     limit = int(memory * _CHUNK_SHARE)
-    if info.scene.white_area and info.nbytes > limit:
-        raise DataError(
-            f"{info.scene.image}: is too large to look for white gaps in (data.memory): raise it, "
-            "cut the scene into smaller ones, or set data.source.white_area=0"
-        )
     planes = LabelPlanes(height, width)
     road = np.zeros(len(plan.corners), np.int64)
     valid = np.zeros(len(plan.corners), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
-        for chunk in _chunks(info, opened.is_striped, limit):
+        chunks = list(_chunks(info, opened.is_striped, limit))
+        if info.scene.white_area and len(chunks) > 1:
+            opened.find_white_gaps(chunks)
+        for chunk in chunks:
             pixels = opened.read(chunk)
             top, left = chunk.row_off, chunk.col_off
             bottom, right = top + chunk.height, left + chunk.width

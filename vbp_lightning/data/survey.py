@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
 from vbp_lightning.data.normalisation import BandStatistics
 from vbp_lightning.data.reading import SceneInfo
-from vbp_lightning.data.scenes import Scene, Split, VectorLabels
-from vbp_lightning.data.splits import Region, overlaps
+from vbp_lightning.data.scenes import ImageLabel, Scene, Split, VectorLabels
+from vbp_lightning.data.splits import Region, inner_footprint, overlaps
 from vbp_lightning.data.store import SceneStore, SurveyedScene
 from vbp_lightning.data.tiles import TileTable
 
@@ -25,6 +29,7 @@ class Survey:
         regions: Their splits.
         tiles: Labelled tiles of each split.
         counts: Number of tiles by split and label name, and of those dropped.
+        shared: Number of training tiles left out because val or test scenes show their ground too.
         store: The pixels; None where nothing could be read.
         surveyed: What was counted in each scene.
         statistics: Of the valid training pixels; None where there are none.
@@ -37,6 +42,7 @@ class Survey:
     regions: dict[str, list[Region]] = field(default_factory=dict)
     tiles: dict[Split, TileTable] = field(default_factory=dict)
     counts: dict[Split, dict[str, int]] = field(default_factory=dict)
+    shared: int = 0
     store: SceneStore | None = None
     surveyed: list[SurveyedScene] = field(default_factory=list)
     statistics: BandStatistics | None = None
@@ -84,6 +90,7 @@ def split_faults(
     members: Sequence[SurveyedScene],
     tiles: TileTable,
     counts: dict[str, int],
+    shared: int,
     road_share: float,
     mask_threshold: float,
     optional: bool,
@@ -95,6 +102,7 @@ def split_faults(
         members: Scenes that hold ground of it.
         tiles: Its tiles.
         counts: How many of each label.
+        shared: How many were left out for ground that other splits show too.
         road_share: Least road share of a road tile.
         mask_threshold: Values of a road mask above it are road.
         optional: Whether the config asks for none of it.
@@ -105,6 +113,11 @@ def split_faults(
         remedy = "" if split == "train" else f", or set data.{split}_fraction=0 to go without"
         return [f"data.root: no scene belongs to split {split}: add some{remedy}"]
     where = members[0].info.scene.image.parent
+    if not len(tiles) and shared:
+        return [
+            f"{where}: split {split} has no tile left, {shared} show ground of other splits' scenes"
+            " too: give scenes of one place one split, or add scenes elsewhere (data.root)"
+        ]
     if not len(tiles):
         return [
             f"{where}: split {split} has no tile left, {counts['dropped']} hold too little "
@@ -112,6 +125,13 @@ def split_faults(
         ]
     lines = []
     labels = members[0].info.scene.labels
+    if isinstance(labels, ImageLabel):
+        return [
+            f"{where}: split {split} has no image labelled as {what} (data.source.road): add some, "
+            "or draw other splits with data.split_seed"
+            for name, what in (("road", "road"), ("non_road", "free of road"))
+            if counts[name] == 0
+        ]
     if not any(item.road_pixels for item in members) and isinstance(labels, Path):
         largest = max(item.largest_mask_value for item in members)
         lines.append(
@@ -136,24 +156,49 @@ def split_faults(
     return lines
 
 
-def shared_ground(infos: Sequence[SceneInfo], regions: dict[str, list[Region]]) -> list[str]:
-    """A line if whole scenes of different splits show the same ground.
+def shared_ground(
+    infos: Sequence[SceneInfo], regions: dict[str, list[Region]], left_out: int
+) -> list[str]:
+    """What is to be said where scenes of different splits show the same ground.
 
     Args:
         infos: All scenes.
         regions: Their splits.
+        left_out: Number of training tiles that were left out for it.
     """
-    own = {name: {region.split for region in parts} for name, parts in regions.items()}
-    pairs = [
-        (infos[a].scene.name, infos[b].scene.name)
-        for a, b in overlaps(infos)
-        if own[infos[a].scene.name] != own[infos[b].scene.name]
-    ]
-    if not pairs:
-        return []
-    first, second = pairs[0]
-    return [
-        f"Scenes of different splits show the same ground: {first} ({'/'.join(sorted(own[first]))})"
-        f" and {second} ({'/'.join(sorted(own[second]))}), and {len(pairs) - 1} more pairs: "
-        "figures on val and test may flatter (data.root)"
-    ]
+    pairs = overlaps(infos)
+    lines = []
+    if left_out:
+        example = _first(infos, regions, pairs, "train", ("val", "test"))
+        lines.append(
+            f"{left_out} training tiles are left out: they show ground that val or test scenes show"
+            f" too{example} (data.root)"
+        )
+    if example := _first(infos, regions, pairs, "val", ("test",)):
+        lines.append(
+            f"Scenes of val and test show the same ground{example}: the choice of the best epoch "
+            "flatters figures on test (data.root)"
+        )
+    return lines
+
+
+def _first(
+    infos: Sequence[SceneInfo],
+    regions: dict[str, list[Region]],
+    pairs: Sequence[tuple[int, int]],
+    split: Split,
+    others: Sequence[Split],
+) -> str:
+    """Names the first two scenes of which one shows ground of a split, the other of others."""
+
+    def parts(number: int, splits: Sequence[Split]) -> NDArray[np.object_]:
+        info = infos[number]
+        own = [region for region in regions[info.scene.name] if region.split in splits]
+        return np.array([inner_footprint(info.grid, region) for region in own], dtype=object)
+
+    for pair in pairs:
+        for one, other in (pair, pair[::-1]):
+            apart = parts(one, (split,))[:, None], parts(other, others)[None]
+            if shapely.intersects(*apart).any():
+                return f", as {infos[one].scene.image} and {infos[other].scene.image}"
+    return ""

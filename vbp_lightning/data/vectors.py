@@ -164,7 +164,7 @@ def _read(
             "(data.source.labels)"
         )
     values: list[object] = columns[0].tolist() if attribute and columns else [None] * len(shapes)
-    kept, features = shapely.get_parts(np.asarray(shapes, dtype=object)[present], True)
+    kept, features = shapely.get_parts(np.asarray(shapes, dtype=object)[present], return_index=True)
     own = [value for value, here in zip(values, present, strict=True) if here]
     return _VectorFile(
         geometries=kept,

@@ -5,28 +5,102 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 _NEAR_WHITE = 240
-"""Lossy compression frays the border of a saturated area down to about this value."""
+"""Lossy compression frays the border of a saturated area down to about this part of 255."""
 
 
 def missing_white(bands: NDArray[Any], white_area: int) -> NDArray[np.bool_]:
-    """Areas of an 8-bit scene that are white because nothing was recorded there.
+    """Areas of a scene that are white because nothing was recorded there.
 
     Such an area is a connected (by edges) set of nearly white pixels, at least ``white_area`` of
     them saturated in every band. Small saturated roofs and cars stay valid.
 
     Args:
-        bands: (C, H, W) uint8.
+        bands: (C, H, W) integers; the largest value of their type is white.
         white_area: Least number of saturated pixels; 0 finds nothing.
 
     Returns:
         (H, W).
     """
     lowest = bands.min(axis=0)
-    if white_area == 0 or np.count_nonzero(lowest == 255) < white_area:
+    saturated = lowest == _white(lowest)
+    if white_area == 0 or np.count_nonzero(saturated) < white_area:
         return np.zeros(lowest.shape, dtype=bool)
-    areas, _ = ndimage.label(lowest >= _NEAR_WHITE)
-    saturated = np.bincount(areas[lowest == 255], minlength=areas.max() + 1)
-    missing: NDArray[np.bool_] = (saturated >= white_area)[areas]
+    areas, count = _areas(lowest)
+    sizes = np.bincount(areas[saturated], minlength=count + 1)
+    missing: NDArray[np.bool_] = (sizes >= white_area)[areas]
     return missing
+
+
+class WhiteAreas:
+    """The areas that :func:`missing_white` finds, for a scene that is seen part by part.
+
+    All parts are shown to ``add`` first; what is missing in them is known when the areas that
+    cross their borders are. Both passes label a part alike, so that no label need be kept.
+
+    Args:
+        width: Columns of the scene.
+        white_area: Least number of saturated pixels.
+    """
+
+    def __init__(self, width: int, white_area: int) -> None:
+        self._white_area = white_area
+        self._first: dict[tuple[int, int], int] = {}
+        self._sizes: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
+        self._count = 1
+        self._touching: list[NDArray[np.int64]] = []
+        self._above = np.zeros(width, np.int64)
+        self._left = np.zeros(0, np.int64)
+        self._missing: NDArray[np.bool_] | None = None
+
+    def add(self, top: int, left: int, bands: NDArray[Any]) -> None:
+        """Takes in a part.
+
+        Args:
+            top: Its first row; parts come in rows from top to bottom, each row from left to right.
+            left: Its first column.
+            bands: (C, h, w) integers.
+        """
+        lowest = bands.min(axis=0)
+        areas, count = _areas(lowest)
+        numbers = np.where(areas > 0, areas.astype(np.int64) + (self._count - 1), 0)
+        columns = slice(left, left + numbers.shape[1])
+        if top > 0:
+            self._join(self._above[columns], numbers[0])
+        if left > 0:
+            self._join(self._left, numbers[:, 0])
+        self._above[columns], self._left = numbers[-1], numbers[:, -1].copy()
+        self._first[top, left] = self._count
+        self._count += count
+        self._sizes.append(np.bincount(areas[lowest == _white(lowest)], minlength=count + 1)[1:])
+
+    def _join(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        """Notes that areas touch, where both numbers are above 0."""
+        pairs = np.stack([one, other])
+        self._touching.append(np.unique(pairs[:, (pairs > 0).all(axis=0)], axis=1))
+
+    def missing(self, top: int, left: int, bands: NDArray[Any]) -> NDArray[np.bool_]:
+        """Missing imagery (h, w) of a part that was added, once all were."""
+        if self._missing is None:
+            pairs = np.concatenate([np.zeros((2, 0), np.int64), *self._touching], axis=1)
+            graph = coo_array((np.ones(pairs.shape[1]), pairs), shape=(self._count, self._count))
+            _, whole = connected_components(graph, directed=False)
+            sizes = np.bincount(whole, weights=np.concatenate(self._sizes))
+            self._missing = (sizes >= self._white_area)[whole]
+        areas, count = _areas(bands.min(axis=0))
+        first = self._first[top, left]
+        found: NDArray[np.bool_] = np.append(False, self._missing[first : first + count])[areas]
+        return found
+
+
+def _white(pixels: NDArray[Any]) -> int:
+    return int(np.iinfo(pixels.dtype).max)
+
+
+def _areas(lowest: NDArray[Any]) -> tuple[NDArray[np.int32], int]:
+    """Connected nearly white areas: their numbers from 1 on, 0 elsewhere; and how many."""
+    areas, count = ndimage.label(lowest >= -(-_white(lowest) * _NEAR_WHITE // 255))
+    return areas, int(count)

@@ -7,7 +7,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vbp_lightning.data import SPLITS, DataError, Label, RoadTileDataModule, Survey, ground_size
+from vbp_lightning.data import (
+    SPLITS,
+    DataError,
+    Label,
+    LabelledTile,
+    RoadTileDataModule,
+    Survey,
+    ground_size,
+)
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting import RGB, ContactRow, compress_page, contact_sheet, encode_png, to_rgb
 from vbp_lightning.runs.report import SPLITS_FILE, TILES_FILE
@@ -98,7 +106,7 @@ def _scene_lines(survey: Survey) -> list[str]:
     if ground:
         metres = np.array(ground)
         lines.append(
-            f"Ground size of a pixel: {metres.min():.3g} to {metres.max():.3g} m"
+            f"Ground size of a pixel: {_span(metres.min(), metres.max())} m"
             + (" (data.resolution makes them alike)" if metres.max() > 1.2 * metres.min() else "")
         )
     lines.append(
@@ -108,6 +116,17 @@ def _scene_lines(survey: Survey) -> list[str]:
     held = "read as needed" if survey.store and survey.store.is_streamed else "held in memory"
     lines.append(f"Imagery: {sum(info.nbytes for info in infos) / 2**30:.2f} GiB, {held}")
     return lines
+
+
+def _span(low: float, high: float) -> str:
+    """Two numbers, or one where they look the same."""
+    ends = dict.fromkeys([f"{low:.3g}", f"{high:.3g}"])
+    return " to ".join(ends)
+
+
+def _share(share: float) -> str:
+    """A road share; a little road is not none."""
+    return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}"
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -125,21 +144,28 @@ def draw_sheet(datamodule: RoadTileDataModule, survey: Survey, seed: int) -> RGB
         seed: Of the choice of tiles.
     """
     rng = np.random.default_rng(seed)
-    rows = []
+    size = datamodule.tile_size, datamodule.tile_size
+    chosen: dict[Label, list[LabelledTile]] = {}
+    totals = {}
     for label in (Label.ROAD, Label.NON_ROAD, Label.IGNORED):
         places = [
             (split, int(place))
             for split in SPLITS
             for place in np.flatnonzero(survey.tiles[split].labels == label)
         ]
-        chosen = sorted(rng.permutation(len(places))[:_TILES_A_LABEL].tolist())
-        tiles = [survey.tiles[places[i][0]][places[i][1]] for i in chosen]
-        rows.append(
-            ContactRow(
-                f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {len(places)}",
-                to_rgb(datamodule.read_tiles(tiles).numpy()),
-                datamodule.read_masks(tiles).numpy(),
-                [f"{tile.split} {tile.share:.1%} {tile.tile.scene}" for tile in tiles],
-            )
+        drawn = sorted(rng.permutation(len(places))[:_TILES_A_LABEL].tolist())
+        chosen[label] = [survey.tiles[places[i][0]][places[i][1]] for i in drawn]
+        totals[label] = len(places)
+    # One stretch for all rows, so that road and non-road tiles can be compared.
+    every = [tile for tiles in chosen.values() for tile in tiles]
+    pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
+    rows = [
+        ContactRow(
+            f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
+            np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
+            datamodule.read_masks(tiles).numpy(),
+            [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
+        for label, tiles in chosen.items()
+    ]
     return contact_sheet(rows, "Random tiles; road pixels of the labels are outlined")

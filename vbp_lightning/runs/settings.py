@@ -107,7 +107,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     for key in ("root", "split_file"):
         if cfg.data.get(key) is not None:
-            cfg.data[key] = str(Path(cfg.data[key]).absolute())
+            cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
     leave_disk_errors_to_the_main_thread()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbp_lightning.data.layouts.patterns import FilePattern
+from vbp_lightning.data.layouts.patterns import VECTOR_SUFFIXES, FilePattern
 from vbp_lightning.data.layouts.splits import split_names
 from vbp_lightning.data.scenes import DataError, Scene
 
@@ -46,9 +46,13 @@ class FolderScenes:
         Raises:
             DataError: The root is missing or holds no scene, or the patterns make no sense.
         """
+        if self.white_area < 0:
+            raise DataError(
+                f"data.source.white_area={self.white_area}: must be at least 0 (pixels)"
+            )
         root = Path(self.root)
-        image_pattern = FilePattern(self.images, "data.source.images")
-        mask_pattern = FilePattern(self.masks, "data.source.masks")
+        image_pattern = FilePattern(self.images, "data.source.images", VECTOR_SUFFIXES)
+        mask_pattern = FilePattern(self.masks, "data.source.masks", VECTOR_SUFFIXES)
         if ("{split}" in self.images) != ("{split}" in self.masks):
             raise DataError(
                 f"data.source.images={self.images}, data.source.masks={self.masks}: put {{split}} "

@@ -2,16 +2,23 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from vbp_lightning.data.scenes import DataError
 
-_SIDECARS = {
+_COMPANIONS = {
     *(".aux", ".xml", ".ovr", ".msk", ".prj", ".cpg", ".txt", ".md", ".csv", ".json", ".html"),
-    *(".hdr", ".dbf", ".shx", ".qix", ".sbn", ".sbx", ".qmd", ".ind"),
+    *(".hdr", ".dbf", ".shx", ".qix", ".sbn", ".sbx", ".qmd", ".ind", ".qpj", ".qml", ".sld"),
     *(".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".pgw", ".pngw", ".wld", ".tab", ".rpb", ".imd"),
+    *(".yaml", ".yml", ".log", ".pdf", ".zip", ".gz", ".tar", ".db", ".ini", ".py", ".sh"),
 }
-"""What lies beside images and is none."""
+"""What lies beside images and vector files and is neither."""
+
+VECTOR_SUFFIXES = frozenset(
+    {".geojson", ".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".parquet", ".sqlite"}
+)
+"""Vector files, which are no images."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -26,13 +33,16 @@ class FilePattern:
     Args:
         pattern: Relative, with slashes.
         key: The config key, for error messages.
+        others: Suffixes of files that are something else: like companions of images, they are
+            left out unless the pattern ends with them.
 
     Raises:
         DataError: There is no ``{name}``, or another placeholder than these two.
     """
 
-    def __init__(self, pattern: str, key: str) -> None:
+    def __init__(self, pattern: str, key: str, others: Collection[str] = ()) -> None:
         self.pattern = pattern
+        self._left_out = {*_COMPANIONS, *others} - {Path(pattern).suffix.lower()}
         names = _PLACEHOLDER.findall(pattern)
         if names.count("name") != 1 or set(names) - {"name", "split"} or len(names) > 2:
             raise DataError(
@@ -47,7 +57,7 @@ class FilePattern:
 
         Args:
             root: The folder; hidden files and folders in it are left out, and so are world files,
-                overviews and other companions of images.
+                overviews and other companions, and the files that are something else.
 
         Returns:
             In the order of their keys.
@@ -59,7 +69,7 @@ class FilePattern:
             if self._depth is not None and len(relative.parts) >= self._depth:
                 inner.clear()
             for file in sorted(files):
-                if file.startswith(".") or Path(file).suffix.lower() in _SIDECARS:
+                if file.startswith(".") or Path(file).suffix.lower() in self._left_out:
                     continue
                 if match := self._regex.fullmatch((relative / file).as_posix()):
                     parts = match.groupdict()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vbp_lightning.data.layouts.patterns import FilePattern
+from vbp_lightning.data.layouts.patterns import VECTOR_SUFFIXES, FilePattern
 from vbp_lightning.data.layouts.splits import split_names
 from vbp_lightning.data.scenes import DataError, RoadWidths, Scene, VectorLabels
 
@@ -47,8 +47,12 @@ class VectorScenes:
             DataError: The root is missing or holds no scene, an image has no vector file, or the
                 settings make no sense; one line for each fault.
         """
+        if self.white_area < 0:
+            raise DataError(
+                f"data.source.white_area={self.white_area}: must be at least 0 (pixels)"
+            )
         root = Path(self.root)
-        pattern = FilePattern(self.images, "data.source.images")
+        pattern = FilePattern(self.images, "data.source.images", VECTOR_SUFFIXES)
         splits = split_names(self.splits)
         if lines := self.widths.faults():
             raise DataError(*lines)

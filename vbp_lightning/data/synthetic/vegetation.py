@@ -111,6 +111,9 @@ def paint_crowns(
     greens = (greens * np.exp(rng.normal(0, 0.05, (len(crowns.radii), 3)))).astype(np.float32)
     pixels, crown, squared = _footprints(grid, crowns)
     bump = 1 + np.float32(0.16) * canvas.grain.reshape(-1)[pixels]
+    # The grain of a pixel in many millions is below -1 / 0.16: there the crown has a hole.
+    solid = bump >= 0
+    pixels, crown, squared, bump = pixels[solid], crown[solid], squared[solid], bump[solid]
     reach = np.sqrt(squared * bump)
     dome = np.sqrt(np.maximum(1 - reach**2, 0))
     alpha = coverage(crowns.radii[crown].astype(np.float32) * (1 - reach), grid.pixel)
