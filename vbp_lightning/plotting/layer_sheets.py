@@ -31,8 +31,8 @@ def feature_map_sheet(
     rows = [GridRow("input", [tile])]
     for name, values in maps.items():
         about = f"from {values.min():.3g} to {values.max():.3g}"
-        if values.ndim == 1:
-            rows.append(_flat_row(name, values, about))
+        if values.ndim == 1 or values.shape[1:] == (1, 1):
+            rows.append(_flat_row(name, values.reshape(-1), about))
             continue
         count, height, width = values.shape
         shown = values[:channels]
@@ -60,18 +60,10 @@ def _flat_row(name: str, values: Floats, about: str) -> GridRow:
     zeros = int((values == 0).sum())
     silent = f"; {zeros} zero" if zeros and len(values) > 1 else ""
     large = pictures[0].repeat(12, axis=0).repeat(12, axis=1)
-    # a long strip in the grid's cells of 64 would be illegible: it is cut into them
-    strips = [large[:, start : start + 64] for start in range(0, large.shape[1], 64)]
     heading = f"{name}: {len(values)} values, a cell each; {about}{silent}"
-    tall = max(64, large.shape[0])
-    return GridRow(heading, [_padded(strip, tall) for strip in strips[:16]])
-
-
-def _padded(picture: RGB, side: int) -> RGB:
-    height, width = picture.shape[:2]
-    full = np.full((max(side, height), max(64, width), 3), 255, np.uint8)
-    full[:height, :width] = picture
-    return full
+    if len(values) == 1:
+        heading = f"{name}: {values[0]:.4g}"
+    return GridRow(heading, [large], side=12 * width)
 
 
 def filter_pictures(weights: Floats) -> RGB:

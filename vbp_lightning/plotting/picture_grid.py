@@ -28,12 +28,14 @@ class GridRow:
         pictures: ``(h, w, 3)`` uint8 each, of any size; drawn as large as the side allows.
         captions: One a picture, lines divided by a line feed; or none at all.
         notes: Grey lines under the heading.
+        side: Pixels of a picture's longer side; None for the sheet's.
     """
 
     heading: str
     pictures: Sequence[RGB]
     captions: Sequence[str] = ()
     notes: Sequence[str] = ()
+    side: int | None = None
 
 
 def picture_grid(
@@ -61,12 +63,12 @@ def picture_grid(
     for row in rows:
         if row.captions and len(row.captions) != len(row.pictures):
             raise ValueError(f"{row.heading}: {len(row.captions)} captions do not match")
-    used = max([1, *(min(columns, len(row.pictures)) for row in rows)])
+    extents = [_extent(row, columns, side) for row in rows]
     texts = [(title, 20, True), *((note, _TEXT + 1, False) for note in notes)]
     texts += [(row.heading, _HEADING_TEXT, True) for row in rows]
     texts += [(note, _TEXT, False) for row in rows for note in row.notes]
     longest = max(font(size, bold).getlength(text) for text, size, bold in texts)
-    width = 2 * _MARGIN + max(used * (side + _GAP) - _GAP, min(1600, round(longest) + 2))
+    width = 2 * _MARGIN + max([side, *extents, min(1600, round(longest) + 2)])
     top = _TITLE + len(notes) * _NOTE + _GAP
     page = Canvas(width, top + sum(_height(row, columns, side) for row in rows) + _GAP)
     page.text(_MARGIN, 10, title, 20, bold=True)
@@ -79,7 +81,12 @@ def picture_grid(
     return page.pixels()
 
 
+def _extent(row: GridRow, columns: int, side: int) -> int:
+    return min(columns, len(row.pictures)) * ((row.side or side) + _GAP) - _GAP
+
+
 def _step(row: GridRow, side: int) -> int:
+    side = row.side or side
     lines = max([0, *(caption.count("\n") + 1 for caption in row.captions)])
     tallest = max([0, *(_fitted(picture, side)[1] for picture in row.pictures)])
     return tallest + _GAP + lines * _LINE
@@ -91,6 +98,7 @@ def _height(row: GridRow, columns: int, side: int) -> int:
 
 
 def _draw(page: Canvas, y: int, row: GridRow, columns: int, side: int) -> None:
+    side = row.side or side
     page.text(_MARGIN, y, row.heading, _HEADING_TEXT, bold=True)
     y += _HEADING - 4
     for note in row.notes:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import Normalize
+from vbp_lightning.models.networks import TILE_SIZE
 from vbp_lightning.plotting import RGB
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import TileSource
@@ -54,11 +56,29 @@ def layer_name(name: str) -> str:
     return name.removeprefix("network.")
 
 
+def input_shape(cfg: DictConfig, subject: Subject) -> tuple[int, int, int]:
+    """Bands, height and width of an image as the network takes them.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        subject: A foreign network without a fixed size is shown images of 224 × 224.
+    """
+    if subject.classifier is not None:
+        side = (subject.classifier.hparams["data"] or {}).get("tile_size", TILE_SIZE)
+    else:
+        side = cfg.preprocess.crop or 224
+    return len(subject.fill), side, side
+
+
+def has_tiles(cfg: DictConfig, subject: Subject) -> bool:
+    """Whether there is imagery to look at: an input, or the data of a run."""
+    known = subject.classifier is not None and subject.classifier.hparams["data"] is not None
+    return cfg.input is not None or known
+
+
 def statistics_of(subject: Subject) -> Normalize:
     """The layer that says what the network takes for mean and standard deviation of each band."""
-    found = [
-        module for module in subject.model.modules() if isinstance(module, Normalize)
-    ]
+    found = [module for module in subject.model.modules() if isinstance(module, Normalize)]
     return found[0]
 
 

@@ -30,6 +30,8 @@ from vbp_lightning.plotting import (
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import (
+    has_tiles,
+    input_shape,
     layer_name,
     settings_faults,
     shown_progress,
@@ -74,16 +76,16 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     known = _tile_scores(cfg, subject) if cfg.layer is None else None
     levels = {}
     notes = [
-        f"Starts from {cfg.start}; λ = {cfg.penalty:g}; I is the difference from the mean in standard "
-        "deviations of each band.",
-        f"Jitter {cfg.jitter} px, blur {cfg.blur:g} px. Ends with the score {ascent.scores[-1]:.4g}, "
-        f"λ‖I‖² = {ascent.penalties[-1]:.4g}.",
+        f"From {cfg.start}; λ = {cfg.penalty:g}; jitter {cfg.jitter} px; blur {cfg.blur:g} px. "
+        "I is the difference from the mean in standard deviations of each band.",
+        f"Ends with score {ascent.scores[-1]:.4g} and λ‖I‖² {ascent.penalties[-1]:.4g}.",
     ]
     if known is not None:
         levels["99th percentile of the tiles' scores"] = float(np.percentile(known, 99))
         levels["highest of a tile"] = float(known.max())
+        of = cfg.tiles_of if cfg.input is None else "given"
         place = float((known < ascent.scores[-1]).mean())
-        notes.append(f"Above {place:.2%} of {len(known)} tiles of {cfg.tiles_of} (highest {known.max():.4g}).")
+        notes.append(f"Above {place:.2%} of {len(known)} {of} tiles (highest {known.max():.4g}).")
         print(notes[-1])
     curves = [
         Curve("score", ascent.scores, levels),
@@ -109,7 +111,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
 def _start(cfg: DictConfig, subject: Subject, model: Standardised) -> Tensor:
     """The first image in standardised units: the mean, zero in raw units, or noise."""
-    mean = torch.zeros(1, len(subject.fill), *subject.reader.input_size)
+    mean = torch.zeros(1, *input_shape(cfg, subject))
     if cfg.start == "mean":
         return mean[0]
     if cfg.start == "zero":
@@ -137,11 +139,11 @@ def _score(
 
 def _tile_scores(cfg: DictConfig, subject: Subject) -> npt.NDArray[np.float32] | None:
     """The class's scores of labelled training tiles, or of the tiles of ``input``, if any."""
-    if cfg.input is None and (
-        subject.classifier is None or subject.classifier.hparams["data"] is None
-    ):
+    if not has_tiles(cfg, subject):
         return None
-    source = open_tiles(cfg, subject, cfg.tiles_of)
+    compared = cfg.copy()
+    compared.split = cfg.tiles_of
+    source = open_tiles(compared, subject)
     store = features_of(cfg, subject, source, cfg.tiles_of)
     target = class_of(cfg.target)
     scores = np.asarray(store.outputs)
@@ -158,6 +160,7 @@ def _snapshots(model: Standardised, ascent: Ascent) -> GridRow:
     images = torch.stack(list(ascent.snapshots.values()))
     pictures = standardised_to_rgb(images)
     captions = [
-        f"step {step}\nscore {ascent.scores[step]:.4g}\nλ‖I‖² {ascent.penalties[step]:.4g}" for step in steps
+        f"step {step}\nscore {ascent.scores[step]:.4g}\nλ‖I‖² {ascent.penalties[step]:.4g}"
+        for step in steps
     ]
     return GridRow("on the way: mean ± 2 standard deviations is black to full", pictures, captions)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vbp_lightning.inspection import exciting_colours, filters_of
 from vbp_lightning.plotting import filter_sheet
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.inspecting import layer_name, settings_faults
+from vbp_lightning.runs.inspecting import input_shape, layer_name, settings_faults
 from vbp_lightning.runs.subject import Subject
 
 _RGB = ("red", "green", "blue")
@@ -28,10 +28,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: There is no such convolution.
     """
-    channels = len(subject.fill)
-    side = 224 if subject.classifier is None else subject.classifier_tile_size
     with settings_faults():
-        found = filters_of(subject.model, torch.zeros(1, channels, side, side), cfg.layer)
+        found = filters_of(subject.model, torch.zeros(1, *input_shape(cfg, subject)), cfg.layer)
     count, inside, height, width = found.weights.shape
     bands: list[str] = []
     if found.first:
@@ -44,11 +42,13 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     if found.folded:
         notes.append(f"Scaled by the batch norm {layer_name(found.folded)} behind.")
     if found.first:
-        notes.append("Per standard deviation of a band. Mid-grey is the mean colour; of all colours")
-        notes.append("equally far from it, the filter answers most to the one shown, least to its opposite.")
-    sheet = filter_sheet(
-        found.weights, found.offsets, colours, title, notes, bands, cfg.filters
-    )
+        notes.append(
+            "Per standard deviation of a band. Mid-grey is the mean colour; of all colours"
+        )
+        notes.append(
+            "equally far from it, the filter answers most to the one shown, least to its opposite."
+        )
+    sheet = filter_sheet(found.weights, found.offsets, colours, title, notes, bands, cfg.filters)
     output = Path(cfg.output)
     yield write_picture(output / "filters.png", sheet)
     yield write_arrays(

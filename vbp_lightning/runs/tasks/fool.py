@@ -22,6 +22,8 @@ from vbp_lightning.plotting import (
 )
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.inspecting import (
+    has_tiles,
+    input_shape,
     settings_faults,
     shown_progress,
     standardised_to_rgb,
@@ -107,21 +109,16 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
 def _noise(cfg: DictConfig, subject: Subject) -> list[_Start]:
     generator = torch.Generator().manual_seed(cfg.seed)
-    shape = (len(subject.fill), *subject.reader.input_size)
+    shape = input_shape(cfg, subject)
     return [
         _Start(f"noise {number + 1}", torch.randn(shape, generator=generator))
         for number in range(cfg.noise)
     ]
 
 
-def _tiles(
-    cfg: DictConfig, subject: Subject, model: Standardised, odds: LogOdds
-) -> list[_Start]:
+def _tiles(cfg: DictConfig, subject: Subject, model: Standardised, odds: LogOdds) -> list[_Start]:
     """Chosen tiles of which the network is surest that they are something else."""
-    if cfg.images == 0 or (
-        cfg.input is None
-        and (subject.classifier is None or subject.classifier.hparams["data"] is None)
-    ):
+    if cfg.images == 0 or not has_tiles(cfg, subject):
         return []
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
@@ -151,7 +148,8 @@ def _row(start: _Start, way: Fooling, name: str) -> GridRow:
     if shown.shape[2] not in (1, 3):
         shown = shown[..., :3] if shown.shape[2] > 3 else shown[..., :1]
     difference: RGB = np.rint(255 * np.broadcast_to(shown, (*shown.shape[:2], 3))).astype(np.uint8)
-    captions = [
-        f"step {step}\nP {way.probabilities[step]:.3g}" for step in steps
-    ] + ["nearest found" if way.reached else "the last", f"its change × {2 * factor:.3g}"]
+    captions = [f"step {step}\nP {way.probabilities[step]:.3g}" for step in steps] + [
+        "nearest found" if way.reached else "the last",
+        f"its change × {2 * factor:.3g}",
+    ]
     return GridRow(f"{start.name}: {_outcome(way, name)}", [*path, difference], captions)

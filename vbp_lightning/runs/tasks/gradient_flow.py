@@ -45,6 +45,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         f"Gradient of the score of {subject.class_name(target)} at every layer's output, "
         f"{len(chosen.tiles)} tiles"
     )
+    named = ", ".join(f"{name} {verdict}" for name, verdict in found.items())
+    title += f"\ndead, exploding or vanishing: {named or 'none'}"
     output = Path(cfg.output)
     picture = figure_to_array(gradient_figure(bars, title, RULE))
     yield write_picture(output / "gradient_flow.png", picture)

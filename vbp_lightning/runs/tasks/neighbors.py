@@ -77,7 +77,7 @@ def _queries(cfg: DictConfig, source: TileSource) -> npt.NDArray[np.int64]:
     given = [int(number) for number in cfg.queries]
     if not given or not all(0 <= number < len(source.places) for number in given):
         raise UserError(
-            f"queries={given}: give numbers of tiles from 0 to {len(source.places) - 1}, or how many"
+            f"queries={given}: give numbers from 0 to {len(source.places) - 1}, or how many"
         )
     return np.array(given, np.int64)
 
@@ -105,7 +105,10 @@ def _rows(
                 GridRow(
                     f"tile {query}, nearest in {name}{known}",
                     [pictures[number] for number in (query, *near)],
-                    [caption(number, d) for number, d in zip((query, *near), distances, strict=True)],
+                    [
+                        caption(number, d)
+                        for number, d in zip((query, *near), distances, strict=True)
+                    ],
                 )
             )
     return rows

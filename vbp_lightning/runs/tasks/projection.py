@@ -55,7 +55,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     shown = _spread(len(spread), cfg.thumbnails)
     tiles = source.read(spread[shown].tolist())
     cells = on_grid(points[shown], max(1, int(np.ceil(np.sqrt(1.6 * len(shown))))))
-    first, second = (f"component {i + 1} ({s:.0%} of variance)" for i, s in enumerate(linear.explained))
+    first, second = (
+        f"component {i + 1} ({s:.0%} of variance)" for i, s in enumerate(linear.explained)
+    )
     scatter = scatter_figure(
         {
             "PCA": (linear.points, (first, second)),
