@@ -120,7 +120,8 @@ def ascend(
             if done == 0 and not gradient.any():
                 raise ValueError(
                     "the score has no gradient at the first image: a unit behind a ReLU may be "
-                    "silent there; start from noise (start=noise) or choose the layer before the ReLU (layer)"
+                    "silent there; start from noise (start=noise), or choose the layer before the "
+                    "ReLU (layer)"
                 )
             with torch.no_grad():
                 note(done, score(image) if jitter else value)

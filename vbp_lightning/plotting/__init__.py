@@ -19,7 +19,7 @@ from vbp_lightning.plotting.display import (
     to_rgb,
 )
 from vbp_lightning.plotting.inspection_figures import (
-    Curve,
+    Curves,
     GradientBar,
     gradient_figure,
     scatter_figure,
@@ -49,7 +49,7 @@ __all__ = [
     "ChainStep",
     "CompressedPage",
     "ContactRow",
-    "Curve",
+    "Curves",
     "GradientBar",
     "GridRow",
     "Reliability",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -15,41 +16,44 @@ Floats = npt.NDArray[np.float64]
 LABEL_COLOURS = {"road": "#0072B2", "non-road": "#E69F00", "ignored": "#888888", "tile": "#0072B2"}
 """Okabe and Ito 2008: distinct under each colour blindness."""
 
+_LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
+_LEVELS = ("#D55E00", "#000000")
+
 
 @dataclass(frozen=True)
-class Curve:
-    """One line of a figure.
+class Curves:
+    """Lines over the same steps.
 
     Args:
-        name: In the legend.
-        values: ``(steps + 1,)``.
+        quantity: What they show, with its unit; the name of the axis.
+        lines: ``(steps + 1,)`` each, by name; they may differ in length.
         levels: Horizontal lines by what they stand for.
     """
 
-    name: str
-    values: Floats
+    quantity: str
+    lines: Mapping[str, Floats]
     levels: Mapping[str, float]
 
 
-def step_curves(curves: Sequence[Curve], title: str) -> Figure:
-    """Curves over the steps of an ascent, one below the other.
+def step_curves(panels: Sequence[Curves], title: str) -> Figure:
+    """Curves over the steps of an ascent, one panel below the other.
 
     Args:
-        curves: At least one.
+        panels: At least one.
         title: Headline.
     """
-    figure = Figure(figsize=(9, 1 + 2.2 * len(curves)), dpi=100, layout="constrained")
-    grid = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+    figure = Figure(figsize=(10, 1 + 2.4 * len(panels)), dpi=100, layout="constrained")
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     grid[0].set_title(title, fontsize=12)
-    for axes, curve in zip(grid, curves, strict=True):
-        axes.plot(curve.values, color="#0072B2", label=curve.name)
-        for (name, level), colour in zip(
-            curve.levels.items(), ("#D55E00", "#009E73", "#CC79A7") * 9, strict=False
-        ):
+    for axes, panel in zip(grid, panels, strict=True):
+        for (name, values), colour in zip(panel.lines.items(), cycle(_LINES), strict=False):
+            axes.plot(values, color=colour, label=name)
+        for (name, level), colour in zip(panel.levels.items(), cycle(_LEVELS), strict=False):
             axes.axhline(level, color=colour, linestyle="--", label=f"{name}: {level:.4g}")
         axes.grid(alpha=0.3)
-        axes.legend(loc="best")
-        axes.set_ylabel(curve.name)
+        if len(panel.lines) + len(panel.levels) > 1:
+            axes.legend(loc="best")
+        axes.set_ylabel(panel.quantity)
     grid[-1].set_xlabel("step")
     return figure
 

@@ -82,9 +82,9 @@ def statistics_of(subject: Subject) -> Normalize:
     return found[0]
 
 
-def standardised_to_rgb(images: Tensor) -> list[RGB]:
-    """Standardised images ``(N, C, H, W)`` as pictures on one scale: -2 is black, 2 is full."""
-    values = (images.detach().cpu().numpy().clip(-2, 2) + 2) / 4
+def standardised_to_rgb(images: Tensor, reach: float = 2.0) -> list[RGB]:
+    """Standardised images ``(N, C, H, W)`` as pictures: ``-reach`` is black, ``reach`` is full."""
+    values = (images.detach().cpu().numpy() / reach).clip(-1, 1) / 2 + 0.5
     if values.shape[1] not in (1, 3):
         values = values[:, :3] if values.shape[1] > 3 else values[:, :1]
     wide = np.broadcast_to(values, (len(values), 3, *values.shape[2:]))

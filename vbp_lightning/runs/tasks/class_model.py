@@ -20,7 +20,7 @@ from vbp_lightning.inspection import (
     resolve_layer,
 )
 from vbp_lightning.plotting import (
-    Curve,
+    Curves,
     GridRow,
     below_each_other,
     figure_to_array,
@@ -88,9 +88,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         notes.append(f"Above {place:.2%} of {len(known)} {of} tiles (highest {known.max():.4g}).")
         print(notes[-1])
     curves = [
-        Curve("score", ascent.scores, levels),
-        Curve("λ‖I‖²", ascent.penalties, {}),
-        Curve("score − λ‖I‖²", ascent.scores - ascent.penalties, {}),
+        Curves("score", {"score": ascent.scores}, levels),
+        Curves("λ‖I‖²", {"λ‖I‖²": ascent.penalties}, {}),
+        Curves("score − λ‖I‖²", {"both": ascent.scores - ascent.penalties}, {}),
     ]
     figure = figure_to_array(step_curves(curves, f"Gradient ascent on {name}"))
     sheet = picture_grid([_snapshots(model, ascent)], f"An image made for {name}", notes, side=192)
@@ -158,9 +158,14 @@ def _tile_scores(cfg: DictConfig, subject: Subject) -> npt.NDArray[np.float32] |
 def _snapshots(model: Standardised, ascent: Ascent) -> GridRow:
     steps = list(ascent.snapshots)
     images = torch.stack(list(ascent.snapshots.values()))
-    pictures = standardised_to_rgb(images)
+    reach = max(float(np.percentile(np.abs(ascent.image.numpy()), 99.9)), 1e-6)
+    pictures = standardised_to_rgb(images, reach)
     captions = [
         f"step {step}\nscore {ascent.scores[step]:.4g}\nλ‖I‖² {ascent.penalties[step]:.4g}"
         for step in steps
     ]
-    return GridRow("on the way: mean ± 2 standard deviations is black to full", pictures, captions)
+    return GridRow(
+        f"on the way; grey is the mean, black and full ±{reach:.2g} standard deviations",
+        pictures,
+        captions,
+    )

@@ -12,8 +12,7 @@ from torch import Tensor
 from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import Fooling, LogOdds, Standardised, fool
 from vbp_lightning.plotting import (
-    RGB,
-    Curve,
+    Curves,
     GridRow,
     below_each_other,
     figure_to_array,
@@ -83,11 +82,16 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         "Small changes that were found, not proven to be the smallest.",
     )
     rows = [_row(start, way, name) for start, way in zip(starts, ways, strict=True)]
-    curves = []
-    for start, way in zip(starts, ways, strict=True):
-        curves.append(
-            Curve(f"P({name}), {start.name}", way.probabilities, {"asked for": cfg.probability})
-        )
+    named = {start.name: way for start, way in zip(starts, ways, strict=True)}
+    root = float(np.sqrt(starts[0].image.numel()))
+    curves = [
+        Curves(
+            f"P({name})",
+            {key: way.probabilities for key, way in named.items()},
+            {"asked for": cfg.probability},
+        ),
+        Curves("change", {key: way.distances / root for key, way in named.items()}, {}),
+    ]
     for start, way in zip(starts, ways, strict=True):
         print(f"{start.name}: {_outcome(way, name)}")
     sheet = picture_grid(rows, title, notes, columns=9, side=128)
@@ -143,13 +147,11 @@ def _row(start: _Start, way: Fooling, name: str) -> GridRow:
     steps = list(way.snapshots)
     path = standardised_to_rgb(torch.stack([*way.snapshots.values(), way.image]))
     change = (way.image - way.start).numpy()
-    factor = 0.5 / max(float(np.abs(change).max()), 1e-12)
-    shown = np.clip(0.5 + factor * change, 0, 1).transpose(1, 2, 0)
-    if shown.shape[2] not in (1, 3):
-        shown = shown[..., :3] if shown.shape[2] > 3 else shown[..., :1]
-    difference: RGB = np.rint(255 * np.broadcast_to(shown, (*shown.shape[:2], 3))).astype(np.uint8)
+    largest = max(float(np.abs(change).max()), 1e-12)
+    curved = torch.from_numpy(np.sign(change) * np.sqrt(np.abs(change) / largest))
+    (difference,) = standardised_to_rgb(curved[None], 1.0)
     captions = [f"step {step}\nP {way.probabilities[step]:.3g}" for step in steps] + [
         "nearest found" if way.reached else "the last",
-        f"its change × {2 * factor:.3g}",
+        f"√ of its change\nfull: {largest:.2g} std",
     ]
     return GridRow(f"{start.name}: {_outcome(way, name)}", [*path, difference], captions)

@@ -12,8 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import FeatureStore, on_grid, principal_components, tsne
 from vbp_lightning.plotting import (
+    GridRow,
     below_each_other,
     figure_to_array,
+    picture_grid,
     scatter_figure,
     thumbnail_map,
     to_rgb,
@@ -67,9 +69,17 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         f"Features of {len(spread)} of {len(store)} tiles ({features.shape[1]} values each)",
     )
     mosaic = thumbnail_map(to_rgb(tiles.numpy()), cells, [labels[number] for number in shown])
+    row = GridRow(
+        f"{len(shown)} of them on a grid, by their places in the t-SNE",
+        [mosaic],
+        notes=["each tile in one cell, with the least sum of squared shifts; framed by its label"],
+        side=max(mosaic.shape[:2]),
+    )
     output = Path(cfg.output)
+    picture = figure_to_array(scatter)
     yield write_picture(
-        output / "projection.png", below_each_other([figure_to_array(scatter), mosaic])
+        output / "projection.png",
+        below_each_other([picture, picture_grid([row], "The same by thumbnails")]),
     )
     yield write_arrays(
         output / "projection.npz",
