@@ -1,4 +1,4 @@
-"""Time to find the neighbours of one tile among stored features: ``python benchmarks/neighbors.py``."""
+"""Time to find a tile's neighbours among stored features: ``python benchmarks/neighbors.py``."""
 
 import tempfile
 import time

@@ -30,6 +30,12 @@ class Excitations:
     rows: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int64]
 
+    def of(self, places: npt.NDArray[np.int64]) -> "Excitations":
+        """Those of some of the channels, by their places among these."""
+        return Excitations(
+            self.values[places], self.tiles[places], self.rows[places], self.columns[places]
+        )
+
 
 def strongest_activations(
     model: nn.Module,
@@ -71,8 +77,8 @@ def strongest_activations(
         best = (found[0].gather(0, order), found[1].gather(0, order), found[2].gather(0, order))
     if best is None:
         raise ValueError("there are no tiles")
-    strengths, tiles, places = (part.T.contiguous().numpy() for part in best)
-    return Excitations(strengths.astype(np.float32), tiles, places // width, places % width)
+    strengths, owners, cells = (part.T.contiguous().numpy() for part in best)
+    return Excitations(strengths.astype(np.float32), owners, cells // width, cells % width)
 
 
 def _output(model: nn.Module, layer: str, batch: Tensor) -> Tensor:

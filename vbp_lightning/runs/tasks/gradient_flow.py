@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.inspection import BIN_EDGES, RULE, LayerGradient, gradient_flow, verdicts
@@ -33,7 +34,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     target = class_of(cfg.target)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
-    batches = list(chosen.tiles.split(_BATCH))
+    batches = torch.split(chosen.tiles, _BATCH)
     with settings_faults():
         flow = gradient_flow(subject.model, shown_progress(batches, "Going back"), target)
     flow = {layer_name(name): gradient for name, gradient in flow.items()}

@@ -58,9 +58,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     if wanted is None:
         firing = np.flatnonzero(found.values[:, 0] > 0)[: cfg.channels]
         wanted = firing.tolist()
-        found = Excitations(
-            *(part[firing] for part in (found.values, found.tiles, found.rows, found.columns))
-        )
+        found = found.of(firing)
     boxes = [
         [field.box(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
         for rows, columns in zip(found.rows, found.columns, strict=True)
@@ -75,7 +73,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     sheet = picture_grid(_rows(source, found, wanted, boxes), title, notes, columns=cfg.patches)
     output = Path(cfg.output)
     yield write_picture(output / "maximal_patches.png", sheet)
-    places = [source.places[number] for number in found.tiles.flat]
+    places = [source.places[number] for number in found.tiles.ravel().tolist()]
     yield write_arrays(
         output / "maximal_patches.npz",
         cfg,
@@ -110,7 +108,7 @@ def _rows(
     source: TileSource, found: Excitations, channels: list[int], boxes: list[list[Box]]
 ) -> list[GridRow]:
     labels = label_names(source)
-    numbers = sorted(set(found.tiles.flat))
+    numbers = sorted(set(found.tiles.ravel().tolist()))
     tiles = source.read(numbers).numpy()
     by_number = dict(zip(numbers, tiles, strict=True))
     patches = [
