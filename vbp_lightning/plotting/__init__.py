@@ -18,6 +18,15 @@ from vbp_lightning.plotting.display import (
     scale_mask,
     to_rgb,
 )
+from vbp_lightning.plotting.inspection_figures import (
+    Curves,
+    GradientBar,
+    gradient_figure,
+    scatter_figure,
+    step_curves,
+    thumbnail_map,
+)
+from vbp_lightning.plotting.layer_sheets import feature_map_sheet, filter_sheet
 from vbp_lightning.plotting.mask_panel import (
     TILES_PER_PAGE,
     TileCaption,
@@ -25,6 +34,12 @@ from vbp_lightning.plotting.mask_panel import (
     truth_heading,
 )
 from vbp_lightning.plotting.method_sheet import method_sheet
+from vbp_lightning.plotting.picture_grid import (
+    GridRow,
+    below_each_other,
+    patches_to_rgb,
+    picture_grid,
+)
 from vbp_lightning.plotting.png import CompressedPage, compress_page, encode_png
 
 __all__ = [
@@ -34,22 +49,34 @@ __all__ = [
     "ChainStep",
     "CompressedPage",
     "ContactRow",
+    "Curves",
+    "GradientBar",
+    "GridRow",
     "Reliability",
     "TileCaption",
+    "below_each_other",
     "calibration_figure",
     "chain_figure",
     "compress_page",
     "confusion_figure",
     "contact_sheet",
     "encode_png",
+    "feature_map_sheet",
     "figure_to_array",
+    "filter_sheet",
+    "gradient_figure",
     "mask_panel",
     "mask_to_rgb",
     "method_sheet",
     "overlay",
+    "patches_to_rgb",
+    "picture_grid",
     "precision_recall_figure",
     "reliability",
     "scale_mask",
+    "scatter_figure",
+    "step_curves",
+    "thumbnail_map",
     "to_rgb",
     "truth_heading",
 ]

@@ -1,0 +1,212 @@
+"""The tasks of ``explain.py`` that look at the network itself, end to end on untrained networks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.attribution.nets import AlexNet
+from vbp_lightning import RoadClassifier, RoadTileDataModule
+from vbp_lightning.data import SyntheticScenes
+from vbp_lightning.inspection import UnitScore, layer_outputs
+
+NETS = str(Path(__file__).parents[1] / "attribution")
+
+
+def saved(path, model):
+    torch.save(
+        {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": "2.6.0",
+        },
+        path,
+    )
+    return path
+
+
+@pytest.fixture
+def here(tmp_path):
+    """Overrides: an untrained network, nine tiles of noise, an output folder."""
+    torch.manual_seed(0)
+    path = saved(tmp_path / "a.ckpt", RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3))
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
+    image = tmp_path / "scene.tif"
+    with rasterio.open(
+        image, "w", driver="GTiff", width=200, height=200, count=3, dtype="uint8"
+    ) as raster:
+        raster.write(pixels)
+    return (f"ckpt={path}", f"input={image}", "output=out")
+
+
+def arrays_of(folder, task):
+    with Image.open(folder / "out" / f"{task}.png") as sheet:
+        assert min(sheet.size) > 100
+    arrays = np.load(folder / "out" / f"{task}.npz")
+    assert f"tasks.{task}.run" in str(arrays["config"])
+    return arrays
+
+
+def test_feature_maps(call, here, tmp_path):
+    process = call("explain.py", *here, "task=feature_maps", "tile=3", "channels=4")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "feature_maps")
+    model = RoadClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    expected = layer_outputs(model.network, torch.from_numpy(arrays["tile"])[None])
+    assert list(arrays["layers"]) == list(expected)
+    for name, values in expected.items():
+        assert np.allclose(arrays[name], values[0].numpy(), atol=1e-4), name
+    assert call("explain.py", *here, "task=feature_maps", "layer=block2").returncode == 0
+    few = arrays_of(tmp_path, "feature_maps")
+    assert list(few["layers"]) == ["block2.0", "block2.1", "block2.2"]
+
+
+def test_filters(call, here, tmp_path):
+    assert call("explain.py", here[0], here[2], "task=filters").returncode == 0
+    assert arrays_of(tmp_path, "filters")["weights"].shape == (8, 3, 1, 1)
+    deeper = call("explain.py", here[0], here[2], "task=filters", "layer=block3", "filters=5")
+    assert deeper.returncode == 0, deeper.stderr
+    assert str(arrays_of(tmp_path, "filters")["layer"]) == "block3.0"
+
+
+def test_neighbors_and_the_features_that_are_kept(call, here, tmp_path):
+    options = (*here, "task=neighbors", "queries=[0,5]", "neighbors=3", "features=kept")
+    first = call("explain.py", *options)
+    assert first.returncode == 0, first.stderr
+    assert "Features of 9 tiles are kept in kept" in first.stdout
+    arrays = arrays_of(tmp_path, "neighbors")
+    assert arrays["queries"].tolist() == [0, 5]
+    assert arrays["pixel_neighbors"].shape == arrays["feature_neighbors"].shape == (2, 3)
+    again = call("explain.py", *options)
+    assert "are kept" not in again.stdout
+    assert (
+        arrays_of(tmp_path, "neighbors")["feature_neighbors"] == arrays["feature_neighbors"]
+    ).all()
+    # other weights under the same name are other features
+    saved(tmp_path / "a.ckpt", RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3))
+    assert "are kept" in call("explain.py", *options).stdout
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_projection(call, here, tmp_path):
+    process = call("explain.py", *here, "task=projection", "features=kept", "thumbnails=6")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "projection")
+    assert arrays["pca"].shape == arrays["tsne"].shape == (9, 2)
+    assert len(arrays["cells"]) == 6
+    projector = tmp_path / "out" / "projector"
+    assert (projector / "projector_config.pbtxt").is_file()
+    (metadata,) = projector.rglob("metadata.tsv")
+    assert metadata.read_text().splitlines()[0].split("\t")[0] == "label"
+    assert len(metadata.read_text().splitlines()) == 10
+    assert list(projector.rglob("sprite.png"))
+
+
+def test_maximal_patches(call, here, tmp_path):
+    process = call("explain.py", *here, "task=maximal_patches", "layer=block2", "channels=[1,4]")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "maximal_patches")
+    assert arrays["receptive_field"].tolist() == [7, 7]
+    assert arrays["channels"].tolist() == [1, 4]
+    assert (np.diff(arrays["values"]) <= 0).all()
+    boxes = arrays["boxes"]
+    assert (boxes[..., 2] - boxes[..., 0] == 7).all()
+
+
+def test_class_model_of_a_class_and_of_a_unit(call, here, tmp_path):
+    options = (*here, "task=class_model", "steps=20", "features=kept", "start=noise")
+    process = call("explain.py", *options, "target=non_road", "jitter=1", "blur=0.5")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "class_model")
+    assert len(arrays["scores"]) == len(arrays["penalties"]) == 21
+    assert len(arrays["tile_scores"]) == 9
+    assert arrays["scores"][-1] > arrays["scores"][0]
+    model = RoadClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    with torch.no_grad():
+        score = -float(model(torch.from_numpy(arrays["image"])[None]))
+    assert score == pytest.approx(arrays["scores"][-1], abs=1e-3)
+    unit = call("explain.py", *options, "layer=block3.1", "unit=5", "position=[3,4]")
+    assert unit.returncode == 0, unit.stderr
+    arrays = arrays_of(tmp_path, "class_model")
+    with torch.no_grad():
+        score = UnitScore(model, "network.block3.1", 5, (3, 4))(
+            torch.from_numpy(arrays["image"])[None]
+        )
+    assert float(score) == pytest.approx(arrays["scores"][-1], abs=1e-3)
+
+
+def test_class_model_beside_the_training_tiles(call, scenes, tmp_path):
+    data = RoadTileDataModule(SyntheticScenes(root=scenes, scenes=8, size=288))
+    data.setup()
+    torch.manual_seed(0)
+    model = RoadClassifier("strided", mean=data.mean, std=data.std, data=data.data_config)
+    path = saved(tmp_path / "b.ckpt", model)
+    process = call("explain.py", f"ckpt={path}", "task=class_model", "output=out", "start=noise")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "class_model")
+    labelled = [tile for tile in data.tiles_of("train") if tile.label >= 0]
+    assert len(arrays["tile_scores"]) == len(labelled)
+    assert arrays["scores"][-1] > np.percentile(arrays["tile_scores"], 99)
+    assert "of " in process.stdout
+
+
+def test_fool(call, here, tmp_path):
+    process = call("explain.py", *here, "task=fool", "steps=10", "images=1", "probability=0.6")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "fool")
+    assert len(arrays["names"]) == 2
+    model = RoadClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    with torch.no_grad():
+        probabilities = model(torch.from_numpy(arrays["images"])).sigmoid()[:, 0]
+    assert ((probabilities >= 0.599) == torch.from_numpy(arrays["reached"])).all()
+
+
+def test_gradient_flow(call, here, tmp_path):
+    process = call("explain.py", *here, "task=gradient_flow", "tiles=4")
+    assert process.returncode == 0, process.stderr
+    arrays = arrays_of(tmp_path, "gradient_flow")
+    assert list(arrays["layers"])[-1] == "prob"
+    assert arrays["norms"].shape == (len(arrays["layers"]), 4)
+    assert np.allclose(arrays["norms"][-1], 1)
+
+
+@pytest.mark.parametrize("task", ["filters", "feature_maps", "neighbors", "maximal_patches"])
+def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
+    monkeypatch.syspath_prepend(NETS)
+    torch.manual_seed(0)
+    path = tmp_path / "alexnet.safetensors"
+    save_file(AlexNet().state_dict(), path)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif", "c.tif"):
+        (folder / name).write_bytes((tmp_path / "scene.tif").read_bytes())
+    foreign = ("network._target_=nets.AlexNet", f"network.weights={path}", f"input={folder}")
+    process = call("explain.py", *foreign, f"task={task}", "output=out")
+    assert process.returncode == 0, process.stderr
+    arrays_of(tmp_path, task)
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "said"),
+    [
+        ("feature_maps", "layer=blok", "layer is 'blok'; choose one of "),
+        ("feature_maps", "tile=99", "tile=99: tiles 0 to "),
+        ("feature_maps", "scale=both", "scale=both: choose each or shared"),
+        ("filters", "layer=prob", "layer is 'prob'; choose a convolution: "),
+        ("neighbors", "queries=[99]", "queries=[99]: give numbers from 0 to 8, or how many"),
+        ("maximal_patches", "channels=[99]", "channels has [99]; "),
+        ("class_model", "start=grey", "start=grey: choose mean, zero or noise"),
+        ("class_model", "target=7", "target is 7; the network knows classes 0 to 1"),
+        ("fool", "probability=2", "probability is 2; give one between 0 and 1"),
+        ("gradient_flow", "target=7", "target is 7; the network knows classes 0 to 1"),
+    ],
+)
+def test_faults_are_one_line(call, here, task, option, said):
+    process = call("explain.py", *here, f"task={task}", option)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert f"error: {said}" in process.stderr

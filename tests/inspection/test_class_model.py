@@ -1,0 +1,116 @@
+"""Class models and fooling images on scores whose best image is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.inspection.examples import NETS
+from vbp_lightning.attribution.scores import ScoreModel
+from vbp_lightning.inspection import LogOdds, Standardised, UnitScore, ascend, fool, log_odds
+
+
+class Linear(nn.Module):
+    """w · I, for which w / 2λ is the best image."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images):
+        return (images * self.weights).sum(dim=(1, 2, 3))[:, None]
+
+
+WEIGHTS = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_ascent_ends_at_the_best_image_of_a_linear_score():
+    score = ScoreModel(Linear(WEIGHTS), 1)
+    ascent = ascend(score, torch.zeros(3, 4, 4), range(300), 300, penalty=0.5, step=0.05)
+    assert torch.allclose(ascent.image, WEIGHTS, atol=0.02)
+    assert ascent.scores[0] == ascent.penalties[0] == 0
+    square = float(WEIGHTS.square().sum())
+    assert ascent.scores[-1] == pytest.approx(square, rel=0.01)
+    assert ascent.penalties[-1] == pytest.approx(0.5 * square, rel=0.02)
+    assert len(ascent.scores) == 301
+    assert sorted(ascent.snapshots) == [0, 60, 120, 180, 240, 300]
+    assert torch.equal(ascent.snapshots[300], ascent.image)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_score_of_every_net_rises_and_the_net_is_left_as_it_was(name):
+    net = NETS[name]().train()
+    model = Standardised(net, torch.full((3,), 0.5), torch.full((3,), 0.25)).train()
+    before = [parameter.clone() for parameter in net.parameters()]
+    start = torch.zeros(3, 96, 96)
+    options = {"jitter": 2, "blur": 0.5, "snapshots": 2, "seed": 1}
+    ascent = ascend(ScoreModel(model, 1), start, range(12), 12, **options)
+    again = ascend(ScoreModel(model, 1), start, range(12), 12, **options)
+    assert ascent.scores[-1] > ascent.scores[0]
+    assert torch.equal(ascent.image, again.image)
+    assert not start.any()
+    assert net.training
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_silent_unit_is_said():
+    net = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU())
+    net[0].bias.data.fill_(-9)
+    with pytest.raises(ValueError, match="no gradient"):
+        ascend(UnitScore(net, "1", 0), torch.zeros(3, 4, 4), range(3), 3)
+
+
+def test_log_odds():
+    output = torch.tensor([[1.0, -2.0, 0.5]])
+    probability = output.softmax(1)[0, 2]
+    assert float(log_odds(output, 2)) == pytest.approx(
+        float((probability / (1 - probability)).log())
+    )
+    assert float(log_odds(output)) == float(log_odds(output, 0))
+    assert log_odds(torch.tensor([[0.3]]), 0).tolist() == pytest.approx([-0.3])
+
+
+def test_the_smallest_change_of_a_linear_score():
+    odds = LogOdds(Linear(WEIGHTS), 1)
+    start = -0.3 * WEIGHTS + 0.1
+    found = fool(odds, start, range(60), 0.99)
+    assert found.reached
+    before = float((start * WEIGHTS).sum())
+    least = (np.log(99) - before) / float(WEIGHTS.norm())
+    assert float((found.image - start).norm()) == pytest.approx(least, rel=2e-3)
+    with torch.no_grad():
+        assert float(odds(found.image[None]).sigmoid()) >= 0.99
+    assert found.change == pytest.approx(least / np.sqrt(48), rel=2e-3)
+
+
+def test_an_image_that_already_fools_is_left_and_one_that_cannot_is_said():
+    odds = LogOdds(Linear(WEIGHTS), 1)
+    sure = fool(odds, 9 * WEIGHTS, range(5))
+    assert sure.reached
+    assert sure.change == 0
+    flat = fool(LogOdds(Linear(torch.zeros(3, 4, 4)), 1), WEIGHTS, range(5))
+    assert not flat.reached
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        fool(odds, WEIGHTS, range(5), 1.0)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_noise_is_led_towards_what_is_asked_for(name):
+    model = Standardised(NETS[name](), torch.full((3,), 0.5), torch.full((3,), 0.25))
+    start = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = log_odds(model(start[None]), 1)
+        target = int(before < 0)
+        found = fool(LogOdds(model, target), start, range(25), 0.99)
+        after = log_odds(model(found.image[None]), target)
+    assert float(after) > -abs(float(before))
+    assert found.reached == (float(after.sigmoid()) >= 0.99)
+    assert torch.equal(found.start, start)
+
+
+def test_standardised_images():
+    model = Standardised(nn.Identity(), torch.tensor([10.0, 20.0]), torch.tensor([2.0, 5.0]))
+    tiles = torch.tensor([12.0, 10.0]).view(1, 2, 1, 1)
+    assert model.standardised(tiles).flatten().tolist() == [1.0, -2.0]
+    assert torch.equal(model(model.standardised(tiles)), tiles)

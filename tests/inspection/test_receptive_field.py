@@ -1,0 +1,114 @@
+"""Receptive fields against hand-computed ones and against a gradient probe."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.attribution.nets import seasoned
+from tests.inspection.examples import NETS, images
+from vbp_lightning.inspection import Box, Unfollowed, receptive_fields
+from vbp_lightning.inspection.layers import visiting
+
+
+def transparent(net):
+    """The same geometry with no way blocked: positive weights, and averages for maxima."""
+    for name, module in list(net.named_modules()):
+        parent = net.get_submodule(name.rpartition(".")[0])
+        key = name.rpartition(".")[2]
+        if isinstance(module, nn.MaxPool2d):
+            pool = nn.AvgPool2d(module.kernel_size, module.stride, module.padding)
+            setattr(parent, key, pool)
+        elif isinstance(module, nn.AdaptiveMaxPool2d):
+            setattr(parent, key, nn.AdaptiveAvgPool2d(module.output_size))
+        elif isinstance(module, nn.ReLU):
+            setattr(parent, key, nn.Identity())
+    for parameter in net.parameters():
+        parameter.data = parameter.data.abs() + 0.1
+    return net.double()
+
+
+def probe(net, layer, position):
+    """The box of pixels whose change changes a position of a layer's output."""
+    pixels = images(1).double().requires_grad_()
+    kept = {}
+    with visiting(net, lambda name, module, output: kept.setdefault(name, output.clone())):
+        net(pixels)
+    output = kept[layer]
+    score = output.sum() if output.ndim == 2 else output[0, :, position[0], position[1]].sum()
+    (gradient,) = torch.autograd.grad(score, pixels)
+    touched = gradient[0].abs().sum(dim=0) > 0
+    rows, columns = touched.any(dim=1).nonzero(), touched.any(dim=0).nonzero()
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_layer_of_every_net_by_its_gradient(name):
+    net = transparent(NETS[name]())
+    fields = receptive_fields(net, images(1).double())
+    kept = {}
+    with visiting(net, lambda key, module, output: kept.setdefault(key, output)):
+        net(images(1).double())
+    assert set(fields) == set(kept)
+    for layer, output in kept.items():
+        height, width = output.shape[-2:] if output.ndim == 4 else (1, 1)
+        for position in {(0, 0), (height // 2, width // 3), (height - 1, width - 1)}:
+            expected = probe(net, layer, position)
+            assert fields[layer].box(*position).clipped(96, 96) == expected, (layer, position)
+
+
+def test_by_hand():
+    fields = receptive_fields(NETS["strided"](), images(1))
+    sizes = {name: fields[name].size for name in ("block0", "block1", "block2", "block3")}
+    assert sizes == {"block0": (1, 1), "block1": (3, 3), "block2": (7, 7), "block3": (15, 15)}
+    assert fields["block3.2"].box(0, 1) == Box(-7, 1, 8, 16)
+    assert fields["prob"].box(0, 0).clipped(96, 96) == Box(0, 0, 96, 96)
+    pooled = receptive_fields(NETS["maxpool"](), images(1))
+    # 3×3, then (pool 2, 3×3) twice, then the last pool: 3, 3+1+4, 8+2+8, 18+4
+    assert [pooled[name].size[0] for name in ("block1", "block2", "block3", "pool3")] == [
+        3,
+        8,
+        18,
+        22,
+    ]
+
+
+def test_dilated_uneven_and_padded_windows():
+    net = nn.Sequential(
+        nn.ZeroPad2d((2, 0, 2, 0)),
+        nn.Conv2d(3, 2, (3, 5), stride=(1, 2), dilation=(2, 1)),
+        nn.Conv2d(2, 2, 3, padding="same", padding_mode="zeros"),
+    )
+    net = transparent(seasoned(net))
+    fields = receptive_fields(net, images(1).double())
+    for position in ((0, 0), (11, 13)):
+        for layer in ("1", "2"):
+            clipped = fields[layer].box(*position).clipped(96, 96)
+            assert clipped == probe(net, layer, position)
+    assert fields["1"].box(0, 0) == Box(-2, -2, 3, 3)
+
+
+def test_branches_of_other_reach_are_joined_and_gates_see_everything():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.near = nn.Conv2d(3, 4, 1)
+            self.far = nn.Conv2d(3, 4, 7, padding=3)
+            self.gate = nn.AdaptiveAvgPool2d(1)
+            self.after = nn.Conv2d(8, 1, 1)
+
+        def forward(self, pixels):
+            both = torch.cat([self.near(pixels), self.far(pixels)], 1)
+            return self.after(both), self.gate(both) * both
+
+    fields = receptive_fields(Gated(), images(1))
+    assert fields["near"].size == (1, 1)
+    assert fields["after"].box(50, 50) == Box(47, 47, 54, 54)
+    assert fields["gate"].box(0, 0).clipped(96, 96) == Box(0, 0, 96, 96)
+
+
+def test_what_cannot_be_followed_is_named_and_what_lies_before_it_is_known():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2), nn.ReLU())
+    fields = receptive_fields(net, images(1))
+    assert fields["0"].size == (3, 3)
+    assert isinstance(fields["2"], Unfollowed)
+    assert "convolution" in str(fields["2"])

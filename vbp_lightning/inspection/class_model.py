@@ -1,0 +1,278 @@
+"""Images that a network makes up for a class: class models and images that fool it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.scores import class_scores, differentiable
+
+
+class Standardised(nn.Module):
+    """A network that takes band differences from the mean in standard deviations.
+
+    Args:
+        model: Takes raw tiles ``(N, C, H, W)``.
+        mean: One a band, in the units of the raw tiles.
+        std: One a band, same units, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", mean.detach().float().view(1, -1, 1, 1))
+        self.register_buffer("std", std.detach().float().view(1, -1, 1, 1))
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Standardised images ``(N, C, H, W)`` in the units of the raw tiles."""
+        return images * self.std + self.mean
+
+    def standardised(self, tiles: Tensor) -> Tensor:
+        """Raw tiles ``(N, C, H, W)`` in standard deviations from the mean."""
+        return (tiles - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Standardised images to what the network returns."""
+        output: Tensor = self.model(self.raw(images))
+        return output
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """The way of an image up a score.
+
+    Args:
+        image: ``(C, H, W)`` the last image.
+        scores: ``(steps + 1,)`` the score before each step and at the end.
+        penalties: ``(steps + 1,)`` λ‖I‖² alike.
+        snapshots: Images on the way by number of steps done, the first and the last among them.
+    """
+
+    image: Tensor
+    scores: npt.NDArray[np.float64]
+    penalties: npt.NDArray[np.float64]
+    snapshots: dict[int, Tensor]
+
+
+def ascend(
+    score: nn.Module,
+    start: Tensor,
+    steps: Iterable[int],
+    count: int,
+    penalty: float = 1e-4,
+    step: float = 0.1,
+    jitter: int = 0,
+    blur: float = 0.0,
+    blur_every: int = 4,
+    snapshots: int = 6,
+    seed: int = 0,
+) -> Ascent:
+    """Gradient ascent on an unnormalised score minus λ‖I‖².
+
+    Simonyan, Vedaldi and Zisserman 2013, section 2: ``argmax_I S(I) − λ‖I‖²``, from the zero image.
+    Jitter and blur are those of Yosinski et al. 2015 and Mordvintsev et al. 2015. The gradient is
+    scaled to a root mean square of ``step``, which falls linearly to zero, so that one setting
+    suits scores of any size.
+
+    Args:
+        score: ``(1, C, H, W)`` images to ``(1,)`` scores; found as it was left.
+        start: ``(C, H, W)`` the first image, in the units in which ‖I‖ is meant.
+        steps: ``range(count)``, or what shows the progress through it.
+        count: Number of steps.
+        penalty: λ.
+        step: Root mean square of the first step, in the units of the image.
+        jitter: The image is rolled by up to so many pixels before each step.
+        blur: Standard deviation in pixels of the Gaussian that blurs the image; 0 for none.
+        blur_every: Steps from one blur to the next.
+        snapshots: Images to keep, evenly spaced in steps.
+        seed: Of the jitter.
+
+    Returns:
+        The images; scores are those of the image as it is, neither rolled nor blurred later.
+
+    Raises:
+        ValueError: The score has no gradient at the first image.
+    """
+    generator = np.random.default_rng(seed)
+    kept_at = set(np.linspace(0, count, snapshots).round().astype(int).tolist())
+    image = start.detach().clone()[None]
+    scores, penalties, kept = [], [], {}
+
+    def note(done: int, value: Tensor) -> None:
+        scores.append(float(value))
+        penalties.append(penalty * float(image.double().square().sum()))
+        if done in kept_at:
+            kept[done] = image[0].clone()
+
+    with differentiable(score, start.device):
+        for done in steps:
+            shift = generator.integers(-jitter, jitter + 1, 2).tolist() if jitter else [0, 0]
+            images = image.clone().requires_grad_()
+            value = score(images.roll(shift, (2, 3)) if jitter else images)
+            (gradient,) = torch.autograd.grad(value.sum(), images)
+            if done == 0 and not gradient.any():
+                raise ValueError(
+                    "the score has no gradient at the first image: a unit behind a ReLU may be "
+                    "silent there; start from noise (start=noise), or choose the layer before the "
+                    "ReLU (layer)"
+                )
+            with torch.no_grad():
+                note(done, score(image) if jitter else value)
+                gradient = gradient - 2 * penalty * image
+                scale = step * (1 - done / count) / gradient.square().mean().sqrt().clamp_min(1e-30)
+                image = image + scale * gradient
+                if blur > 0 and done % blur_every == blur_every - 1 and done + blur_every < count:
+                    smooth = ndimage.gaussian_filter(image[0].cpu().numpy(), (0, blur, blur))
+                    image = torch.from_numpy(smooth).to(image)[None]
+        with torch.no_grad():
+            note(count, score(image))
+    return Ascent(image[0], np.array(scores), np.array(penalties), kept)
+
+
+def log_odds(output: Tensor, target: int | None = None) -> Tensor:
+    """The logarithm of P / (1 − P) of a class.
+
+    Args:
+        output: ``(N, 1)`` logits of two classes or ``(N, K)`` scores of K.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None means road, or of
+            K classes each sample's best.
+
+    Returns:
+        ``(N,)``; P is the sigmoid of a single logit or the softmax of several.
+    """
+    score = class_scores(output, target)
+    if output.ndim == 1 or output.shape[1] == 1:
+        return score
+    wanted = output.argmax(dim=1) if target is None else torch.full_like(score, target).long()
+    others = output.scatter(1, wanted[:, None], float("-inf")).logsumexp(dim=1)
+    return score - others
+
+
+class LogOdds(nn.Module):
+    """A classifier that returns the log odds of a class; see :func:`log_odds`.
+
+    Args:
+        model: Any classifier.
+        target: The class.
+    """
+
+    def __init__(self, model: nn.Module, target: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N,)``."""
+        return log_odds(self.model(images), self.target)
+
+
+@dataclass(frozen=True)
+class Fooling:
+    """The way of an image to where the network calls it what it is not.
+
+    Args:
+        start: ``(C, H, W)`` the image that it set out from.
+        image: ``(C, H, W)`` the nearest image found that reaches the probability; where none was
+            found, the last.
+        probabilities: ``(steps + 1,)`` P of the class along the way.
+        distances: ``(steps + 1,)`` Euclidean distance from the start along the way.
+        snapshots: Images on the way by number of steps done.
+        reached: Whether ``image`` has the probability that was asked for.
+    """
+
+    start: Tensor
+    image: Tensor
+    probabilities: npt.NDArray[np.float64]
+    distances: npt.NDArray[np.float64]
+    snapshots: dict[int, Tensor]
+    reached: bool
+
+    @property
+    def change(self) -> float:
+        """Root mean square of the change, in the units of the image."""
+        return float((self.image - self.start).double().square().mean().sqrt())
+
+
+def fool(
+    odds: nn.Module,
+    start: Tensor,
+    steps: Iterable[int],
+    probability: float = 0.99,
+    snapshots: int = 6,
+    largest_step: float = 0.05,
+) -> Fooling:
+    """A small change of an image after which the network gives a class a wanted probability.
+
+    The log odds are taken as linear around the present image. Short of the probability, a step goes
+    to the nearest point at which they would have it (DeepFool, Moosavi-Dezfooli et al. 2016). At
+    or beyond it, half-way to the point of that plane which is nearest to the start (as in FAB,
+    Croce and Hein 2020). The nearest image that reached the probability is kept: a small change,
+    not proven to be the smallest.
+
+    Args:
+        odds: ``(1, C, H, W)`` to ``(1,)`` log odds of the class: :class:`LogOdds`.
+        start: ``(C, H, W)``, in the units in which the change is measured.
+        steps: ``range(count)``, or what shows the progress through it.
+        probability: In (0, 1).
+        snapshots: Images to keep.
+        largest_step: Root mean square that a step may have: the plane is only a good one nearby.
+
+    Raises:
+        ValueError: ``probability`` is no probability.
+    """
+    if not 0 < probability < 1:
+        raise ValueError(f"probability is {probability}; give one between 0 and 1")
+    # a little beyond, so that rounding does not fall short of it
+    wanted = float(np.log(probability / (1 - probability))) + 1e-3
+    origin = start.detach().clone()[None]
+    image, best, nearest = origin.clone(), None, float("inf")
+    probabilities, distances, path = [], [], []
+    with differentiable(odds, start.device):
+
+        def note() -> float:
+            nonlocal best, nearest
+            with torch.no_grad():
+                value = float(odds(image))
+            distance = float((image - origin).double().norm())
+            probabilities.append(1 / (1 + float(np.exp(-value))))
+            distances.append(distance)
+            path.append(image[0].clone())
+            if probabilities[-1] >= probability and distance < nearest:
+                best, nearest = image.clone(), distance
+            return value
+
+        value = note()
+        for _ in steps:
+            if best is not None and nearest == 0:
+                break
+            images = image.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(odds(images).sum(), images)
+            square = float(gradient.double().square().sum())
+            if square == 0:
+                break
+            with torch.no_grad():
+                move = gradient * ((wanted - value) / square)
+                if probabilities[-1] >= probability:
+                    offset = image - origin
+                    along = float((gradient * offset).double().sum())
+                    goal = origin + gradient * ((wanted - value + along) / square)
+                    move = 0.5 * (goal - image)
+                size = float(move.square().mean().sqrt())
+                image = image + move * min(1.0, largest_step / max(size, 1e-30))
+            value = note()
+    numbers = sorted(set(np.linspace(0, len(path) - 1, snapshots).round().astype(int).tolist()))
+    return Fooling(
+        origin[0],
+        image[0] if best is None else best[0],
+        np.array(probabilities),
+        np.array(distances),
+        {number: path[number] for number in numbers},
+        best is not None,
+    )

@@ -1,0 +1,110 @@
+"""The filters of convolutions, as weights on bands and as colours."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.inspection.layers import executed_modules, resolve_layer
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The filters of one convolution.
+
+    Args:
+        layer: Its name.
+        weights: ``(out, in, kh, kw)`` float32; where ``folded``, with the batch norm behind.
+        offsets: ``(out,)`` what is added: bias and batch norm.
+        folded: The name of the batch norm that is folded in, None where there is none.
+        first: Whether the convolution reads the bands of the input.
+    """
+
+    layer: str
+    weights: npt.NDArray[np.float32]
+    offsets: npt.NDArray[np.float32]
+    folded: str | None
+    first: bool
+
+
+def convolutions(model: nn.Module, inputs: Tensor) -> list[str]:
+    """The names of the convolutions that run, in order."""
+    return [
+        name
+        for name, module in executed_modules(model, inputs).items()
+        if isinstance(module, nn.Conv2d)
+    ]
+
+
+def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Filters:
+    """The filters of a convolution.
+
+    A batch norm right behind scales every filter and may turn its sign, so that the weights alone
+    do not say what a channel looks for: it is folded in.
+
+    Args:
+        model: Any network.
+        inputs: ``(N, C, H, W)`` that it can run.
+        layer: Name of a convolution or of a container that holds one; None for the first.
+
+    Raises:
+        ValueError: There is no such convolution; the message lists those that there are.
+    """
+    known = convolutions(model, inputs)
+    if not known:
+        raise ValueError("the network has no convolution")
+    name = known[0]
+    if layer is not None:
+        try:
+            full = resolve_layer(model, layer, inputs)
+        except ValueError:
+            full = layer
+        inside = [each for each in known if each == full or each.startswith(f"{full}.")]
+        if len(inside) != 1:
+            raise ValueError(f"layer is {layer!r}; choose a convolution: {', '.join(known)}")
+        name = inside[0]
+    running = list(executed_modules(model, inputs).items())
+    place = [each for each, _ in running].index(name)
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    weights = conv.weight.detach().double()
+    offsets = torch.zeros(len(weights)).double() if conv.bias is None else conv.bias.double()
+    behind, norm = running[place + 1] if place + 1 < len(running) else ("", None)
+    folded = None
+    if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
+        assert norm.running_mean is not None
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        shift = torch.zeros_like(factor)
+        if norm.affine:
+            factor, shift = factor * norm.weight.double(), norm.bias.double()
+        weights = weights * factor.view(-1, 1, 1, 1)
+        offsets = (offsets - norm.running_mean.double()) * factor + shift
+        folded = behind
+    return Filters(
+        name,
+        weights.detach().float().numpy(),
+        offsets.detach().float().numpy(),
+        folded,
+        name == known[0] and conv.in_channels == inputs.shape[1],
+    )
+
+
+def exciting_colours(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The colours that 1×1 filters answer to most and least, of all colours as far from the mean.
+
+    A filter answers with ``Σ w_b x_b``; among colours ``x`` at the same distance from the mean
+    (in the units that the filter reads, standard deviations of a band) ``x = ± w / ‖w‖`` is the
+    extreme.
+
+    Args:
+        weights: ``(out, bands, 1, 1)``.
+
+    Returns:
+        ``(out, bands)`` unit vectors; zero for a filter of zeros.
+    """
+    flat = weights[:, :, 0, 0]
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    unit: npt.NDArray[np.float32] = np.divide(flat, norm, where=norm > 0, out=np.zeros_like(flat))
+    return unit

@@ -1,0 +1,154 @@
+"""How large the gradient of a score is at every layer, and which layers it does not reach."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.scores import Target, class_scores, differentiable
+from vbp_lightning.inspection.layers import is_leaf, visiting
+
+EXPLODING = 100.0
+"""A layer explodes where its gradient's norm is this many times the median layer's, or is not
+finite; it vanishes where it is this many times smaller."""
+
+RULE = (
+    "dead: zero in every unit; exploding: norm over 100 times the median layer's, or not finite; "
+    "vanishing: under a hundredth of it"
+)
+
+_LEAST, _MOST, _BINS_A_DECADE = -20, 20, 20
+BIN_EDGES = np.linspace(_LEAST, _MOST, (_MOST - _LEAST) * _BINS_A_DECADE + 1)
+"""Decades: log10 of absolute values, in the bins of ``LayerGradient.histogram``."""
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """The gradient of the scores at one layer's output.
+
+    Args:
+        norms: ``(N,)`` Euclidean norm for each image, score per unit of activation.
+        histogram: Number of values by absolute size in ``BIN_EDGES``; smaller and larger ones are
+            in the first and the last bin, zeros in none.
+        zeros: Number of values that are exactly zero.
+        dead_channels: Channels whose gradient is zero everywhere, in every image.
+        channels: Number of channels, or of units of a flat layer.
+    """
+
+    norms: npt.NDArray[np.float64]
+    histogram: npt.NDArray[np.int64]
+    zeros: int
+    dead_channels: int
+    channels: int
+
+    @property
+    def zero_share(self) -> float:
+        """Share of values that are exactly zero."""
+        total = int(self.histogram.sum()) + self.zeros
+        return self.zeros / total if total else 0.0
+
+    def quantile(self, share: float) -> float:
+        """The absolute value under which a share of the values other than zero lies.
+
+        Args:
+            share: In [0, 1].
+
+        Returns:
+            To a twentieth of a decade; NaN where all values are zero.
+        """
+        total = self.histogram.sum()
+        if total == 0:
+            return float("nan")
+        place = int(np.searchsorted(np.cumsum(self.histogram), share * total))
+        return float(10 ** BIN_EDGES[min(place, len(self.histogram) - 1)])
+
+
+def gradient_flow(
+    model: nn.Module, batches: Iterable[Tensor], target: Target = None
+) -> dict[str, LayerGradient]:
+    """The gradient of each image's score at the output of every layer.
+
+    The score is unnormalised: at the logit a sure decision has as much gradient as an unsure one.
+
+    Args:
+        model: Any classifier; found as it was left.
+        batches: Of ``(N, C, H, W)`` floating point; one at a time is in memory.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+
+    Returns:
+        By layer name in order of execution; layers that no gradient can reach are left out.
+    """
+    parts: dict[str, list[tuple[Tensor, npt.NDArray[np.int64], int, Tensor]]] = {}
+    for batch in batches:
+        for name, gradient in _gradients(model, batch, target).items():
+            norms = gradient.flatten(1).double().norm(dim=1)
+            histogram, zeros = _histogram(gradient)
+            alive = (gradient != 0).transpose(0, 1).flatten(1).any(dim=1)
+            parts.setdefault(name, []).append((norms, histogram, zeros, alive))
+    return {
+        name: LayerGradient(
+            torch.cat([part[0] for part in found]).numpy(),
+            np.sum([part[1] for part in found], axis=0),
+            sum(part[2] for part in found),
+            int((~torch.stack([part[3] for part in found]).any(dim=0)).sum()),
+            len(found[0][3]),
+        )
+        for name, found in parts.items()
+    }
+
+
+def _gradients(model: nn.Module, inputs: Tensor, target: Target) -> dict[str, Tensor]:
+    order: list[str] = []
+    gradients: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module, output: Tensor) -> None:
+        if not is_leaf(module) or not output.requires_grad or output.ndim < 2:
+            return
+        order.append(name)
+
+        def keep(gradient: Tensor) -> None:
+            gradients[name] = gradient.detach().cpu()
+
+        # registered now, the hook gets the gradient of the value as it is now, whatever an
+        # operation in place makes of the tensor later
+        output.register_hook(keep)  # type: ignore[no-untyped-call]
+
+    with differentiable(model, inputs.device):
+        images = inputs.detach().clone().requires_grad_()
+        with visiting(model, watch):
+            scores = class_scores(model(images), target)
+        torch.autograd.grad(scores.sum(), images)
+    return {name: gradients[name] for name in order if name in gradients}
+
+
+def _histogram(gradient: Tensor) -> tuple[npt.NDArray[np.int64], int]:
+    sizes = gradient.abs().flatten().double().numpy()
+    zeros = int(np.count_nonzero(sizes == 0))
+    finite = sizes[(sizes > 0) & np.isfinite(sizes)]
+    decades = np.clip(np.log10(finite), _LEAST, _MOST)
+    return np.histogram(decades, BIN_EDGES)[0].astype(np.int64), zeros
+
+
+def verdicts(norms: Mapping[str, float]) -> dict[str, str]:
+    """Names the layers whose gradient is not as it should be.
+
+    Args:
+        norms: Mean norm of the gradient by layer.
+
+    Returns:
+        ``dead``, ``exploding`` or ``vanishing`` by layer, by the ``RULE``; others are left out.
+    """
+    usual = [norm for norm in norms.values() if np.isfinite(norm) and norm > 0]
+    median = float(np.median(usual)) if usual else 0.0
+    found = {}
+    for name, norm in norms.items():
+        if norm == 0:
+            found[name] = "dead"
+        elif not np.isfinite(norm) or norm > EXPLODING * median:
+            found[name] = "exploding"
+        elif norm * EXPLODING < median:
+            found[name] = "vanishing"
+    return found

@@ -1,0 +1,123 @@
+"""Which patches of which tiles excite the channels of a layer most."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.inspection.layers import visiting
+from vbp_lightning.inspection.receptive_field import Box
+
+
+@dataclass(frozen=True)
+class Excitations:
+    """The strongest activations of some channels, each from another tile.
+
+    Args:
+        values: ``(channels, count)`` float32, falling; where there are fewer tiles, count is
+            smaller.
+        tiles: ``(channels, count)`` number of the tile.
+        rows: ``(channels, count)`` row in the feature map.
+        columns: ``(channels, count)`` column in the feature map.
+    """
+
+    values: npt.NDArray[np.float32]
+    tiles: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+
+    def of(self, places: npt.NDArray[np.int64]) -> "Excitations":
+        """Those of some of the channels, by their places among these."""
+        return Excitations(
+            self.values[places], self.tiles[places], self.rows[places], self.columns[places]
+        )
+
+
+def strongest_activations(
+    model: nn.Module,
+    layer: str,
+    batches: Iterable[Tensor],
+    count: int,
+    channels: Sequence[int] | None = None,
+) -> Excitations:
+    """Where the channels of a layer are most active over many tiles.
+
+    As in Zeiler and Fergus 2014, figure 2: the strongest position of each tile counts, so that one
+    tile does not fill the list.
+
+    Args:
+        model: Any network; found as it was left.
+        layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output.
+        batches: Tiles in order, ``(N, C, H, W)``; one batch at a time is in memory.
+        count: Tiles to keep for each channel.
+        channels: Which; None for all.
+
+    Raises:
+        ValueError: The layer does not run, or has no such channel.
+    """
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    width, start = 1, 0
+    for batch in batches:
+        maps = _output(model, layer, batch)
+        if channels is not None:
+            _check_channels(channels, maps.shape[1], layer)
+            maps = maps[:, list(channels)]
+        width = maps.shape[-1]
+        values, places = maps.flatten(2).max(dim=2)
+        numbers = torch.arange(start, start + len(batch))[:, None].expand_as(values)
+        start += len(batch)
+        found = (values.cpu(), numbers, places.cpu())
+        if best is not None:
+            found = tuple(torch.cat(pair) for pair in zip(best, found, strict=True))  # type: ignore[assignment]
+        order = found[0].argsort(dim=0, descending=True, stable=True)[:count]
+        best = (found[0].gather(0, order), found[1].gather(0, order), found[2].gather(0, order))
+    if best is None:
+        raise ValueError("there are no tiles")
+    strengths, owners, cells = (part.T.contiguous().numpy() for part in best)
+    return Excitations(strengths.astype(np.float32), owners, cells // width, cells % width)
+
+
+def _output(model: nn.Module, layer: str, batch: Tensor) -> Tensor:
+    kept: list[Tensor] = []
+
+    def keep(name: str, _: nn.Module, output: Tensor) -> None:
+        if name == layer:
+            kept.append(output.clone())
+
+    with undisturbed(model, batch.device), visiting(model, keep):
+        model(batch)
+    if not kept:
+        raise ValueError(f"layer is {layer!r}; it does not run")
+    return kept[0][..., None, None] if kept[0].ndim == 2 else kept[0]
+
+
+def _check_channels(channels: Sequence[int], known: int, layer: str) -> None:
+    unknown = [channel for channel in channels if not 0 <= channel < known]
+    if unknown:
+        raise ValueError(f"channels has {unknown}; {layer} has channels 0 to {known - 1}")
+
+
+def crop(tile: npt.NDArray[np.float32], box: Box) -> npt.NDArray[np.float32]:
+    """The pixels of a receptive field; NaN where it lies in the padding.
+
+    Args:
+        tile: ``(C, H, W)``.
+        box: May reach beyond the tile.
+
+    Returns:
+        ``(C, box height, box width)`` float32.
+    """
+    inside = box.clipped(*tile.shape[-2:])
+    patch = np.full(
+        (len(tile), box.bottom - box.top, box.right - box.left), np.nan, dtype=np.float32
+    )
+    patch[
+        :,
+        inside.top - box.top : inside.bottom - box.top,
+        inside.left - box.left : inside.right - box.left,
+    ] = tile[:, inside.top : inside.bottom, inside.left : inside.right]
+    return patch

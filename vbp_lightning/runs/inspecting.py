@@ -1,0 +1,91 @@
+"""What the tasks about the network itself share: tiles in batches, names, settings' faults."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
+from vbp_lightning.errors import UserError
+from vbp_lightning.models import Normalize
+from vbp_lightning.models.networks import TILE_SIZE
+from vbp_lightning.plotting import RGB
+from vbp_lightning.runs.subject import Subject
+from vbp_lightning.runs.tile_sources import TileSource
+
+_BATCH = 64
+
+Item = TypeVar("Item")
+
+
+def shown_progress(items: Sequence[Item], what: str) -> Iterable[Item]:
+    """The items, with their progress on the standard error stream."""
+    return track(items, what, console=Console(stderr=True), transient=True)
+
+
+def in_batches(source: TileSource, what: str) -> Iterator[Tensor]:
+    """All tiles in order, some at a time, with progress shown."""
+    count = len(source.places)
+    for start in shown_progress(range(0, count, _BATCH), what):
+        yield source.read(range(start, min(start + _BATCH, count)))
+
+
+@contextmanager
+def settings_faults() -> Iterator[None]:
+    """Turns what the functions of this package say of a setting into one line for the user."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def label_names(source: TileSource) -> list[str]:
+    """``road``, ``non-road`` or ``ignored`` of each tile; ``tile`` where labels are not known."""
+    if not source.known:
+        return ["tile"] * len(source.places)
+    return [LABEL_NAMES[tile.label] for tile in source.known]
+
+
+def layer_name(name: str) -> str:
+    """What people call a layer: its name inside the network."""
+    return name.removeprefix("network.")
+
+
+def input_shape(cfg: DictConfig, subject: Subject) -> tuple[int, int, int]:
+    """Bands, height and width of an image as the network takes them.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        subject: A foreign network without a fixed size is shown images of 224 × 224.
+    """
+    if subject.classifier is not None:
+        side = (subject.classifier.hparams["data"] or {}).get("tile_size", TILE_SIZE)
+    else:
+        side = cfg.preprocess.crop or 224
+    return len(subject.fill), side, side
+
+
+def has_tiles(cfg: DictConfig, subject: Subject) -> bool:
+    """Whether there is imagery to look at: an input, or the data of a run."""
+    known = subject.classifier is not None and subject.classifier.hparams["data"] is not None
+    return cfg.input is not None or known
+
+
+def statistics_of(subject: Subject) -> Normalize:
+    """The layer that says what the network takes for mean and standard deviation of each band."""
+    found = [module for module in subject.model.modules() if isinstance(module, Normalize)]
+    return found[0]
+
+
+def standardised_to_rgb(images: Tensor, reach: float = 2.0) -> list[RGB]:
+    """Standardised images ``(N, C, H, W)`` as pictures: ``-reach`` is black, ``reach`` is full."""
+    values = (images.detach().cpu().numpy() / reach).clip(-1, 1) / 2 + 0.5
+    if values.shape[1] not in (1, 3):
+        values = values[:, :3] if values.shape[1] > 3 else values[:, :1]
+    wide = np.broadcast_to(values, (len(values), 3, *values.shape[2:]))
+    return list(np.rint(255 * wide.transpose(0, 2, 3, 1)).astype(np.uint8))

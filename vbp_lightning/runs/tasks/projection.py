@@ -1,0 +1,129 @@
+"""``task=projection``: the features of tiles on a plane."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from omegaconf import DictConfig
+from torch.utils.tensorboard import SummaryWriter
+
+from vbp_lightning.errors import UserError
+from vbp_lightning.inspection import FeatureStore, on_grid, principal_components, tsne
+from vbp_lightning.plotting import (
+    GridRow,
+    below_each_other,
+    figure_to_array,
+    picture_grid,
+    scatter_figure,
+    thumbnail_map,
+    to_rgb,
+)
+from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.features import features_of
+from vbp_lightning.runs.inspecting import label_names
+from vbp_lightning.runs.subject import Subject
+from vbp_lightning.runs.tile_sources import TileSource, open_tiles
+
+_LEAST = 4
+_SPRITE = 32
+
+
+def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
+    """Draws PCA and t-SNE of the features and a map of thumbnails, and fills the projector.
+
+    Args:
+        cfg: The composed config of ``explain.py``: ``points`` tiles at most are projected,
+            ``thumbnails`` of them laid on a grid.
+        subject: What is looked at.
+
+    Yields:
+        ``projection.png``, ``projection.npz``, and the folder ``projector`` for
+        ``tensorboard --logdir``.
+
+    Raises:
+        UserError: There are too few tiles.
+    """
+    source = open_tiles(cfg, subject)
+    store = features_of(cfg, subject, source, cfg.split)
+    if len(store) < _LEAST:
+        raise UserError(f"there are {len(store)} tiles (input, split): give at least {_LEAST}")
+    spread = _spread(len(store), cfg.points)
+    features = np.asarray(store.features[spread])
+    labels = [label_names(source)[number] for number in spread]
+    linear = principal_components(features)
+    points = tsne(features, cfg.perplexity, cfg.seed)
+    shown = _spread(len(spread), cfg.thumbnails)
+    tiles = source.read(spread[shown].tolist())
+    cells = on_grid(points[shown], max(1, int(np.ceil(np.sqrt(1.6 * len(shown))))))
+    first, second = (
+        f"component {i + 1} ({s:.0%} of variance)" for i, s in enumerate(linear.explained)
+    )
+    scatter = scatter_figure(
+        {
+            "PCA": (linear.points, (first, second)),
+            "t-SNE": (points, ("distances far apart", "mean nothing")),
+        },
+        labels,
+        f"Features of {len(spread)} of {len(store)} tiles ({features.shape[1]} values each)",
+    )
+    mosaic = thumbnail_map(to_rgb(tiles.numpy()), cells, [labels[number] for number in shown])
+    row = GridRow(
+        f"{len(shown)} of them on a grid, by their places in the t-SNE",
+        [mosaic],
+        notes=["each tile in one cell, with the least sum of squared shifts; framed by its label"],
+        side=max(mosaic.shape[:2]),
+    )
+    output = Path(cfg.output)
+    picture = figure_to_array(scatter)
+    yield write_picture(
+        output / "projection.png",
+        below_each_other([picture, picture_grid([row], "The same by thumbnails")]),
+    )
+    yield write_arrays(
+        output / "projection.npz",
+        cfg,
+        numbers=spread,
+        pca=linear.points,
+        explained=linear.explained,
+        tsne=points,
+        thumbnails=spread[shown],
+        cells=cells,
+        labels=labels,
+    )
+    yield _projector(output / "projector", features, source, store, spread, labels)
+    source.report()
+
+
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many numbers, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, max(_LEAST, most))).round().astype(int))
+
+
+def _projector(
+    folder: Path,
+    features: npt.NDArray[np.float32],
+    source: TileSource,
+    store: FeatureStore,
+    numbers: npt.NDArray[np.int64],
+    labels: list[str],
+) -> Path:
+    """Features, labels and thumbnails as TensorBoard's projector reads them."""
+    tiles = to_rgb(source.read(numbers.tolist()).numpy())
+    step = max(1, tiles.shape[1] // _SPRITE)
+    sprites = torch.from_numpy(np.ascontiguousarray(tiles[:, ::step, ::step])).permute(0, 3, 1, 2)
+    metadata = [
+        [label, *(f"{value:.4f}" for value in store.outputs[number][:1]), store.scenes[number],
+         str(store.rows[number]), str(store.cols[number])]
+        for label, number in zip(labels, numbers, strict=True)
+    ]  # fmt: skip
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_embedding(
+            torch.from_numpy(features),
+            metadata=metadata,
+            label_img=sprites.float() / 255,
+            metadata_header=["label", "score", "scene", "row", "column"],
+            tag="features",
+        )
+    return folder
