@@ -16,8 +16,8 @@ class Occlusion:
     """Occlusion sensitivity (Zeiler and Fergus 2014, section 4.2).
 
     A square covers one part of the image after the other. A pixel gets the mean, over all squares
-    that cover it, of the drop of the score; the means of the probability and of its drop are offered
-    too.
+    that cover it, of the drop of the score; the means of the probability and of its drop are
+    offered too.
 
     Args:
         model: Any classifier; found as it was left.
