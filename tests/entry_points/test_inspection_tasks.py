@@ -201,6 +201,8 @@ def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
         ("maximal_patches", "channels=[99]", "channels has [99]; "),
         ("class_model", "start=grey", "start=grey: choose mean, zero or noise"),
         ("class_model", "target=7", "target is 7; the network knows classes 0 to 1"),
+        ("neighbors", "neighbors=0", "neighbors=0: give a number of at least 1"),
+        ("fool", "target=7", "target is 7; the network knows classes 0 to 1"),
         ("fool", "probability=2", "probability is 2; give one between 0 and 1"),
         ("gradient_flow", "target=7", "target is 7; the network knows classes 0 to 1"),
     ],
