@@ -145,7 +145,9 @@ def test_class_model_beside_the_training_tiles(call, scenes, tmp_path):
     torch.manual_seed(0)
     model = RoadClassifier("strided", mean=data.mean, std=data.std, data=data.data_config)
     path = saved(tmp_path / "b.ckpt", model)
-    process = call("explain.py", f"ckpt={path}", "task=class_model", "output=out", "start=noise")
+    # the scores of an untrained network are thousandths: λ must suit them
+    options = ("task=class_model", "output=out", "start=noise", "penalty=1e-7", "steps=64")
+    process = call("explain.py", f"ckpt={path}", *options)
     assert process.returncode == 0, process.stderr
     arrays = arrays_of(tmp_path, "class_model")
     labelled = [tile for tile in data.tiles_of("train") if tile.label >= 0]
@@ -201,6 +203,8 @@ def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
         ("maximal_patches", "channels=[99]", "channels has [99]; "),
         ("class_model", "start=grey", "start=grey: choose mean, zero or noise"),
         ("class_model", "target=7", "target is 7; the network knows classes 0 to 1"),
+        ("neighbors", "neighbors=0", "neighbors=0: give a number of at least 1"),
+        ("fool", "target=7", "target is 7; the network knows classes 0 to 1"),
         ("fool", "probability=2", "probability is 2; give one between 0 and 1"),
         ("gradient_flow", "target=7", "target is 7; the network knows classes 0 to 1"),
     ],

@@ -89,7 +89,8 @@ def ascend(
         penalty: λ.
         step: Root mean square of the first step, in the units of the image.
         jitter: The image is rolled by up to so many pixels before each step.
-        blur: Standard deviation in pixels of the Gaussian that blurs the image; 0 for none.
+        blur: Standard deviation in pixels of the Gaussian that blurs the image at first; falls to
+            zero with the step. 0 for none.
         blur_every: Steps from one blur to the next.
         snapshots: Images to keep, evenly spaced in steps.
         seed: Of the jitter.
@@ -129,7 +130,9 @@ def ascend(
                 scale = step * (1 - done / count) / gradient.square().mean().sqrt().clamp_min(1e-30)
                 image = image + scale * gradient
                 if blur > 0 and done % blur_every == blur_every - 1 and done + blur_every < count:
-                    smooth = ndimage.gaussian_filter(image[0].cpu().numpy(), (0, blur, blur))
+                    # falls with the step: otherwise it wipes out at the end what was climbed before
+                    width = blur * (1 - done / count)
+                    smooth = ndimage.gaussian_filter(image[0].cpu().numpy(), (0, width, width))
                     image = torch.from_numpy(smooth).to(image)[None]
         with torch.no_grad():
             note(count, score(image))

@@ -35,6 +35,17 @@ def in_batches(source: TileSource, what: str) -> Iterator[Tensor]:
         yield source.read(range(start, min(start + _BATCH, count)))
 
 
+def counts_checked(cfg: DictConfig, *names: str) -> None:
+    """Refuses settings that are no number of at least 1.
+
+    Raises:
+        UserError: Names the first of them.
+    """
+    for name in names:
+        if not isinstance(cfg[name], int) or cfg[name] < 1:
+            raise UserError(f"{name}={cfg[name]}: give a number of at least 1")
+
+
 @contextmanager
 def settings_faults() -> Iterator[None]:
     """Turns what the functions of this package say of a setting into one line for the user."""

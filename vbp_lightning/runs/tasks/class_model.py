@@ -30,6 +30,7 @@ from vbp_lightning.plotting import (
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import (
+    counts_checked,
     has_tiles,
     input_shape,
     layer_name,
@@ -56,6 +57,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
+    counts_checked(cfg, "steps")
     statistics = statistics_of(subject)
     model = Standardised(subject.model, statistics.mean, statistics.std)
     start = _start(cfg, subject, model)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vbp_lightning.inspection import exciting_colours, filters_of
 from vbp_lightning.plotting import filter_sheet
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.inspecting import input_shape, layer_name, settings_faults
+from vbp_lightning.runs.inspecting import counts_checked, input_shape, layer_name, settings_faults
 from vbp_lightning.runs.subject import Subject
 
 _RGB = ("red", "green", "blue")
@@ -28,6 +28,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: There is no such convolution.
     """
+    counts_checked(cfg, "filters")
     with settings_faults():
         found = filters_of(subject.model, torch.zeros(1, *input_shape(cfg, subject)), cfg.layer)
     count, inside, height, width = found.weights.shape

@@ -21,6 +21,7 @@ from vbp_lightning.plotting import (
 )
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.inspecting import (
+    counts_checked,
     has_tiles,
     input_shape,
     settings_faults,
@@ -54,6 +55,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
+    counts_checked(cfg, "steps")
     target = class_of(cfg.target)
     if target is None:
         if subject.classifier is None:
@@ -62,7 +64,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     statistics = statistics_of(subject)
     model = Standardised(subject.model, statistics.mean, statistics.std)
     odds = LogOdds(model, target)
-    starts = [*_noise(cfg, subject), *_tiles(cfg, subject, model, odds)]
+    with settings_faults():
+        starts = [*_noise(cfg, subject), *_tiles(cfg, subject, model, odds)]
     if not starts:
         raise UserError("noise=0 and no tile: give one or the other (noise, images, input)")
     with settings_faults():

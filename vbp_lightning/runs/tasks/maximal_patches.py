@@ -21,7 +21,13 @@ from vbp_lightning.inspection import (
 )
 from vbp_lightning.plotting import GridRow, patches_to_rgb, picture_grid
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.inspecting import in_batches, label_names, layer_name, settings_faults
+from vbp_lightning.runs.inspecting import (
+    counts_checked,
+    in_batches,
+    label_names,
+    layer_name,
+    settings_faults,
+)
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import TileSource, open_tiles
 
@@ -41,6 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or the receptive field cannot be worked out.
     """
+    counts_checked(cfg, "patches")
     source = open_tiles(cfg, subject)
     sample = source.read([0])
     with settings_faults():

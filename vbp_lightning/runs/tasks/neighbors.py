@@ -12,7 +12,7 @@ from vbp_lightning.inspection import Neighbors, nearest, nearest_pixels
 from vbp_lightning.plotting import GridRow, picture_grid, to_rgb
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
-from vbp_lightning.runs.inspecting import in_batches, label_names
+from vbp_lightning.runs.inspecting import counts_checked, in_batches, label_names
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import TileSource, open_tiles
 
@@ -31,6 +31,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
+    counts_checked(cfg, "neighbors")
     source = open_tiles(cfg, subject)
     if len(source.places) < 2:
         raise UserError("there is one tile only (input, split): neighbours need at least two")

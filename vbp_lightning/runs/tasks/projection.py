@@ -1,5 +1,6 @@
 """``task=projection``: the features of tiles on a plane."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from vbp_lightning.plotting import (
 )
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
-from vbp_lightning.runs.inspecting import label_names
+from vbp_lightning.runs.inspecting import counts_checked, label_names
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import TileSource, open_tiles
 
@@ -45,6 +46,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: There are too few tiles.
     """
+    counts_checked(cfg, "points", "thumbnails")
     source = open_tiles(cfg, subject)
     store = features_of(cfg, subject, source, cfg.split)
     if len(store) < _LEAST:
@@ -118,6 +120,8 @@ def _projector(
          str(store.rows[number]), str(store.cols[number])]
         for label, number in zip(labels, numbers, strict=True)
     ]  # fmt: skip
+    if (folder / "projector_config.pbtxt").is_file():
+        shutil.rmtree(folder)  # the writer would add to what an earlier call left there
     with SummaryWriter(str(folder)) as writer:
         writer.add_embedding(
             torch.from_numpy(features),
