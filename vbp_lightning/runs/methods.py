@@ -6,7 +6,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
@@ -57,13 +57,20 @@ def attributions(
     """
     maps: dict[str, npt.NDArray[np.float32]] = {}
     names = chosen_methods(cfg)
-    for name in track(names, "Explaining", console=Console(stderr=True), transient=True):
-        try:
-            method = instantiate(cfg.methods[name], model, _convert_="all")
-            maps[name] = method.attribute(tiles, target)[:, 0].float().numpy()
-        except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            if cfg.method != "all":
-                raise UserError(f"methods.{name}: {reason}") from error
-            print(f"{name} is left out: {reason}")
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Explaining", total=len(names) * len(tiles))
+        for number, name in enumerate(names):
+            progress.update(task, description=name, completed=number * len(tiles))
+            try:
+                method = instantiate(cfg.methods[name], model, _convert_="all")
+                result = method.attribute(
+                    tiles, target, progress=lambda done: progress.advance(task, done)
+                )
+            except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
+                reason = " ".join(str(error.__cause__ or error).split())
+                if cfg.method != "all":
+                    raise UserError(f"methods.{name}: {reason}") from error
+                progress.print(f"{name} is left out: {reason}")
+                continue
+            maps[name] = result[:, 0].float().numpy()
     return maps

@@ -109,8 +109,10 @@ def _title(
 ) -> str:
     title = f"What speaks for {subject.class_name(target)}"
     if "visual_backprop" in maps:
-        vbp = f"VisualBackProp, {cfg.upsampling.name}: where features fire"
-        title = vbp if len(maps) == 1 else f"{title}; {vbp}, for any class"
+        vbp = f"VisualBackProp, {cfg.upsampling.name}"
+        if cfg.methods.visual_backprop.weighting == "mean":
+            vbp += ": where features fire, for any class"
+        title = vbp if len(maps) == 1 and vbp.endswith("class") else f"{title}; {vbp}"
     if subject.classifier is not None:
         title += f"; road if P ≥ {float(subject.classifier.threshold):.2f}"
     return title
