@@ -145,7 +145,7 @@ def test_class_model_beside_the_training_tiles(call, scenes, tmp_path):
     torch.manual_seed(0)
     model = RoadClassifier("strided", mean=data.mean, std=data.std, data=data.data_config)
     path = saved(tmp_path / "b.ckpt", model)
-    # without jitter, which an untrained network does not let one climb under; λ for its small scores
+    # under jitter an untrained network hardly lets one climb, and its scores are small beside λ
     options = (
         "task=class_model",
         "output=out",
