@@ -93,7 +93,7 @@ def picture(rng: np.random.Generator) -> np.ndarray:
 def made(folder: Path, stride: int) -> RoadTileDataModule:
     """A data module whose validation scene is large and whose other scenes are small."""
     scenes = []
-    for split, name in (("train", "small"), ("val", "large"), ("test", "small")):
+    for split, name in (("train", "beside"), ("val", "large"), ("test", "small")):
         scenes.append(Scene(split, folder / f"{name}.tif", folder / f"{name}_roads.tif", split))
     return RoadTileDataModule(Listed(tuple(scenes)), stride=stride, batch_size=64, memory=16)
 
@@ -108,6 +108,9 @@ def tiles(folder: Path) -> None:
     write(folder / "large_roads.tif", mask)
     write(folder / "small.tif", image[:, :512, :512])
     write(folder / "small_roads.tif", mask[:, :512, :512])
+    beside = CORNER * Affine.translation(2 * SIZE, 0)  # training ground is to be held out nowhere
+    write(folder / "beside.tif", image[:, :512, :512], beside)
+    write(folder / "beside_roads.tif", mask[:, :512, :512], beside)
 
     def bare() -> None:
         with rasterio.open(folder / "large.tif") as raster:
