@@ -1,5 +1,13 @@
 """How good an explanation is: localisation, faithfulness, sanity, artefacts."""
 
+from vbp_lightning.evaluation.artefacts import (
+    Artefacts,
+    artefacts,
+    block_ratio,
+    border_ratio,
+    comb_energy,
+    coverage_variation,
+)
 from vbp_lightning.evaluation.baselines import (
     BASELINES,
     Brightness,
@@ -21,14 +29,20 @@ from vbp_lightning.evaluation.localisation import (
 
 __all__ = [
     "BASELINES",
+    "Artefacts",
     "Brightness",
     "CentreGaussian",
     "Edges",
     "Interval",
     "RandomNoise",
     "Uniform",
+    "artefacts",
     "average_precision",
     "best_threshold",
+    "block_ratio",
+    "border_ratio",
+    "comb_energy",
+    "coverage_variation",
     "intersection_over_union",
     "mean_interval",
     "pointing_game",
