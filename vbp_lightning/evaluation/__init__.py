@@ -17,6 +17,18 @@ from vbp_lightning.evaluation.baselines import (
     Uniform,
 )
 from vbp_lightning.evaluation.bootstrap import Interval, mean_interval
+from vbp_lightning.evaluation.faithfulness import (
+    ROAD_SHARES,
+    ShiftResponse,
+    deletion,
+    insertion,
+    mean_colour,
+    pixel_ranks,
+    removal_curves,
+    road,
+    shift_response,
+)
+from vbp_lightning.evaluation.imputation import linear_imputation
 from vbp_lightning.evaluation.localisation import (
     average_precision,
     best_threshold,
@@ -26,27 +38,47 @@ from vbp_lightning.evaluation.localisation import (
     rank_accuracy,
     relevance_mass,
 )
+from vbp_lightning.evaluation.sanity import (
+    CascadeStage,
+    cascade,
+    cascade_similarity,
+    rank_correlation,
+)
 
 __all__ = [
     "BASELINES",
+    "ROAD_SHARES",
     "Artefacts",
     "Brightness",
+    "CascadeStage",
     "CentreGaussian",
     "Edges",
     "Interval",
     "RandomNoise",
+    "ShiftResponse",
     "Uniform",
     "artefacts",
     "average_precision",
     "best_threshold",
     "block_ratio",
     "border_ratio",
+    "cascade",
+    "cascade_similarity",
     "comb_energy",
     "coverage_variation",
+    "deletion",
+    "insertion",
     "intersection_over_union",
+    "linear_imputation",
+    "mean_colour",
     "mean_interval",
+    "pixel_ranks",
     "pointing_game",
     "positive_part",
     "rank_accuracy",
+    "rank_correlation",
     "relevance_mass",
+    "removal_curves",
+    "road",
+    "shift_response",
 ]
