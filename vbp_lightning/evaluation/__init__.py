@@ -10,11 +10,19 @@ from vbp_lightning.evaluation.artefacts import (
 )
 from vbp_lightning.evaluation.baselines import (
     BASELINES,
+    Attribution,
     Brightness,
     CentreGaussian,
     Edges,
     RandomNoise,
     Uniform,
+)
+from vbp_lightning.evaluation.benchmark import (
+    EXPONENTS,
+    Setting,
+    choose_setting,
+    cross_fitted_scores,
+    localisation_scores,
 )
 from vbp_lightning.evaluation.bootstrap import Interval, mean_interval
 from vbp_lightning.evaluation.faithfulness import (
@@ -47,14 +55,17 @@ from vbp_lightning.evaluation.sanity import (
 
 __all__ = [
     "BASELINES",
+    "EXPONENTS",
     "ROAD_SHARES",
     "Artefacts",
+    "Attribution",
     "Brightness",
     "CascadeStage",
     "CentreGaussian",
     "Edges",
     "Interval",
     "RandomNoise",
+    "Setting",
     "ShiftResponse",
     "Uniform",
     "artefacts",
@@ -64,12 +75,15 @@ __all__ = [
     "border_ratio",
     "cascade",
     "cascade_similarity",
+    "choose_setting",
     "comb_energy",
     "coverage_variation",
+    "cross_fitted_scores",
     "deletion",
     "insertion",
     "intersection_over_union",
     "linear_imputation",
+    "localisation_scores",
     "mean_colour",
     "mean_interval",
     "pixel_ranks",
