@@ -25,7 +25,7 @@ def score_figure(scores: Mapping[str, Mapping[str, Interval]], chance: str, titl
     first = next(iter(scores.values()))
     names = sorted(first, key=lambda name: first[name][0])
     height = 1.3 + 0.27 * len(names)
-    figure = Figure(figsize=(4 + 2.9 * len(scores), height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(3.2 + 3.1 * len(scores), height), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     for axes, (score, by_method) in zip(panels, scores.items(), strict=True):
         means = [by_method[name][0] for name in names]
