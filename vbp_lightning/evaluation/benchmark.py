@@ -113,4 +113,6 @@ def cross_fitted_scores(
 def _to_one(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Maps with the maximum 1, so that no power over- or underflows; zeros stay."""
     largest = maps.max(axis=(1, 2), keepdims=True, initial=0)
-    return np.divide(maps, largest, out=np.zeros_like(maps), where=largest > 0)
+    scaled: npt.NDArray[np.float64] = np.zeros_like(maps)
+    np.divide(maps, largest, out=scaled, where=largest > 0)
+    return scaled
