@@ -46,7 +46,9 @@ def rank_correlation(first: Maps, second: Maps) -> Floats:
     centred = [each - each.mean(axis=1, keepdims=True) for each in ranks]
     product = (centred[0] * centred[1]).sum(axis=1)
     norms = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
-    return np.divide(product, norms, out=np.zeros(len(product)), where=norms > 0)
+    correlations: Floats = np.zeros(len(product))
+    np.divide(product, norms, out=correlations, where=norms > 0)
+    return correlations
 
 
 def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
@@ -89,7 +91,7 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
             current = copy.deepcopy(current)
             modules = dict(current.named_modules())
             for name in group:
-                modules[name].reset_parameters()  # type: ignore[operator]
+                modules[name].reset_parameters()
             flat = isinstance(kinds[group[0]], nn.Linear)
             stages.append(CascadeStage(group[0], "head" if flat else "convolutional", current))
     finally:
