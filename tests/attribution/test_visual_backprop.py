@@ -411,7 +411,7 @@ def test_chunks_change_nothing(net):
 
 def test_weightings_and_skips_that_make_no_sense():
     net = small_net()
-    with pytest.raises(ValueError, match="weighting is 'max'; choose mean or gradient"):
+    with pytest.raises(ValueError, match="weighting is 'max'; choose mean, gradient or"):
         VisualBackProp(net, weighting="max")
     with pytest.raises(ValueError, match="skip is -1"):
         VisualBackProp(net, skip=-1)

@@ -12,6 +12,7 @@ from vbp_lightning.attribution.lrp import Lrp, Relevance
 from vbp_lightning.attribution.occlusion import Occlusion
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import class_scores
+from vbp_lightning.attribution.symmetric import SymmetricVisualBackProp
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS
 from vbp_lightning.attribution.visual_backprop import MaskChain, VisualBackProp
 
@@ -29,6 +30,7 @@ __all__ = [
     "Relevance",
     "Saliency",
     "SmoothGrad",
+    "SymmetricVisualBackProp",
     "UnsupportedNetworkError",
     "VisualBackProp",
     "class_scores",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +11,36 @@ from torch import Tensor, nn
 from vbp_lightning.attribution.recording import FeatureMap, UnsupportedNetworkError
 from vbp_lightning.attribution.scores import Target, class_scores, differentiable
 
+Weighting = Literal["gradient", "channels"]
 
-def weighted_by_gradient(
-    maps: Sequence[FeatureMap], model: nn.Module, inputs: Tensor, target: Target
+
+def weighted_for_class(
+    maps: Sequence[FeatureMap],
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target,
+    weighting: Weighting,
 ) -> tuple[FeatureMap, ...]:
     r"""Each map's channel average replaced by the average of what speaks for a class.
 
-    .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} \mathrm{ReLU}\Big(A_c \odot
-              \frac{\partial y}{\partial A_c}\Big)
+    With :math:`A_c` the channels of the map and :math:`y` the score, ``gradient`` is
 
-    with :math:`A_c` the channels of the map and :math:`y` the score. The ReLU stands inside of the
-    sum: outside, channels that speak against the class would blot out pixels, and soon, as one
-    layer multiplies the other, the whole mask.
+    .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} \mathrm{ReLU}\Big(A_c \odot
+              \frac{\partial y}{\partial A_c}\Big).
+
+    The ReLU stands inside of the sum: outside, channels that speak against the class would blot out
+    pixels, and soon, as one layer multiplies the other, the whole mask. ``channels`` keeps whole
+    channels instead, also where a max pooling lets no gradient through:
+
+    .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} A_c \,
+              \Big[\sum_{ij} \frac{\partial y}{\partial A_{c,ij}} > 0\Big].
 
     Args:
         maps: Of a recording of the same inputs.
         model: The network.
         inputs: ``(N, C, H, W)``.
         target: The class; see :func:`~vbp_lightning.attribution.scores.class_scores`.
+        weighting: ``gradient`` or ``channels``.
 
     Returns:
         The maps with new averages.
@@ -35,6 +48,7 @@ def weighted_by_gradient(
     Raises:
         UnsupportedNetworkError: The network cuts its maps off from gradients.
     """
+    part = {"gradient": _part, "channels": _channels}[weighting]
     outputs: dict[nn.Module, list[Tensor]] = {each.module: [] for each in maps}
 
     def note(module: nn.Module, _: object, output: Tensor) -> Tensor:
@@ -62,7 +76,7 @@ def weighted_by_gradient(
         for hook in hooks:
             hook.remove()
     return tuple(
-        replace(each, average=_part(values.detach(), gradient).to(each.average.dtype))
+        replace(each, average=part(values.detach(), gradient).to(each.average.dtype))
         for each, values, gradient in zip(maps, features, gradients, strict=True)
     )
 
@@ -70,3 +84,9 @@ def weighted_by_gradient(
 def _part(features: Tensor, gradient: Tensor) -> Tensor:
     """``(N, C, h, w)`` twice to ``(N, 1, h, w)``."""
     return (features * gradient).clamp_(min=0).mean(1, keepdim=True)
+
+
+def _channels(features: Tensor, gradient: Tensor) -> Tensor:
+    """As ``_part``, of the channels whose gradient has a positive sum."""
+    kept = gradient.sum((2, 3), keepdim=True) > 0
+    return (features * kept).mean(1, keepdim=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.class_aware import weighted_by_gradient
+from vbp_lightning.attribution.class_aware import Weighting, weighted_for_class
 from vbp_lightning.attribution.fusing import FusedPass
 from vbp_lightning.attribution.recording import (
     FeatureMap,
@@ -65,8 +65,10 @@ class VisualBackProp:
             (max poolings undone at their maxima; not in the paper).
         weighting: ``mean``, the paper's :math:`\bar f_l`, or ``gradient``, which puts
             :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)` in its
-            place, :math:`A_c` being the channels and :math:`y` the score of the target: a mask for
-            one class, not the paper's, at the cost of a second pass and its gradient.
+            place, :math:`A_c` being the channels and :math:`y` the score of the target, or
+            ``channels``, the mean over all channels with those set to zero whose gradient has no
+            positive sum: masks for one class, not the paper's, at the cost of a second pass and its
+            gradient.
         skip: How many maps to leave out, from the side of the input; 0 for none, as in the paper.
         chunk: Samples at a time.
         fuse: Whether runs of layers in an ``nn.Sequential`` may be computed with batch norms folded
@@ -85,7 +87,7 @@ class VisualBackProp:
         self,
         model: nn.Module,
         upsampling: str = "deconv",
-        weighting: Literal["mean", "gradient"] = "mean",
+        weighting: Literal["mean"] | Weighting = "mean",
         skip: int = 0,
         chunk: int = 64,
         *,
@@ -94,13 +96,13 @@ class VisualBackProp:
         if upsampling not in UPSAMPLINGS:
             known = ", ".join(UPSAMPLINGS)
             raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
-        if weighting not in ("mean", "gradient"):
-            raise ValueError(f"weighting is {weighting!r}; choose mean or gradient")
+        if weighting not in ("mean", "gradient", "channels"):
+            raise ValueError(f"weighting is {weighting!r}; choose mean, gradient or channels")
         if skip < 0:
             raise ValueError(f"skip is {skip}; give at least 0")
         self.model = model
         self.upsampling = upsampling
-        self.weighting = weighting
+        self.weighting: Literal["mean"] | Weighting = weighting
         self.skip = skip
         self.chunk = chunk
         self.fuse = fuse
@@ -118,7 +120,7 @@ class VisualBackProp:
 
         Args:
             inputs: ``(N, C, H, W)``, floating point, as the model takes them.
-            target: Of ``weighting="gradient"``, see
+            target: Of a ``weighting`` for a class, see
                 :func:`~vbp_lightning.attribution.scores.class_scores`; otherwise accepted as every
                 attribution method's, since the paper's mask has no class.
             normalize: Min-max over each sample, a constant mask giving zeros; False returns the raw
@@ -208,8 +210,8 @@ class VisualBackProp:
                 output, maps = run(inputs.detach().clone(), ours=True)
         if self.skip >= len(maps):
             raise ValueError(f"skip is {self.skip}; the network has {len(maps)} feature maps")
-        if self.weighting == "gradient":
-            maps = weighted_by_gradient(maps, self.model, inputs, target)
+        if self.weighting != "mean":
+            maps = weighted_for_class(maps, self.model, inputs, target, self.weighting)
         return output, _without_first(maps, self.skip)
 
     def _back(

@@ -1,5 +1,6 @@
 """Panels and figures: arrays in, uint8 pictures and matplotlib figures out."""
 
+from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
 from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
 from vbp_lightning.plotting.curves import (
@@ -56,6 +57,7 @@ __all__ = [
     "TileCaption",
     "below_each_other",
     "calibration_figure",
+    "cascade_figure",
     "chain_figure",
     "compress_page",
     "confusion_figure",
@@ -75,6 +77,7 @@ __all__ = [
     "reliability",
     "scale_mask",
     "scatter_figure",
+    "score_figure",
     "step_curves",
     "thumbnail_map",
     "to_rgb",

@@ -181,9 +181,9 @@ def figure_to_array(figure: Figure) -> RGB:
         ``(H, W, 3)`` uint8.
     """
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     figure.savefig(buffer, format="raw", dpi=figure.dpi)
-    width, height = (round(length) for length in figure.bbox.size)
+    width, height = canvas.get_width_height()  # sizes that are no whole pixels are cut
     return np.frombuffer(buffer.getvalue(), np.uint8).reshape(height, width, 4)[..., :3].copy()
 
 

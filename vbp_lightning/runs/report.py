@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vbp_lightning.callbacks import MaskPanels, RunSummary
+from vbp_lightning.callbacks import ExplanationScores, MaskPanels, RunSummary
 from vbp_lightning.data import SPLITS, RoadTileDataModule
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.runs.evaluation import (
@@ -101,6 +101,9 @@ def report_end(
     predictions = evaluate(model, datamodule)
     metrics = run_metrics(predictions)
     write_predictions(run_dir / PREDICTIONS_FILE, predictions)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExplanationScores):
+            metrics |= callback.scores(model, datamodule)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, MaskPanels):
             callback.log_verdicts(trainer, model, datamodule, predictions["val"].probabilities)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from nets import seasoned
+from torch import nn
+
+from vbp_lightning.attribution import SymmetricVisualBackProp, VisualBackProp
+
+
+def small_net():
+    torch.manual_seed(0)
+    return seasoned(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1), nn.ReLU(),
+            nn.Conv2d(4, 5, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(5, 6, 3, 2, 1), nn.ReLU(),
+            nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 1),
+        )
+    )  # fmt: skip
+
+
+def images(height=24, width=24):
+    return torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_turned_image_gets_the_turned_mask():
+    method = SymmetricVisualBackProp(small_net(), skip=1)
+    mask = method.attribute(images())
+    for turn in (1, 2, 3):
+        turned = method.attribute(torch.rot90(images(), turn, (2, 3)))
+        torch.testing.assert_close(turned, torch.rot90(mask, turn, (2, 3)), atol=1e-5, rtol=1e-4)
+
+
+def test_a_single_turn_written_out():
+    """The product of the two masks, each by the definition: bilinear, the first map left out."""
+    net = small_net()
+    mask = SymmetricVisualBackProp(net, "bilinear", skip=1, turns=1).attribute(images(), 1)
+    second = net[:4](images())
+    third = net[4:6](second).detach().requires_grad_()
+    middle = second.detach().requires_grad_()
+    scores = net[4:](middle).sum() + net[6:](third).sum()
+    grads = torch.autograd.grad(scores, [middle, third])
+    averages = []
+    for features, gradient in zip((middle, third), grads, strict=True):
+        chosen = gradient.sum((2, 3)) > 0
+        of_class = torch.zeros(3, 1, *features.shape[2:])
+        for sample in range(3):
+            for channel in range(features.shape[1]):
+                if chosen[sample, channel]:
+                    of_class[sample, 0] += features[sample, channel].detach()
+        averages.append((features.detach().mean(1, keepdim=True), of_class))
+
+    def doubled(values):
+        """Twice as many pixels: the old ones at even places, between them their means."""
+        for axis in (2, 3):
+            after = torch.cat([values, values.narrow(axis, values.shape[axis] - 1, 1)], axis)
+            after = after.narrow(axis, 1, values.shape[axis])
+            stacked = torch.stack([values, (values + after) / 2], axis + 1)
+            values = stacked.flatten(axis, axis + 1)
+        return values
+
+    product = torch.ones(3, 1, 24, 24)
+    for kind in (0, 1):
+        product *= doubled(doubled(averages[1][kind]) * averages[0][kind])
+    low, high = product.amin((2, 3), keepdim=True), product.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(mask, (product - low) / (high - low), atol=1e-5, rtol=1e-4)
+
+
+def test_without_the_class_two_equal_factors():
+    """Where every channel raises the score, both masks are the same, and the product a square."""
+    net = small_net()
+    net[-1].weight.data.abs_()
+    net[4].weight.data.abs_()
+    mask = SymmetricVisualBackProp(net, skip=1, turns=1).attribute(images(), 1)
+    plain = VisualBackProp(net, "bilinear", skip=1).attribute(images(), normalize=False)
+    square = plain**2
+    low, high = square.amin((2, 3), keepdim=True), square.amax((2, 3), keepdim=True)
+    torch.testing.assert_close(mask, (square - low) / (high - low), atol=1e-5, rtol=1e-4)
+
+
+def test_samples_stand_alone_and_the_network_is_left_as_it_was():
+    net = small_net().train()
+    method = SymmetricVisualBackProp(net, skip=1, chunk=2)
+    masks = method.attribute(images(), torch.tensor([1, 0, 1]))
+    torch.testing.assert_close(method.attribute(images()[1:2], 0), masks[1:2])
+    assert masks.min() == 0
+    assert masks.max() == 1
+    assert net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_oblong_images_are_turned_by_half():
+    method = SymmetricVisualBackProp(small_net(), skip=1)
+    mask = method.attribute(images(24, 16))
+    assert mask.shape == (3, 1, 24, 16)
+    turned = method.attribute(images(24, 16).flip(2, 3))
+    torch.testing.assert_close(turned, mask.flip(2, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_settings_that_make_no_sense():
+    with pytest.raises(ValueError, match="choose 1, 2 or 4"):
+        SymmetricVisualBackProp(small_net(), turns=3)
+    with pytest.raises(ValueError, match="3 feature maps"):
+        SymmetricVisualBackProp(small_net(), skip=3).attribute(images())

@@ -1,0 +1,74 @@
+"""``task=benchmark`` end to end on procedural scenes and an untrained network."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vbp_lightning import RoadClassifier, RoadTileDataModule
+from vbp_lightning.data import SyntheticScenes
+
+
+@pytest.fixture
+def checkpoint(tmp_path, scenes):
+    data = RoadTileDataModule(SyntheticScenes(str(scenes / "benchmark"), scenes=8, size=288))
+    data.prepare_data()
+    data.setup()
+    torch.manual_seed(0)
+    model = RoadClassifier(
+        "strided", mean=data.mean, std=data.std, data=data.data_config, splits=data.scene_splits
+    )
+    path = tmp_path / "a.ckpt"
+    torch.save(
+        {
+            "state_dict": model.state_dict(),
+            "hyper_parameters": dict(model.hparams),
+            "pytorch-lightning_version": "2.6.0",
+        },
+        path,
+    )
+    return path
+
+
+def test_the_benchmark(call, checkpoint, tmp_path):
+    process = call(
+        *("explain.py", f"ckpt={checkpoint}", "task=benchmark", "split=test", "output=out"),
+        *("method=[visual_backprop,lrp]", "tiles=5", "perturbed=1", "cascaded=1"),
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Localisation" in process.stdout
+    with (tmp_path / "out" / "benchmark.csv").open(newline="") as file:
+        rows = {(row["method"], row["upsampling"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 5 + 5 + 1  # baselines, upsamplings, LRP
+    uniform, lrp = rows["uniform", ""], rows["lrp", ""]
+    assert float(uniform["average_precision_lift"]) == 0
+    assert float(lrp["lrp_correlation"]) == pytest.approx(1)
+    assert float(rows["visual_backprop", "deconv"]["cascade_head"]) == pytest.approx(1)
+    assert float(rows["visual_backprop", "deconv"]["comb_energy"]) > 0.2
+    assert float(rows["visual_backprop", "bilinear"]["comb_energy"]) < 0.01
+    assert list(lrp)[-1] == "ms_batch"
+    arrays = np.load(tmp_path / "out" / "benchmark.npz")
+    assert arrays["average_precision"].shape == (11, len(arrays["scenes"]))
+    place = list(arrays["methods"]).index("lrp")
+    mean = arrays["average_precision"][place].mean()
+    assert float(lrp["average_precision"]) == pytest.approx(mean, rel=1e-5)
+    for name in ("localisation.png", "cascade.png"):
+        with Image.open(tmp_path / "out" / name) as figure:
+            assert min(figure.size) > 200
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("target=non_road", "target=non_road"),
+        ("perturbed=-1", "perturbed=-1"),
+        ("method=nothing", "method=nothing"),
+    ],
+)
+def test_wrong_settings_are_one_line(call, checkpoint, override, message):
+    process = call("explain.py", f"ckpt={checkpoint}", "task=benchmark", override)
+    assert process.returncode == 1
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr

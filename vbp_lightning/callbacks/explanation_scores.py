@@ -1,0 +1,104 @@
+"""The callback that scores, every epoch, how well masks lie on the road."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
+from vbp_lightning.evaluation import (
+    average_precision,
+    pointing_game,
+    positive_part,
+    rank_accuracy,
+    relevance_mass,
+)
+from vbp_lightning.evaluation.localisation import Truth
+from vbp_lightning.models import RoadClassifier
+
+
+class ExplanationScores(pl.Callback):
+    """Logs ``explanation/…``: VisualBackProp's masks against the road pixels of validation tiles.
+
+    A cheap subset of ``task=benchmark``: average precision, relevance mass, rank accuracy and
+    pointing game (two pixels of tolerance), means over the same road tiles every epoch, with the
+    epoch as the step; beside them ``explanation/chance``, the mean road share, which is what mass
+    and rank accuracy get by chance, and very nearly average precision too.
+
+    Training is the same to the last bit with and without this callback: no random number is drawn,
+    and every module keeps its mode. Nothing is scored in the sanity check, nor in processes other
+    than global rank zero, nor where the split knows whole road images only, not where the road is.
+
+    Args:
+        upsampling: How VisualBackProp goes back through the layers.
+        tiles: Number of road tiles, spread evenly over the validation split.
+
+    Raises:
+        ValueError: ``tiles`` is below 1.
+    """
+
+    def __init__(self, upsampling: str = "deconv", tiles: int = 64) -> None:
+        if tiles < 1:
+            raise ValueError(f"tiles is {tiles}; give at least 1")
+        self.upsampling = upsampling
+        self.tiles = tiles
+        self._judged: tuple[Tensor, Truth] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets the tiles of an earlier fit."""
+        self._judged = None
+
+    def on_validation_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: RoadClassifier
+    ) -> None:
+        """Scores the epoch's masks."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or not trainer.is_global_zero:
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        scores = self.scores(pl_module, datamodule)
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, trainer.current_epoch)
+
+    def scores(self, model: nn.Module, datamodule: RoadTileDataModule) -> dict[str, float]:
+        """The scores of a model's masks.
+
+        Args:
+            model: Found as it was left.
+            datamodule: Set up; its validation tiles are judged.
+
+        Returns:
+            By name, each in [0, 1]; empty where no road pixels are known.
+        """
+        if self._judged is None:
+            road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
+            truth = datamodule.read_masks(road).numpy()
+            # an image that is road as a whole says nothing of where
+            known = truth.any(axis=(1, 2)) & ~truth.all(axis=(1, 2))
+            road = [tile for tile, is_known in zip(road, known, strict=True) if is_known]
+            self._judged = datamodule.read_tiles(road), truth[known]
+        tiles, truth = self._judged
+        if not len(tiles):
+            return {}
+        device = next(model.parameters()).device
+        masks = VisualBackProp(model, self.upsampling).attribute(tiles.to(device))
+        maps = positive_part(masks[:, 0].double().cpu().numpy())
+        means = {
+            "average_precision": average_precision(maps, truth),
+            "relevance_mass": relevance_mass(maps, truth),
+            "rank_accuracy": rank_accuracy(maps, truth),
+            "pointing_game_2px": pointing_game(maps, truth, tolerance=2),
+            "chance": truth.mean(axis=(1, 2)),
+        }
+        return {f"explanation/{name}": float(np.mean(values)) for name, values in means.items()}
+
+
+def spread_road_tiles(tiles: Sequence[LabelledTile], count: int) -> list[LabelledTile]:
+    """At most ``count`` road tiles of a split, evenly spaced in its order."""
+    road = [tile for tile in tiles if tile.label == Label.ROAD]
+    if len(road) <= count:
+        return road
+    return [road[rank * len(road) // count] for rank in range(count)]

@@ -1,0 +1,172 @@
+"""What the way back draws by itself: grids, blocks and dark borders, whatever the image.
+
+Measured on masks that VisualBackProp's way back makes of given feature maps instead of recorded
+ones, through the windows of a network's own layers:
+
+- *flat* activations, every map one: whatever structure the mask has is an artefact;
+- *random* deepest maps (uniform in [0, 1), a fixed seed) with every other map one: noise of the
+  deepest map's resolution, upsampled.
+
+A max pooling that ``unpool`` undoes at its maxima has all positions tied there, which it spreads
+evenly, so that it is ``deconv`` on such maps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution.geometry import Layer
+from vbp_lightning.attribution.recording import FeatureMap, Recorder
+from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.attribution.upsampling import UPSAMPLINGS
+
+Masks = npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Artefacts:
+    """The artefact scores of an upsampling in a network.
+
+    Args:
+        coverage_variation: See the function, of the mask of flat activations; 0 is best.
+        border_ratio: See the function, of the mask of flat activations; 1 is best.
+        comb_energy: See the function, mean over the masks of random maps; 0 is best.
+        block_ratio: See the function, of the masks of random maps; 1 is neither blocks nor the
+            rounding off that blurs them.
+    """
+
+    coverage_variation: float
+    border_ratio: float
+    comb_energy: float
+    block_ratio: float
+
+
+def artefacts(
+    model: nn.Module, upsampling: str, inputs: Tensor, draws: int = 32, seed: int = 0
+) -> Artefacts:
+    """The artefacts that VisualBackProp's way back draws through the layers of a network.
+
+    Args:
+        model: Any network that VisualBackProp can follow; found as it was left.
+        upsampling: A name of ``UPSAMPLINGS``.
+        inputs: ``(N, C, H, W)``; only its size matters, one sample is run.
+        draws: Random deepest maps.
+        seed: Of their values.
+
+    Raises:
+        UnsupportedNetworkError: The network's feature maps cannot be followed.
+    """
+    maps = _layers(model, inputs[:1])
+    sizes = [each.average.shape[2:] for each in maps]
+    ones = [torch.ones(1, 1, *size, dtype=torch.float64) for size in sizes]
+    generator = torch.Generator().manual_seed(seed)
+    deepest = torch.rand(draws, 1, *sizes[-1], generator=generator, dtype=torch.float64)
+    flat = _back(maps, ones, upsampling)[0]
+    noise = _back(maps, [*ones[:-1], deepest], upsampling)
+    stride = max(1, inputs.shape[-1] // sizes[-1][-1])
+    return Artefacts(
+        coverage_variation(flat),
+        border_ratio(flat),
+        float(comb_energy(noise, stride).mean()),
+        block_ratio(noise, stride),
+    )
+
+
+def coverage_variation(mask: Masks) -> float:
+    """Standard deviation over mean in the middle half of each side of ``(H, W)``."""
+    middle = _middle(mask)
+    return float(middle.std() / middle.mean())
+
+
+def border_ratio(mask: Masks) -> float:
+    """The outermost pixel of ``(H, W)`` that differs most from the middle half's mean, over it."""
+    ring = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]) / _middle(mask).mean()
+    return float(ring[np.abs(ring - 1).argmax()])
+
+
+def comb_energy(masks: Masks, stride: int) -> npt.NDArray[np.float64]:
+    """Share of the power in the comb of frequencies that a grid of period ``stride`` has.
+
+    Each mask less its mean is multiplied by a Hann window over both sides (periodic, the full
+    side), so that no jump between opposite borders counts. The comb is all frequencies whose two
+    components are both multiples of 1 / stride cycles per pixel, zero left out: the harmonics of
+    the network's whole stride, among which are those of the strides of its layers.
+
+    Args:
+        masks: ``(N, H, W)``, sides that are multiples of ``stride``.
+        stride: Pixels.
+
+    Returns:
+        ``(N,)`` in [0, 1]; 0 for a constant mask.
+
+    Raises:
+        ValueError: A side is no multiple of the stride.
+    """
+    values = np.asarray(masks, dtype=np.float64)
+    height, width = values.shape[1:]
+    if height % stride or width % stride:
+        raise ValueError(f"masks are {height}×{width} px, no multiples of the stride of {stride}")
+    if stride == 1:
+        return np.zeros(len(values))
+    hann = [0.5 - 0.5 * np.cos(2 * np.pi * np.arange(side) / side) for side in (height, width)]
+    centred = values - values.mean(axis=(1, 2), keepdims=True)
+    power = np.abs(np.fft.fft2(centred * np.outer(*hann))) ** 2
+    comb = power[:, :: height // stride, :: width // stride].sum(axis=(1, 2)) - power[:, 0, 0]
+    total = power.sum(axis=(1, 2))
+    # what is left of a constant mask is rounding
+    floor = (1e-12 * np.abs(values).max(axis=(1, 2), initial=0) * height * width) ** 2
+    return np.divide(comb, total, out=np.zeros(len(values)), where=total > floor)
+
+
+def block_ratio(masks: Masks, stride: int) -> float:
+    """Mean step between neighbours across the borders of blocks, over that inside of them.
+
+    Args:
+        masks: ``(N, H, W)``.
+        stride: Side of the blocks in pixels, the first one beginning at pixel 0.
+
+    Returns:
+        1 where no step is anywhere, infinity where steps are on borders only.
+    """
+    values = np.asarray(masks, dtype=np.float64)
+    across, inside = [], []
+    for axis in (1, 2):
+        steps = np.moveaxis(np.abs(np.diff(values, axis=axis)), axis, 0)
+        at_border = np.arange(1, len(steps) + 1) % stride == 0
+        across.append(steps[at_border].ravel())
+        inside.append(steps[~at_border].ravel())
+    outer, inner = np.concatenate(across), np.concatenate(inside)
+    if not outer.size or not inner.size or outer.max() == inner.max() == 0:
+        return 1.0
+    return float(outer.mean() / inner.mean()) if inner.any() else float("inf")
+
+
+def _middle(mask: Masks) -> Masks:
+    height, width = mask.shape
+    return mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
+
+
+def _layers(model: nn.Module, image: Tensor) -> tuple[FeatureMap, ...]:
+    image = image.detach().clone()
+    with undisturbed(model, image.device):
+        recorder = Recorder(model, image, torch.float32, changeable=True)
+        with recorder.watching():
+            model(image)
+        return recorder.maps()
+
+
+def _back(
+    maps: Sequence[FeatureMap], averages: Sequence[Tensor], upsampling: str
+) -> npt.NDArray[np.float64]:
+    """VisualBackProp's way back with other averages in place of the recorded ones."""
+    upsample = UPSAMPLINGS[upsampling]
+    mask = averages[-1]
+    for below, above in zip(reversed(averages[:-1]), reversed(maps), strict=False):
+        mask = upsample(mask, [Layer(layer.window) for layer in above.layers]) * below
+    mask = upsample(mask, [Layer(layer.window) for layer in maps[0].layers])
+    result: npt.NDArray[np.float64] = mask[:, 0].numpy()
+    return result

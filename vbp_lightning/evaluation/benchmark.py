@@ -1,0 +1,118 @@
+"""All localisation scores of one method, its two settings chosen on tiles that it is not judged by.
+
+Relevance mass can be had cheaply: a map raised to a power keeps its order of pixels and gathers its
+mass on its peaks. So every method gets the same search for an exponent, beside its mass as it is;
+and the threshold that overlap needs is searched for in the same way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vbp_lightning.evaluation.localisation import (
+    Maps,
+    Scores,
+    Truth,
+    average_precision,
+    best_threshold,
+    intersection_over_union,
+    pointing_game,
+    positive_part,
+    rank_accuracy,
+    relevance_mass,
+)
+
+EXPONENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+"""Exponents that are tried on every method's maps."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen for a method.
+
+    Args:
+        exponent: Of its maps, for ``sharpened_mass``.
+        threshold: Part of each map's maximum from which a pixel is called road, for ``iou``.
+    """
+
+    exponent: float
+    threshold: float
+
+
+def choose_setting(relevance: Maps, truth: Truth) -> Setting:
+    """The exponent with the largest mean relevance mass, the threshold with the largest overlap.
+
+    Args:
+        relevance: ``(N, H, W)``, N at least 1, signed or not: it is pooled here.
+        truth: ``(N, H, W)`` bool.
+    """
+    maps = _to_one(positive_part(relevance))
+    masses = [relevance_mass(maps**exponent, truth).mean() for exponent in EXPONENTS]
+    return Setting(EXPONENTS[int(np.argmax(masses))], best_threshold(maps, truth))
+
+
+def localisation_scores(relevance: Maps, truth: Truth, setting: Setting) -> dict[str, Scores]:
+    """Every localisation score of every tile.
+
+    Args:
+        relevance: ``(N, H, W)``, signed or not: it is pooled here.
+        truth: ``(N, H, W)`` bool.
+        setting: Chosen on other tiles.
+
+    Returns:
+        ``(N,)`` by score: ``average_precision``, ``relevance_mass`` of the map as it is and
+        ``sharpened_mass`` of its power, ``rank_accuracy``, ``pointing_game`` without and
+        ``pointing_game_2px`` with two pixels of tolerance, and ``iou``.
+    """
+    maps = _to_one(positive_part(relevance))
+    return {
+        "average_precision": average_precision(maps, truth),
+        "relevance_mass": relevance_mass(maps, truth),
+        "sharpened_mass": relevance_mass(maps**setting.exponent, truth),
+        "rank_accuracy": rank_accuracy(maps, truth),
+        "pointing_game": pointing_game(maps, truth),
+        "pointing_game_2px": pointing_game(maps, truth, tolerance=2),
+        "iou": intersection_over_union(maps, truth, [setting.threshold])[:, 0],
+    }
+
+
+def cross_fitted_scores(
+    relevance: Maps, truth: Truth, scenes: Sequence[str]
+) -> tuple[dict[str, Scores], list[Setting]]:
+    """The same with the scenes in two halves, each judged with the setting of the other.
+
+    Args:
+        relevance: ``(N, H, W)``.
+        truth: ``(N, H, W)`` bool.
+        scenes: ``(N,)``, of which there are two at least.
+
+    Returns:
+        The scores, and the setting by which each half was judged: of the scenes at even and of
+        those at odd places of their sorted names.
+
+    Raises:
+        ValueError: There is only one scene.
+    """
+    names, which = np.unique(np.asarray(scenes), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError("one scene cannot be halved; two are needed at least")
+    scores: dict[str, Scores] = {}
+    settings = []
+    for half in (0, 1):
+        judged = which % 2 == half
+        setting = choose_setting(relevance[~judged], truth[~judged])
+        settings.append(setting)
+        of_half = localisation_scores(relevance[judged], truth[judged], setting)
+        for name, values in of_half.items():
+            scores.setdefault(name, np.zeros(len(which)))[judged] = values
+    return scores, settings
+
+
+def _to_one(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Maps with the maximum 1, so that no power over- or underflows; zeros stay."""
+    largest = maps.max(axis=(1, 2), keepdims=True, initial=0)
+    scaled: npt.NDArray[np.float64] = np.zeros_like(maps)
+    np.divide(maps, largest, out=scaled, where=largest > 0)
+    return scaled

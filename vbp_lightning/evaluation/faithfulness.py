@@ -1,0 +1,261 @@
+"""Whether the pixels that an explanation names are those that the decision depends on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import class_scores
+from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.evaluation.imputation import linear_imputation
+
+Maps = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
+Pixels = npt.NDArray[np.bool_]
+Replacement = Callable[[Tensor, Pixels], Tensor]
+"""A tile ``(C, H, W)`` and the pixels ``(H, W)`` to take out of it, to the tile without them."""
+
+ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+"""Shares of the pixels that ROAD removes (Rong et al. 2022, section 5)."""
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class ShiftResponse:
+    """How much the score changes when pixels move (Bojarski et al. 2016, section V).
+
+    Args:
+        salient: ``(N,)`` mean absolute change where the most relevant pixels move, the rest stays.
+        rest: The same where all others move and those stay.
+        whole: Where everything moves.
+        control: As ``salient`` with as many pixels in the same shape elsewhere: the salient ones
+            turned by half a turn about the tile's middle.
+    """
+
+    salient: Floats
+    rest: Floats
+    whole: Floats
+    control: Floats
+
+
+def pixel_ranks(relevance: Maps, seed: int = 0) -> npt.NDArray[np.int64]:
+    """The place of each pixel from the most relevant, 0, to the least.
+
+    Args:
+        relevance: ``(N, H, W)``, any sign: what speaks against the class comes last.
+        seed: Tied pixels are put in a random order, the same for all maps.
+
+    Returns:
+        Of the same shape.
+    """
+    flat = np.asarray(relevance, dtype=np.float64).reshape(len(relevance), -1)
+    chance = np.random.default_rng(seed).random(flat.shape[1])
+    ranks = np.empty(flat.shape, dtype=np.int64)
+    for row, places in zip(flat, ranks, strict=True):
+        places[np.lexsort((chance, -row))] = np.arange(len(row))
+    return ranks.reshape(np.shape(relevance))
+
+
+def mean_colour(tile: Tensor, removed: Pixels) -> Tensor:
+    """Replaces pixels by the whole tile's mean of each band."""
+    where = torch.from_numpy(removed).to(tile.device)
+    return torch.where(where, tile.mean(dim=(1, 2), keepdim=True), tile)
+
+
+def removal_curves(
+    model: nn.Module,
+    tiles: Tensor,
+    relevance: Maps,
+    shares: Sequence[float],
+    replace: Replacement,
+    target: int | None = None,
+    least_first: bool = False,
+) -> Floats:
+    """The probability of the class as more and more pixels are taken out.
+
+    Args:
+        model: Raw tiles to scores; found as it was left.
+        tiles: ``(N, C, H, W)``, raw.
+        relevance: ``(N, H, W)``.
+        shares: ``(S,)`` of the pixels, in [0, 1].
+        replace: What takes the place of removed pixels.
+        target: See :func:`~vbp_lightning.attribution.class_scores`; of several classes, None is
+            the one that the whole tile gets.
+        least_first: Whether the least relevant pixels go first instead of the most relevant.
+
+    Returns:
+        ``(N, S)`` in [0, 1].
+    """
+    ranks = pixel_ranks(relevance)
+    pixels = ranks[0].size
+    if least_first:
+        ranks = pixels - 1 - ranks
+    curves = np.zeros((len(tiles), len(shares)))
+    for tile, places, curve in zip(tiles, ranks, curves, strict=True):
+        images = [replace(tile, places < round(share * pixels)) for share in shares]
+        curve[:] = _probabilities(model, torch.stack([tile, *images]), target)[1:]
+    return curves
+
+
+def deletion(
+    model: nn.Module, tiles: Tensor, relevance: Maps, target: int | None = None, steps: int = 16
+) -> Floats:
+    """Area under the probability as the most relevant pixels go first (Petsiuk et al. 2018).
+
+    They become the tile's mean colour. Small is good: a few pixels carry the decision.
+
+    Args:
+        model: Raw tiles to scores.
+        tiles: ``(N, C, H, W)``, raw.
+        relevance: ``(N, H, W)``.
+        target: The class.
+        steps: Equal parts in which they go.
+
+    Returns:
+        ``(N,)`` in [0, 1].
+    """
+    shares = np.linspace(0, 1, steps + 1).tolist()
+    return _area(removal_curves(model, tiles, relevance, shares, mean_colour, target))
+
+
+def insertion(
+    model: nn.Module, tiles: Tensor, relevance: Maps, target: int | None = None, steps: int = 16
+) -> Floats:
+    """Area under the probability as pixels come into the mean colour, the most relevant first.
+
+    With a share of the most relevant pixels in, the others, the least relevant, are out: it is the
+    area under :func:`removal_curves` of those. Large is good.
+
+    Args:
+        model: As for :func:`deletion`.
+        tiles: As for :func:`deletion`.
+        relevance: As for :func:`deletion`.
+        target: As for :func:`deletion`.
+        steps: As for :func:`deletion`.
+
+    Returns:
+        ``(N,)`` in [0, 1].
+    """
+    shares = np.linspace(0, 1, steps + 1).tolist()
+    return _area(removal_curves(model, tiles, relevance, shares, mean_colour, target, True))
+
+
+def road(
+    model: nn.Module,
+    tiles: Tensor,
+    relevance: Maps,
+    target: int | None = None,
+    shares: Sequence[float] = ROAD_SHARES,
+) -> Floats:
+    """ROAD (Rong et al. 2022): pixels are removed by noisy linear imputation.
+
+    Half the mean difference of the probability after removing the least and after removing the most
+    relevant share. Large is good, 0 is what a random order gets in the mean.
+
+    Args:
+        model: Raw tiles to scores.
+        tiles: ``(N, C, H, W)``, raw.
+        relevance: ``(N, H, W)``.
+        target: The class.
+        shares: Of the pixels that are removed.
+
+    Returns:
+        ``(N,)`` in [-½, ½].
+    """
+    least, most = (
+        removal_curves(model, tiles, relevance, shares, linear_imputation, target, first)
+        for first in (True, False)
+    )
+    return np.asarray((least - most).mean(axis=1) / 2)
+
+
+def shift_response(
+    model: nn.Module,
+    tiles: Tensor,
+    relevance: Maps,
+    target: int | None = None,
+    area: float = 0.1,
+    distances: Sequence[int] = (4, 8, 12),
+) -> ShiftResponse:
+    """The paper's shift test, carried over from steering angles to a class's score.
+
+    The most relevant pixels move to the right and to the left over a background that stays, and
+    what they leave is imputed linearly; then everything but them moves; then everything. If they
+    are what matters, moving them alone changes the score as moving everything does, and moving the
+    rest changes little. Every method is judged at the same area.
+
+    Args:
+        model: Raw tiles to scores.
+        tiles: ``(N, C, H, W)``, raw.
+        relevance: ``(N, H, W)``.
+        target: The class.
+        area: Share of the pixels that count as salient.
+        distances: Pixels that they move, each in both directions; the border's columns are
+            repeated where a shift leaves a gap.
+
+    Returns:
+        Changes in units of the score.
+    """
+    salient = pixel_ranks(relevance) < round(area * relevance.shape[1] * relevance.shape[2])
+    moves = [move for distance in distances for move in (distance, -distance)]
+    totals = np.zeros((4, len(tiles)))
+    for index, (tile, chosen) in enumerate(zip(tiles, salient, strict=True)):
+        turned = np.ascontiguousarray(chosen[::-1, ::-1])
+        without, elsewhere = (linear_imputation(tile, each, noise=0) for each in (chosen, turned))
+        images = [tile]
+        for move in moves:
+            whole = _moved(tile, move)
+            images += [
+                _merged(_moved_pixels(chosen, move), whole, without),
+                _merged(chosen, tile, _moved(without, move)),
+                whole,
+                _merged(_moved_pixels(turned, move), whole, elsewhere),
+            ]
+        scores = _scores(model, torch.stack(images), target)
+        changes = np.abs(scores[1:] - scores[0]).reshape(len(moves), 4)
+        totals[:, index] = changes.mean(axis=0)
+    return ShiftResponse(*totals)
+
+
+def _moved(tile: Tensor, move: int) -> Tensor:
+    """A tile shifted to the right (``move`` > 0) or left, its border column repeated."""
+    width = tile.shape[2]
+    return tile[:, :, (torch.arange(width, device=tile.device) - move).clamp(0, width - 1)]
+
+
+def _moved_pixels(chosen: Pixels, move: int) -> Pixels:
+    width = chosen.shape[1]
+    return chosen[:, (np.arange(width) - move).clip(0, width - 1)]
+
+
+def _merged(chosen: Pixels, tile: Tensor, background: Tensor) -> Tensor:
+    return torch.where(torch.from_numpy(chosen).to(tile.device), tile, background)
+
+
+def _area(curves: Floats) -> Floats:
+    return np.asarray((curves[:, 1:] + curves[:, :-1]).mean(axis=1) / 2)
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with undisturbed(model, images.device):
+        return torch.cat([model(part) for part in images.split(_BATCH)])
+
+
+def _scores(model: nn.Module, images: Tensor, target: int | None) -> Floats:
+    """``(N,)`` scores of the class; of several and None, the first image's."""
+    output = _outputs(model, images)
+    if target is None and output.ndim == 2 and output.shape[1] > 1:
+        target = int(output[0].argmax())
+    return np.asarray(class_scores(output, target).double().cpu().numpy())
+
+
+def _probabilities(model: nn.Module, images: Tensor, target: int | None) -> Floats:
+    output = _outputs(model, images)
+    if output.ndim == 1 or output.shape[1] == 1:
+        return np.asarray(class_scores(output, target).double().sigmoid().cpu().numpy())
+    wanted = int(output[0].argmax()) if target is None else target
+    return np.asarray(output.double().softmax(dim=1)[:, wanted].cpu().numpy())

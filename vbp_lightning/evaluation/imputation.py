@@ -1,0 +1,73 @@
+"""Removing pixels from a tile without leaving a hole that the network has never seen."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.sparse import coo_matrix, csc_matrix
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+_DIRECT, _DIAGONAL = 1 / 6, 1 / 12
+
+
+def linear_imputation(
+    tile: Tensor, removed: npt.NDArray[np.bool_], noise: float = 0.01, seed: int = 0
+) -> Tensor:
+    """Noisy linear imputation (Rong et al. 2022, "ROAD", section 4.2).
+
+    Each removed pixel becomes the weighted mean of its eight neighbours, direct ones with 1/6 and
+    diagonal ones with 1/12, of which those that are removed too are unknowns of the same linear
+    system; beyond the border there is none, and the weights of the others grow. Then noise is
+    added, so that no network can see by the smoothness what is missing.
+
+    Args:
+        tile: ``(C, H, W)``, raw.
+        removed: ``(H, W)``. Where all are removed, each band becomes its mean.
+        noise: Standard deviation of the noise, as a part of each band's own.
+        seed: Of the noise.
+
+    Returns:
+        ``(C, H, W)`` of the same dtype; pixels that are not removed keep their values.
+    """
+    if not removed.any():
+        return tile.clone()
+    bands, height, width = tile.shape
+    values = tile.detach().cpu().double().numpy().reshape(bands, -1)
+    gone = removed.ravel()
+    filled = values.copy()
+    if gone.all():
+        filled[:] = values.mean(axis=1, keepdims=True)
+    else:
+        weights = _weights(height, width)[gone]
+        system = csc_matrix(-weights[:, gone])
+        system.setdiag(1)
+        known = weights[:, ~gone] @ values[:, ~gone].T
+        filled[:, gone] = splu(system).solve(np.ascontiguousarray(known)).T
+    rng = np.random.default_rng(seed)
+    spread = noise * values.std(axis=1, keepdims=True)
+    filled[:, gone] += spread * rng.standard_normal((bands, int(gone.sum())))
+    return torch.from_numpy(filled.reshape(tile.shape)).to(tile)
+
+
+@lru_cache(maxsize=8)
+def _weights(height: int, width: int) -> csc_matrix:
+    """``(H·W, H·W)``: the weight of each neighbour of each pixel, rows summing to one."""
+    numbers = np.arange(height * width).reshape(height, width)
+    rows, columns, weights = [], [], []
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            if down == right == 0:
+                continue
+            here = numbers[max(0, -down) : height - max(0, down)]
+            here = here[:, max(0, -right) : width - max(0, right)].ravel()
+            rows.append(here)
+            columns.append(here + down * width + right)
+            weight = _DIRECT if down == 0 or right == 0 else _DIAGONAL
+            weights.append(np.full(len(here), weight))
+    places = np.concatenate(rows), np.concatenate(columns)
+    matrix = coo_matrix((np.concatenate(weights), places), shape=(numbers.size, numbers.size))
+    matrix = matrix.tocsr()
+    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    return matrix.multiply(1 / np.maximum(sums, 1e-12)[:, None]).tocsr()

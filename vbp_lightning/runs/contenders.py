@@ -1,0 +1,146 @@
+"""What the benchmark compares, and the tiles that it is judged by."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import UPSAMPLINGS
+from vbp_lightning.data import Label, RoadTileDataModule, Split
+from vbp_lightning.errors import UserError
+from vbp_lightning.evaluation import BASELINES, Attribution
+from vbp_lightning.runs.methods import chosen_methods
+
+Maps = npt.NDArray[np.float32]
+
+_BLOCK = 64
+"""Tiles whose maps are made at a time."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the benchmark.
+
+    Args:
+        method: Its name in the config, or a baseline's.
+        upsampling: The way back, where it has one; else empty.
+        build: Makes it for a network.
+    """
+
+    method: str
+    upsampling: str
+    build: Callable[[nn.Module], Attribution]
+
+    @property
+    def name(self) -> str:
+        """Unique among the rows."""
+        return f"{self.method}/{self.upsampling}" if self.upsampling else self.method
+
+
+@dataclass(frozen=True)
+class JudgedTiles:
+    """Road tiles and where the road is.
+
+    Args:
+        tiles: ``(N, C, H, W)`` float32, raw.
+        truth: ``(N, H, W)`` bool.
+        scenes: The scene of each.
+    """
+
+    tiles: Tensor
+    truth: npt.NDArray[np.bool_]
+    scenes: list[str]
+
+
+def contenders_of(cfg: DictConfig) -> list[Contender]:
+    """The baselines, and the chosen methods, each with every upsampling that it can be given.
+
+    Args:
+        cfg: The composed config of ``explain.py``. An ``upsampling`` that a method's options name
+            themselves, not by the config group, is left as it is.
+
+    Raises:
+        UserError: A method is unknown.
+    """
+    contenders = [Contender(name, "", build) for name, build in BASELINES.items()]
+    for name in chosen_methods(cfg):
+        options = OmegaConf.to_container(cfg.methods[name], resolve=False)
+        assert isinstance(options, dict)
+        follows = str(options.get("upsampling", "")).startswith("${upsampling")
+        for upsampling in UPSAMPLINGS if follows else [""]:
+            own = OmegaConf.to_container(cfg.methods[name], resolve=True)
+            assert isinstance(own, dict)
+            if upsampling:
+                own["upsampling"] = upsampling
+            contenders.append(Contender(name, upsampling, partial(_build, own)))
+    return contenders
+
+
+def _build(options: dict[str, object], model: nn.Module) -> Attribution:
+    method: Attribution = instantiate(options, model, _convert_="all")
+    return method
+
+
+def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: int) -> JudgedTiles:
+    """Road tiles of a split, in a random order, whose first ones are thus a random subset.
+
+    Args:
+        datamodule: Set up.
+        split: Whose tiles.
+        count: At most so many.
+        seed: Of the order.
+
+    Raises:
+        UserError: No tile of the split has known road pixels.
+    """
+    road = [tile for tile in datamodule.tiles_of(split) if tile.label == Label.ROAD]
+    drawn = [road[place] for place in np.random.default_rng(seed).permutation(len(road))[:count]]
+    truth = datamodule.read_masks(drawn).numpy()
+    # an image that is road as a whole says nothing of where
+    known = truth.any(axis=(1, 2)) & ~truth.all(axis=(1, 2))
+    drawn = [tile for tile, is_known in zip(drawn, known, strict=True) if is_known]
+    if not drawn:
+        raise UserError(
+            f"split={split}: no road tile whose road pixels are known: choose data with masks or "
+            "road vectors"
+        )
+    scenes = [tile.tile.scene for tile in drawn]
+    return JudgedTiles(datamodule.read_tiles(drawn), truth[known], scenes)
+
+
+def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
+    """``(N, H, W)`` float32 of ``(N, C, H, W)``, some at a time."""
+    parts = [method.attribute(part, target)[:, 0].float().numpy() for part in tiles.split(_BLOCK)]
+    return np.concatenate(parts)
+
+
+def milliseconds(
+    method: Attribution, tiles: Tensor, target: int | None, repeats: int = 3
+) -> dict[str, float]:
+    """What a tile costs, alone and among 64: the fastest of some calls.
+
+    Args:
+        method: After its first call, so that nothing is set up any more.
+        tiles: ``(N, C, H, W)``; repeated up to 64.
+        target: The class.
+        repeats: Calls with one tile; with 64 it is called once.
+
+    Returns:
+        ``ms_single`` and ``ms_batch``, both a tile.
+    """
+    batch = tiles[torch.arange(64) % len(tiles)]
+    single = min(_seconds(method, batch[:1], target) for _ in range(repeats))
+    return {"ms_single": 1e3 * single, "ms_batch": 1e3 * _seconds(method, batch, target) / 64}
+
+
+def _seconds(method: Attribution, tiles: Tensor, target: int | None) -> float:
+    start = time.perf_counter()
+    method.attribute(tiles, target)
+    return time.perf_counter() - start

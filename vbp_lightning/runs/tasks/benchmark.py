@@ -1,0 +1,217 @@
+"""``task=benchmark``: every method scored against the road pixels of a split."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from vbp_lightning.attribution import UnsupportedNetworkError
+from vbp_lightning.errors import UserError
+from vbp_lightning.evaluation import (
+    artefacts,
+    block_ratio,
+    cascade,
+    choose_setting,
+    comb_energy,
+    cross_fitted_scores,
+    deletion,
+    insertion,
+    localisation_scores,
+    mean_interval,
+    positive_part,
+    rank_correlation,
+    road,
+    shift_response,
+)
+from vbp_lightning.plotting import cascade_figure, figure_to_array, score_figure
+from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.benchmark_table import CHANCE, Row, csv_rows, print_tables, write_csv
+from vbp_lightning.runs.contenders import (
+    Contender,
+    JudgedTiles,
+    Maps,
+    contenders_of,
+    maps_of,
+    milliseconds,
+    road_tiles,
+)
+from vbp_lightning.runs.subject import Subject, class_of
+from vbp_lightning.runs.tile_sources import SplitTiles, open_tiles
+
+_FIGURE_SCORES = {
+    "average_precision": "average precision",
+    "sharpened_mass": "relevance mass, best power",
+    "pointing_game_2px": "pointing game, 2 px",
+}
+
+Item = TypeVar("Item")
+
+
+def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
+    """Scores the methods and writes what was found.
+
+    Exponents and thresholds are chosen on validation data: of the validation split itself, each
+    half of the scenes is judged with what was chosen on the other half.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        subject: A road classifier whose data has road pixels.
+
+    Yields:
+        ``benchmark.csv``, ``benchmark.npz``, ``localisation.png``, ``cascade.png``.
+
+    Raises:
+        UserError: A setting is wrong, or there is nothing to score against.
+    """
+    for name in ("perturbed", "cascaded"):
+        if not isinstance(cfg[name], int) or cfg[name] < 0:
+            raise UserError(f"{name}={cfg[name]}: give a number of tiles, 0 for none")
+    target = class_of(cfg.target)
+    if target not in (None, 1):
+        raise UserError(f"target={cfg.target}: what is scored against is the road: leave it out")
+    source = open_tiles(cfg, subject)
+    if not isinstance(source, SplitTiles):
+        raise UserError(f"input={cfg.input}: images have no labels to score against: leave it out")
+    judged = road_tiles(source.datamodule, source.split, cfg.tiles, cfg.draw)
+    if source.split == "val" and len(set(judged.scenes)) < 2:
+        raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
+    apart = None
+    if source.split != "val":
+        apart = road_tiles(source.datamodule, "val", cfg.tiles, cfg.draw)
+    contenders = contenders_of(cfg)
+    rows = _scored(contenders, subject.model, judged, apart, target)
+    kept = [each for each in contenders if each.name in rows]
+    if cfg.perturbed:
+        _perturb(kept, rows, subject.model, judged.tiles[: cfg.perturbed], target)
+    if cfg.cascaded:
+        _cascade(kept, rows, subject.model, judged.tiles[: cfg.cascaded], target)
+    print(f"{len(judged.tiles)} road tiles of {len(set(judged.scenes))} scenes, {source.split}")
+    print_tables(list(rows.values()))
+    yield from _write(Path(cfg.output), cfg, list(rows.values()), judged)
+
+
+def _scored(
+    contenders: Sequence[Contender],
+    model: nn.Module,
+    judged: JudgedTiles,
+    apart: JudgedTiles | None,
+    target: int | None,
+) -> dict[str, Row]:
+    """Localisation, artefacts, likeness to LRP and cost of each, by its name."""
+    rows: dict[str, Row] = {}
+    of_lrp: Maps | None = None
+    # LRP first, since the others are compared with it
+    order = sorted(contenders, key=lambda each: each.method != "lrp")
+    for contender in _progress(order, "Scoring"):
+        try:
+            method = contender.build(model)
+            maps = maps_of(method, judged.tiles, target)
+        except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
+            reason = " ".join(str(error.__cause__ or error).split())
+            print(f"{contender.name} is left out: {reason}")
+            continue
+        if apart is None:
+            scores, settings = cross_fitted_scores(maps, judged.truth, judged.scenes)
+        else:
+            settings = [choose_setting(maps_of(method, apart.tiles, target), apart.truth)]
+            scores = localisation_scores(maps, judged.truth, settings[0])
+        row = Row(contender.method, contender.upsampling, scores)
+        row.numbers["exponent"] = float(np.mean([each.exponent for each in settings]))
+        row.numbers["threshold"] = float(np.mean([each.threshold for each in settings]))
+        row.numbers |= _artefacts(contender, model, judged.tiles, maps)
+        if contender.method == "lrp":
+            of_lrp = maps
+        if of_lrp is not None:
+            row.numbers["lrp_correlation"] = float(rank_correlation(maps, of_lrp).mean())
+        row.numbers |= milliseconds(method, judged.tiles, target)
+        rows[contender.name] = row
+    return {each.name: rows[each.name] for each in contenders if each.name in rows}
+
+
+def _artefacts(
+    contender: Contender, model: nn.Module, tiles: Tensor, maps: Maps
+) -> dict[str, float]:
+    """Of an upsampling on given feature maps, and of any method on its maps of the tiles."""
+    found: dict[str, float] = {}
+    if contender.method == "visual_backprop":
+        found |= vars(artefacts(model, contender.upsampling, tiles))
+    stride = 8
+    if maps.shape[1] % stride == 0 and maps.shape[2] % stride == 0:
+        pooled = positive_part(maps)
+        found["tile_comb_energy"] = float(comb_energy(pooled, stride).mean())
+        found["tile_block_ratio"] = block_ratio(pooled, stride)
+    return found
+
+
+def _perturb(
+    contenders: Sequence[Contender],
+    rows: dict[str, Row],
+    model: nn.Module,
+    tiles: Tensor,
+    target: int | None,
+) -> None:
+    """Deletion, insertion, ROAD and the shift test on a few tiles."""
+    for contender in _progress(contenders, f"Taking pixels out of {len(tiles)} tiles"):
+        maps = maps_of(contender.build(model), tiles, target)
+        numbers = rows[contender.name].numbers
+        numbers["deletion"] = float(deletion(model, tiles, maps, target).mean())
+        numbers["insertion"] = float(insertion(model, tiles, maps, target).mean())
+        numbers["road"] = float(road(model, tiles, maps, target).mean())
+        shifts = shift_response(model, tiles, maps, target)
+        numbers |= {f"shift_{name}": float(of.mean()) for name, of in vars(shifts).items()}
+
+
+def _cascade(
+    contenders: Sequence[Contender],
+    rows: dict[str, Row],
+    model: nn.Module,
+    tiles: Tensor,
+    target: int | None,
+) -> None:
+    """Rank correlation with the maps of networks randomised from the output down."""
+    stages = cascade(model)
+    for contender in _progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
+        row = rows[contender.name]
+        trained = maps_of(contender.build(model), tiles, target)
+        for stage in stages:
+            maps = maps_of(contender.build(stage.model), tiles, target)
+            row.cascade[stage.layer] = float(rank_correlation(maps, trained).mean())
+        for part in ("head", "convolutional"):
+            last = [stage.layer for stage in stages if stage.part == part][-1:]
+            row.numbers |= {f"cascade_{part}": row.cascade[layer] for layer in last}
+
+
+def _write(
+    output: Path, cfg: DictConfig, rows: Sequence[Row], judged: JudgedTiles
+) -> Iterator[Path]:
+    yield write_csv(output / "benchmark.csv", list(csv_rows(rows, judged.scenes)))
+    names = list(rows[0].tiles)
+    yield write_arrays(
+        output / "benchmark.npz",
+        cfg,
+        methods=[row.method for row in rows],
+        upsamplings=[row.upsampling for row in rows],
+        scenes=judged.scenes,
+        **{name: np.stack([row.tiles[name] for row in rows]) for name in names},
+    )
+    intervals = {
+        title: {row.name: mean_interval(row.tiles[name], judged.scenes) for row in rows}
+        for name, title in _FIGURE_SCORES.items()
+    }
+    where = f"{len(judged.scenes)} road tiles, {cfg.split} split"
+    figure = score_figure(intervals, CHANCE, where)
+    yield write_picture(output / "localisation.png", figure_to_array(figure))
+    curves = {row.name: row.cascade for row in rows if row.cascade}
+    if curves:
+        figure = cascade_figure(curves, f"{cfg.cascaded} road tiles, {cfg.split} split")
+        yield write_picture(output / "cascade.png", figure_to_array(figure))
+
+
+def _progress(items: Sequence[Item], description: str) -> Iterable[Item]:
+    return track(items, description, console=Console(stderr=True), transient=True)
