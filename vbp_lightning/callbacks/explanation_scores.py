@@ -77,8 +77,8 @@ class ExplanationScores(pl.Callback):
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
             truth = datamodule.read_masks(road).numpy()
             # an image that is road as a whole says nothing of where
-            known = truth.any(axis=(1, 2)) & ~truth.all(axis=(1, 2))
-            road = [tile for tile, is_known in zip(road, known, strict=True) if is_known]
+            known = np.logical_and(truth.any(axis=(1, 2)), ~truth.all(axis=(1, 2)))
+            road = [tile for tile, is_known in zip(road, known.tolist(), strict=True) if is_known]
             self._judged = datamodule.read_tiles(road), truth[known]
         tiles, truth = self._judged
         if not len(tiles):

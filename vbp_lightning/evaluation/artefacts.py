@@ -119,7 +119,7 @@ def comb_energy(masks: Masks, stride: int) -> npt.NDArray[np.float64]:
     total = power.sum(axis=(1, 2))
     # what is left of a constant mask is rounding
     floor = (1e-12 * np.abs(values).max(axis=(1, 2), initial=0) * height * width) ** 2
-    return np.divide(comb, total, out=np.zeros(len(values)), where=total > floor)
+    return np.asarray(np.divide(comb, total, out=np.zeros(len(values)), where=total > floor))
 
 
 def block_ratio(masks: Masks, stride: int) -> float:

@@ -242,7 +242,7 @@ def _area(curves: Floats) -> Floats:
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     with undisturbed(model, images.device):
-        return torch.cat([model(part) for part in images.split(_BATCH)])
+        return torch.cat([model(part) for part in torch.split(images, _BATCH)])
 
 
 def _scores(model: nn.Module, images: Tensor, target: int | None) -> Floats:

@@ -1,9 +1,10 @@
 """What the benchmark compares, and the tiles that it is judged by."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,7 @@ def contenders_of(cfg: DictConfig) -> list[Contender]:
     return contenders
 
 
-def _build(options: dict[str, object], model: nn.Module) -> Attribution:
+def _build(options: Mapping[Any, Any], model: nn.Module) -> Attribution:
     method: Attribution = instantiate(options, model, _convert_="all")
     return method
 
@@ -104,8 +105,8 @@ def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: i
     drawn = [road[place] for place in np.random.default_rng(seed).permutation(len(road))[:count]]
     truth = datamodule.read_masks(drawn).numpy()
     # an image that is road as a whole says nothing of where
-    known = truth.any(axis=(1, 2)) & ~truth.all(axis=(1, 2))
-    drawn = [tile for tile, is_known in zip(drawn, known, strict=True) if is_known]
+    known = np.logical_and(truth.any(axis=(1, 2)), ~truth.all(axis=(1, 2)))
+    drawn = [tile for tile, is_known in zip(drawn, known.tolist(), strict=True) if is_known]
     if not drawn:
         raise UserError(
             f"split={split}: no road tile whose road pixels are known: choose data with masks or "
@@ -117,7 +118,9 @@ def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: i
 
 def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
     """``(N, H, W)`` float32 of ``(N, C, H, W)``, some at a time."""
-    parts = [method.attribute(part, target)[:, 0].float().numpy() for part in tiles.split(_BLOCK)]
+    parts = [
+        method.attribute(part, target)[:, 0].float().numpy() for part in torch.split(tiles, _BLOCK)
+    ]
     return np.concatenate(parts)
 
 
