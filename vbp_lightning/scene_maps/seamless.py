@@ -86,7 +86,7 @@ class SeamlessMapper:
         )
         bands, valid = read(top, left, bottom - top, right - left)
         # Channels last in memory, as the bands are read, is what convolutions are fastest in.
-        inputs = torch.from_numpy(bands)[None]
+        inputs = torch.from_numpy(bands)[None].to(next(self._convolutions.parameters()).device)
         features, relevance = self._features(inputs)
         own = np.s_[
             block.row - top : block.row - top + block.height,
@@ -94,7 +94,7 @@ class SeamlessMapper:
         ]
         mask = np.full((block.height, block.width), np.nan, np.float32)
         if relevance is not None:
-            mask = np.where(valid[own], relevance[0, 0].numpy()[own], np.float32(np.nan))
+            mask = np.where(valid[own], relevance[0, 0].cpu().numpy()[own], np.float32(np.nan))
 
         cells = grid.block_cells(block)
         probability = np.full([each.stop - each.start for each in cells], np.nan, np.float32)
@@ -133,7 +133,7 @@ class SeamlessMapper:
             pooled = sliding_mean(features) if self._averages else sliding_max(features)
             flat = pooled[0].flatten(1).T.contiguous()
             logits = self._head(flat).double()
-        values: np.ndarray = logits.sigmoid().float().view(pooled.shape[2:]).numpy()
+        values: np.ndarray = logits.sigmoid().float().view(pooled.shape[2:]).cpu().numpy()
         return values
 
 

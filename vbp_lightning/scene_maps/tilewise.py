@@ -122,15 +122,16 @@ class TileMapper:
 
     def _run(self, tiles: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """P(road) (N,) and masks (N, window, window) of tiles with their context."""
+        tiles = tiles.to(next(self.model.parameters()).device)
         masks = None
         if self.masks:
             logits, found = self._method.attribute_with_logits(tiles)
             own = slice(self.context, self.context + self.window)
-            masks = found[:, 0, own, own].numpy()
+            masks = found[:, 0, own, own].cpu().numpy()
         else:
             with torch.no_grad():
                 logits = self.model(tiles)
-        values: NDArray[np.float32] = logits[:, 0].double().sigmoid().float().numpy()
+        values: NDArray[np.float32] = logits[:, 0].double().sigmoid().float().cpu().numpy()
         return values, masks
 
 
