@@ -47,6 +47,7 @@ class SceneMapping(pl.LightningModule):
         self.shared_scale = shared_scale
         self.faults: list[str] = []
         self._broken: set[int] = set()
+        self._own: Sequence[_Work] = ()
         self._pixels = 0
         self._seconds = 0.0
         self._bar: Progress | None = None
@@ -63,7 +64,8 @@ class SceneMapping(pl.LightningModule):
         # None counts what is missing before each of them has looked.
         self.trainer.strategy.barrier("shared out")
         own = work[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(own, batch_size=None)  # type: ignore[arg-type]
+        self._own = own
+        return DataLoader(own, batch_size=None)  # type: ignore[arg-type]  # a list will do
 
     def on_predict_start(self) -> None:
         """Shows a bar with the speed of this process, in megapixels a second."""
@@ -77,29 +79,30 @@ class SceneMapping(pl.LightningModule):
                 console=Console(stderr=True),
                 transient=True,
             )
-            own = self.trainer.predict_dataloaders.dataset
-            total = sum(self._block(work).height * self._block(work).width for work in own) / 1e6
+            blocks = [self._block(work) for work in self._own]
+            total = sum(block.height * block.width for block in blocks) / 1e6
             self._task = self._bar.add_task("Mapping", total=total, speed="")
             self._bar.start()
 
-    def predict_step(self, work: _Work, index: int = 0) -> None:  # type: ignore[override]
-        """Computes one block."""
+    def predict_step(self, work: _Work, index: int = 0) -> bool:
+        """Computes one block; says whether it could."""
         number, block = work[0], self._block(work)
         if number in self._broken:
-            return
+            return False
         start = time.monotonic()
         try:
             self.jobs[number].compute(self.mapper, block)
         except DataError as error:
             self.faults += error.lines
             self._broken.add(number)
-            return
+            return False
         self._seconds += time.monotonic() - start
         self._pixels += block.height * block.width
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=self._pixels / 1e6, speed=f"{self.speed:.2f} Mpx/s"
             )
+        return True
 
     def _block(self, work: _Work) -> Block:
         return self.jobs[work[0]].store.blocks[work[1]]

@@ -130,6 +130,8 @@ def writing_cog(path: Path, plan: RasterPlan) -> Iterator[RasterWriter]:
 
 def tags_of(path: Path) -> dict[str, str]:
     """The tags of a raster; none where there is no such file or it cannot be read."""
+    if not path.exists():  # GDAL would log an error
+        return {}
     try:
         with without_place(), rasterio.open(path) as dataset:
             tags: dict[str, str] = dataset.tags()

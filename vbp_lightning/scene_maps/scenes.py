@@ -182,8 +182,13 @@ def stretched(mask: NDArray[np.float32], low: float, high: float) -> NDArray[np.
     return result
 
 
-def scene_job(image: Path, settings: MapSettings) -> SceneJob:
+def scene_job(image: Path, settings: MapSettings, name: str | None = None) -> SceneJob:
     """The job of an image.
+
+    Args:
+        image: A raster.
+        settings: See there.
+        name: Of the scene; None for the file's.
 
     Raises:
         DataError: The file is missing or damaged, has other bands, or is smaller than a window.
@@ -199,4 +204,4 @@ def scene_job(image: Path, settings: MapSettings) -> SceneJob:
                 f"{image}: is {opened.grid.width} × {opened.grid.height} px, smaller than a window"
                 f" of {settings.window} px (input): give a larger image"
             )
-        return SceneJob(image.stem, image, opened.grid, settings)
+        return SceneJob(name or image.stem, image, opened.grid, settings)

@@ -3,32 +3,30 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.data import CutImages, image_files
+from vbp_lightning.data import (
+    SPLITS,
+    CutImages,
+    RoadTileDataModule,
+    image_files,
+    stored_datamodule,
+)
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
-from vbp_lightning.plotting import to_rgb
-from vbp_lightning.plotting.quick_look import quick_look
-from vbp_lightning.runs.arrays import write_picture
+from vbp_lightning.runs.scene_extras import write_hardest, write_quick_look, write_road_areas
 from vbp_lightning.runs.subject import Subject
+from vbp_lightning.scene_maps.hardest import judged
 from vbp_lightning.scene_maps.maps import Mapper
 from vbp_lightning.scene_maps.prediction import SceneMapping
 from vbp_lightning.scene_maps.scenes import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 from vbp_lightning.scene_maps.tilewise import TileMapper
-from vbp_lightning.scene_maps.views import (
-    probabilities_of,
-    reduced_image,
-    reduced_mask,
-    reduction,
-)
-
-_LONGEST = 1200
-"""Pixels, the longer side of a scene in its quick-look."""
+from vbp_lightning.scene_maps.views import probabilities_of
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -61,7 +59,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         cfg.scaling if cfg.mode == "seamless" else "extremes",
         _tags(cfg, subject, classifier),
     )
-    jobs, faults = _jobs(cfg, settings)
+    datamodule = _datamodule(cfg, classifier) if cfg.input is None else None
+    jobs, faults = _jobs(_scenes(cfg, settings, datamodule), settings)
     todo = _todo(cfg, jobs)
     if todo:
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -72,13 +71,23 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         if not trainer.is_global_zero:
             return
         print(f"{mapping.speed:.2f} Mpx/s")
-    for job in jobs:
-        if job.state() != "done":
-            continue
+    done = [job for job in jobs if job.state() == "done"]
+    threshold = float(classifier.threshold)
+    title = f"{cfg.mode}, VisualBackProp {cfg.upsampling.name}"
+    note = f"Network {context_note(classifier.hparams['context'])}."
+    for job in done:
         yield job.probability_path
         yield job.mask_path
         if cfg.quick_look:
-            yield _draw(cfg, job, classifier)
+            yield write_quick_look(job, threshold, title, note)
+    if cfg.roads:
+        path = settings.output / "roads.geojson"
+        faults += write_road_areas(path, done, threshold)
+        yield path
+    if cfg.hardest and datamodule is not None:
+        maps = {job.name: (job.cells, probabilities_of(job.probability_path)) for job in done}
+        tiles = judged(datamodule.tiles_of(cfg.split), maps)
+        yield from write_hardest(settings.output, tiles, datamodule, cfg.hardest)
     if faults:
         raise UserError(*faults)
 
@@ -99,8 +108,13 @@ def _refuse_wrong_settings(cfg: DictConfig) -> None:
         value = cfg[key]
         if not isinstance(value, int) or value < 1 or value % unit:
             lines.append(f"{key}={value}: give a multiple of {unit} px")
-    if cfg.input is None:
-        lines.append("input is not given: name a scene or a folder of scenes (input=…)")
+    if cfg.input is None and cfg.split not in SPLITS:
+        lines.append(f"split={cfg.split}: choose {', '.join(SPLITS)}")
+    if cfg.input is not None and cfg.hardest:
+        lines.append(
+            f"hardest={cfg.hardest}: an image has no labels (input): leave input=null, and the "
+            "scenes of the run's own split are mapped"
+        )
     if lines:
         raise UserError(*lines)
 
@@ -148,27 +162,50 @@ def context_note(context: int) -> str:
     )
 
 
-def _jobs(cfg: DictConfig, settings: MapSettings) -> tuple[list[SceneJob], list[str]]:
-    """The scenes of the input, and one line for each that cannot be used."""
+def _datamodule(cfg: DictConfig, classifier: RoadClassifier) -> RoadTileDataModule:
+    """The data that the classifier was trained with, read."""
+    if classifier.hparams["data"] is None:
+        raise UserError("the checkpoint tells nothing of its data (ckpt): give a scene (input)")
+    datamodule = stored_datamodule(classifier.hparams["data"])
+    datamodule.setup()
+    return datamodule
+
+
+def _scenes(
+    cfg: DictConfig, settings: MapSettings, datamodule: RoadTileDataModule | None
+) -> list[tuple[str, Path]]:
+    """Names and files of the scenes: of the input, or of a split of the run's own data."""
+    if datamodule is not None:
+        tiles = datamodule.tiles_of(cfg.split)
+        numbers = np.unique(tiles.positions[:, 0]).tolist()
+        scenes = [tiles.infos[number].scene for number in numbers]
+        return [(scene.name.replace("/", "_"), scene.image) for scene in scenes]
     output = settings.output.resolve()
-    files = [path for path in image_files(Path(cfg.input)) if output not in path.resolve().parents]
+    files = image_files(Path(cfg.input))
+    return [(path.stem, path) for path in files if output not in path.resolve().parents]
+
+
+def _jobs(
+    scenes: list[tuple[str, Path]], settings: MapSettings
+) -> tuple[list[SceneJob], list[str]]:
+    """The scenes that can be mapped, and one line for each that cannot."""
     jobs: list[SceneJob] = []
     faults: list[str] = []
     names: dict[str, Path] = {}
-    for path in files:
-        if path.stem in names:
+    for name, path in scenes:
+        if name in names:
             faults.append(
-                f"{path}: has the name of {names[path.stem]}, and so would its maps (input): "
+                f"{path}: has the name of {names[name]}, and so would its maps (input): "
                 "map the folders one by one, each to an output of its own"
             )
             continue
-        names[path.stem] = path
+        names[name] = path
         try:
-            jobs.append(scene_job(path, settings))
+            jobs.append(scene_job(path, settings, name))
         except UserError as error:
             faults += error.lines
     if not jobs:
-        raise UserError(*faults or [f"{cfg.input}: holds no scene outside of {output} (input)"])
+        raise UserError(*faults or ["input: holds no scene outside of the output (input, output)"])
     return jobs, faults
 
 
@@ -183,22 +220,3 @@ def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
         )
     all_anew = cfg.overwrite or (cfg.scale == "shared" and set(states) != {"done"})
     return [job for job, state in zip(jobs, states, strict=True) if all_anew or state != "done"]
-
-
-def _draw(cfg: DictConfig, job: SceneJob, classifier: RoadClassifier) -> Path:
-    """The quick-look of a scene whose maps are there."""
-    factor = reduction(job.grid.shape, _LONGEST)
-    image = to_rgb(reduced_image(job, factor)[None])[0]
-    cells, (rows, cols) = job.cells, job.cells.cells
-    start = cells.first - cells.step / 2
-    picture = quick_look(
-        image,
-        job.grid.shape,
-        probabilities_of(job.probability_path),
-        (start, start + cols * cells.step, start + rows * cells.step, start),
-        reduced_mask(job.mask_path, image.shape[:2]),
-        float(classifier.threshold),
-        f"{job.name}: {cfg.mode}, VisualBackProp {cfg.upsampling.name}",
-        f"Network {context_note(classifier.hparams['context'])}.",
-    )
-    return write_picture(job.settings.output / f"{job.name}_quick_look.png", picture)
