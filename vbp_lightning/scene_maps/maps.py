@@ -64,9 +64,13 @@ def usable_windows(
     Returns:
         (rows, cols).
     """
+    if not rows or not cols:
+        return np.zeros((len(rows), len(cols)), dtype=bool)
+    size, step = grid.window, grid.step
+    if valid[rows[0] - top : rows[-1] + size - top, cols[0] - left : cols[-1] + size - left].all():
+        return np.ones((len(rows), len(cols)), dtype=bool)
     corners = np.array([(row - top, col - left) for row in rows for col in cols], dtype=np.int64)
     corners = corners.reshape(-1, 2)
-    size, step = grid.window, grid.step
     missing = size**2 - tile_counts(valid, corners, size)
     usable = ~exceeds(missing, size**2, max_invalid)
     usable &= tile_counts(valid, corners + (size - step) // 2, step) > 0

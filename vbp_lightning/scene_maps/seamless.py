@@ -17,6 +17,9 @@ HALO = TILE_SIZE // 2 + TOTAL_STRIDE
 looks beyond its own 8×8 px, rounded up to the grid of features. A mask needs less: a pixel's value
 comes from features within 14 px, which look 7 px further."""
 
+_ROWS = 1024
+"""Windows that the head is evaluated at at a time: their hidden layers stay in the cache."""
+
 _WINDOW = TILE_SIZE // TOTAL_STRIDE
 
 
@@ -132,7 +135,8 @@ class SeamlessMapper:
         with torch.no_grad():
             pooled = sliding_mean(features) if self._averages else sliding_max(features)
             flat = pooled[0].flatten(1).T.contiguous()
-            logits = self._head(flat).double()
+            parts = [self._head(part) for part in torch.split(flat, _ROWS)]
+            logits = torch.cat(parts).double()
         values: np.ndarray = logits.sigmoid().float().view(pooled.shape[2:]).cpu().numpy()
         return values
 
