@@ -24,6 +24,7 @@ LIMIT_SECONDS = 0.25
 class NoisyTiles:
     """Forty validation tiles with every label."""
 
+    context = 0
     shares = (0.0, 0.02, 0.06, 0.2, 0.4) * 8
 
     def tiles_of(self, split):

@@ -118,7 +118,7 @@ def tiles(folder: Path) -> None:
 
     def cut(bands: np.ndarray, places: np.ndarray) -> None:
         for start in range(0, len(places), 64):
-            crops([bands], places[start : start + 64], 96)
+            crops([bands], places[start : start + 64], 96, 0, np.zeros(len(bands)))
 
     strides = {96: 1.25, 48: 1.6}
     reads: list[float] = []

@@ -111,3 +111,55 @@ def test_masks_of_a_stretched_network_are_those_of_clipped_tiles(architecture):
         VisualBackProp(clipped, "deconv").attribute(tiles),
         VisualBackProp(plain, "deconv").attribute(tiles.clamp(25, 75)),
     )
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("head", ["hidden", "gap"])
+def test_context_changes_neither_the_weights_nor_what_follows_the_tiles_own_features(
+    architecture, head
+):
+    torch.manual_seed(0)
+    plain = RoadNetwork(architecture, head, [100.0], [50.0]).eval()
+    wide = RoadNetwork(architecture, head, [100.0], [50.0], context=16).eval()
+    wide.load_state_dict(plain.state_dict())
+    tiles = 200 * torch.rand(2, 1, 128, 128)
+    features = tiles
+    for name, module in plain.named_children():
+        if name == "global_pool":
+            break
+        features = module(features)
+    expected = features[:, :, 2:-2, 2:-2]
+    for module in list(plain.children())[-4 if head == "hidden" else -3 :]:
+        expected = module(expected)
+    torch.testing.assert_close(wide(tiles), expected)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_what_lies_beyond_the_context_of_8_px_does_not_matter(architecture):
+    torch.manual_seed(0)
+    near = RoadNetwork(architecture, "gap", [100.0], [50.0], context=8).eval()
+    far = RoadNetwork(architecture, "gap", [100.0], [50.0], context=24).eval()
+    far.load_state_dict(near.state_dict())
+    tiles = 200 * torch.rand(2, 1, 144, 144)
+    torch.testing.assert_close(near(tiles[:, :, 16:-16, 16:-16]), far(tiles))
+    none = RoadNetwork(architecture, "gap", [100.0], [50.0]).eval()
+    none.load_state_dict(near.state_dict())
+    assert not torch.allclose(none(tiles[:, :, 24:-24, 24:-24]), far(tiles))
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_masks_cover_the_context_too(architecture):
+    torch.manual_seed(0)
+    plain = RoadNetwork(architecture, "hidden", [100.0], [50.0]).eval()
+    wide = RoadNetwork(architecture, "hidden", [100.0], [50.0], context=16).eval()
+    wide.load_state_dict(plain.state_dict())
+    tiles = 200 * torch.rand(4, 1, 128, 128)
+    assert torch.equal(
+        VisualBackProp(wide).attribute(tiles), VisualBackProp(plain).attribute(tiles)
+    )
+
+
+@pytest.mark.parametrize("context", [-8, 4, 12])
+def test_a_context_that_features_cannot_be_cropped_by_is_refused(context):
+    with pytest.raises(ValueError, match="multiple of 8"):
+        RoadNetwork("strided", "hidden", [0.0], [1.0], context=context)

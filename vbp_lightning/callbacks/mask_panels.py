@@ -42,26 +42,29 @@ class PanelError(UserError):
 
 @dataclass(frozen=True)
 class _ShownTiles:
-    """The tiles of a sheet, read and stretched for display once."""
+    """The tiles of a sheet, with their context, read and stretched for display once."""
 
     groups: list[TileGroup]
     records: dict[int, LabelledTile]
     raw: Tensor
     rgb: RGB
+    context: int
 
     @classmethod
     def read(cls, datamodule: RoadTileDataModule, groups: list[TileGroup]) -> "_ShownTiles":
         tiles = datamodule.tiles_of("val")
         indices = sorted({index for group in groups for index in group.indices})
         raw = datamodule.read_tiles([tiles[index] for index in indices])
-        return cls(groups, {index: tiles[index] for index in indices}, raw, to_rgb(raw.numpy()))
+        records = {index: tiles[index] for index in indices}
+        return cls(groups, records, raw, to_rgb(raw.numpy()), datamodule.context)
 
 
 class MaskPanels(pl.Callback):
     """Logs mask panels of the same validation tiles every epoch, and verdicts after the fit.
 
     Every page holds up to four tiles, each as tile, VisualBackProp mask and mask laid over the
-    tile, with true label, road share and P(road), wrong ones marked. The pages go to every
+    tile, with true label, road share and P(road), wrong ones marked. Of tiles with context, masks
+    are computed over the whole input and shown of the tile alone. The pages go to every
     TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked to
     ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
 
@@ -182,6 +185,7 @@ class MaskPanels(pl.Callback):
         """The pages of a sheet by tag; masks and probabilities in the order of the records."""
         place = {index: number for number, index in enumerate(shown.records)}
         masks_shown = masks.squeeze(1).float().cpu().numpy()
+        own = slice(shown.context, masks_shown.shape[-1] - shown.context)
         captions = [
             tile_caption(tile, probability, threshold)
             for tile, probability in zip(
@@ -194,8 +198,8 @@ class MaskPanels(pl.Callback):
                 places = [place[index] for index in indices]
                 name = group.name if number == 0 else f"{group.name}_{number + 1}"
                 pages[name] = mask_panel(
-                    shown.rgb[places],
-                    masks_shown[places],
+                    shown.rgb[places, own, own],
+                    masks_shown[places, own, own],
                     [captions[one] for one in places],
                     occasion + group.title,
                     f"road if P ≥ {threshold:.3f}",

@@ -36,7 +36,8 @@ class RunSummary(Callback):
         if trainer.ckpt_path is not None:
             return
         settings = pl_module.hparams
-        graph = _graph(settings["architecture"], settings["head"], len(settings["mean"]))
+        bands, context = len(settings["mean"]), settings["context"]
+        graph = _graph(settings["architecture"], settings["head"], bands, context)
         for logger in _tensorboards(trainer):
             logger.experiment._get_file_writer().add_graph(graph)
 
@@ -110,9 +111,12 @@ def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 
 
 @cache
-def _graph(architecture: Architecture, head: Head, bands: int) -> object:
+def _graph(architecture: Architecture, head: Head, bands: int, context: int) -> object:
     """The graph of a network, traced once in a process: torch never frees what it traced."""
     with torch.random.fork_rng(devices=[]):
-        network = RoadNetwork(architecture, head, [0.0] * bands, [1.0] * bands).eval()
-    example = torch.zeros(1, bands, TILE_SIZE, TILE_SIZE)
+        network = RoadNetwork(
+            architecture, head, [0.0] * bands, [1.0] * bands, context=context
+        ).eval()
+    size = TILE_SIZE + 2 * context
+    example = torch.zeros(1, bands, size, size)
     return trace_graph(network, example)  # type: ignore[no-untyped-call]

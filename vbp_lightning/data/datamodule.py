@@ -92,6 +92,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         stretch: Two percentiles of each band's training pixels that the network takes for -1 and
             1, clipping what lies beyond; None scales by mean and standard deviation.
         tile_size: Tile size in pixels.
+        context: Margin in pixels that each tile is read with on every side, for networks whose
+            features are to come from real pixels up to the tile's border. Beyond the scene it
+            holds what gaps hold. Labels, shares and bounds are those of the tile alone.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
         cover_edges: Whether last tiles, shifted inwards, take the pixels that the stride leaves.
@@ -105,7 +108,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         block_size: Side of a block.
         block_unit: Unit of ``block_size``: ``m`` or ``px``.
         block_margin: Pixels that lie at least between a training tile and each held-out pixel of
-            its scene, where scenes are divided; None for the jitter of the augmentation.
+            its scene, where scenes are divided; None for the jitter of the augmentation and twice
+            the context, so that no pixel is read for training and for a held-out tile.
         split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
             ``scene`` and ``split``: read instead of drawing anything.
         split_seed: Of the draw of splits; apart from ``seed``, so that runs of different seeds
@@ -133,6 +137,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         resolution: float | None = None,
         stretch: Sequence[float] | None = None,
         tile_size: int = 96,
+        context: int = 0,
         stride: int | None = None,
         train_stride: int | None = None,
         cover_edges: bool = False,
@@ -164,6 +169,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         self.resolution = resolution
         self.stretch = None if stretch is None else list(stretch)
         self.tile_size = tile_size
+        self.context = context
         self.stride = tile_size if stride is None else stride
         self.train_stride = max(1, tile_size // 2) if train_stride is None else train_stride
         self.cover_edges = cover_edges
@@ -355,7 +361,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     def _margin(self) -> int:
         if self.block_margin is not None:
             return self.block_margin
-        return self.augment.jitter if self.augment else 0
+        return (self.augment.jitter if self.augment else 0) + 2 * self.context
 
     def _label(self, survey: Survey, scenes: Iterable[Scene]) -> None:
         """Labels the tiles of all splits, and says which split cannot be used."""
@@ -407,23 +413,29 @@ class RoadTileDataModule(pl.LightningDataModule):
             tiles: Any crops that lie inside their scenes.
 
         Returns:
-            (N, C, tile_size, tile_size) float32 in the units of the scenes.
+            (N, C, size, size) float32 in the units of the scenes, size = tile_size + 2·context.
         """
-        return crops(self._store.bands, self._positions(tiles), self.tile_size)
+        store = self._store
+        positions = self._positions(tiles)
+        return crops(store.bands, positions, self.tile_size, self.context, store.fill)
 
     def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
-        """The road pixels of tiles; false where a pixel is invalid.
+        """The road pixels of tiles and their context; false where a pixel is invalid.
 
         Args:
             tiles: Any crops that lie inside their scenes.
 
         Returns:
-            (N, tile_size, tile_size) bool.
+            (N, size, size) bool, the pixels that ``read_tiles`` gives.
         """
-        size = self.tile_size
-        masks = np.empty((len(tiles), size, size), dtype=bool)
-        for place, (scene, row, col) in enumerate(self._positions(tiles).tolist()):
-            masks[place] = self._store.road[scene][row : row + size, col : col + size]
+        size = self.tile_size + 2 * self.context
+        masks = np.zeros((len(tiles), size, size), dtype=bool)
+        for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
+            top, left = row - self.context, col - self.context
+            plane = self._store.road[scene]
+            bottom, right = min(top + size, plane.shape[0]), min(left + size, plane.shape[1])
+            inside = plane[max(top, 0) : bottom, max(left, 0) : right]
+            mask[max(top, 0) - top : bottom - top, max(left, 0) - left : right - left] = inside
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:
@@ -471,6 +483,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             positions=tiles.positions,
             labels=tiles.labels,
             tile_size=self.tile_size,
+            context=self.context,
+            fill=store.fill,
             road_share=self.road_share,
             max_invalid=self.max_invalid,
             mean=self.mean,
@@ -532,7 +546,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
 
     def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
-        return TileDataset(self._workers_store.bands, positions, labels, self.tile_size)
+        store = self._workers_store
+        return TileDataset(store.bands, positions, labels, self.tile_size, self.context, store.fill)
 
     @property
     def _store(self) -> SceneStore:

@@ -5,7 +5,7 @@ spawned, need nothing but this; streamed scenes open their files in each process
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,24 +19,47 @@ from vbp_lightning.data.keyed import keyed_uniforms
 from vbp_lightning.data.store import Bands, Plane
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-"""Raw tiles float32 (N, C, H, W) and labels int64 (N,)."""
+"""Raw tiles float32 (N, C, H, W), each with its context, and labels int64 (N,)."""
 
 
-def crops(scenes: Sequence[Bands], positions: NDArray[np.int64], tile_size: int) -> Tensor:
-    """Raw tiles as they lie in their scenes.
+def crops(
+    scenes: Sequence[Bands],
+    positions: NDArray[np.int64],
+    tile_size: int,
+    context: int,
+    fill: NDArray[Any],
+) -> Tensor:
+    """Raw tiles as they lie in their scenes, with the pixels around them.
 
     Args:
         scenes: (C, H, W) each, of one type and number of bands.
         positions: (N, 3) number of the scene, row and column of the upper-left corner.
         tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels.
+        fill: (C,) what the margin holds beyond the scene.
 
     Returns:
-        (N, C, tile_size, tile_size) float32, channels last in memory.
+        (N, C, size, size) float32 with size = tile_size + 2·context, channels last in memory.
     """
-    tiles = _empty_tiles(len(positions), len(scenes[0]), tile_size)
+    size = tile_size + 2 * context
+    tiles = _empty_tiles(len(positions), len(scenes[0]), size)
     for tile, (scene, row, col) in zip(tiles, positions.tolist(), strict=True):
-        tile[...] = scenes[scene][np.s_[:, row : row + tile_size, col : col + tile_size]]
+        tile[...] = _window(scenes[scene], row - context, col - context, size, fill)
     return torch.from_numpy(tiles)
+
+
+def _window(bands: Bands, row: int, col: int, size: int, fill: NDArray[Any]) -> NDArray[Any]:
+    """A square of a scene, filled up where it reaches beyond the scene."""
+    height, width = bands.shape[1:]
+    top, left = max(row, 0), max(col, 0)
+    bottom, right = min(row + size, height), min(col + size, width)
+    inside = bands[np.s_[:, top:bottom, left:right]]
+    if inside.shape[1:] == (size, size):
+        return inside
+    whole = np.empty((len(bands), size, size), inside.dtype)
+    whole[...] = fill[:, None, None]
+    whole[:, top - row : bottom - row, left - col : right - col] = inside
+    return whole
 
 
 def _empty_tiles(count: int, bands: int, tile_size: int) -> NDArray[np.float32]:
@@ -52,6 +75,8 @@ class TileDataset(Dataset[Batch]):
         positions: (N, 3) number of the scene, row and column.
         labels: (N,) values of :class:`~vbp_lightning.data.Label`.
         tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels.
+        fill: (C,) what the margin holds beyond the scene.
     """
 
     def __init__(
@@ -60,11 +85,15 @@ class TileDataset(Dataset[Batch]):
         positions: NDArray[np.int64],
         labels: NDArray[np.int64],
         tile_size: int,
+        context: int,
+        fill: NDArray[Any],
     ) -> None:
         self.scenes = scenes
         self.positions = positions
         self.labels = labels
         self.tile_size = tile_size
+        self.context = context
+        self.fill = fill
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -77,7 +106,7 @@ class TileDataset(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The tiles of a batch, cut at once."""
         chosen = np.asarray(indices, dtype=np.int64)
-        tiles = crops(self.scenes, self.positions[chosen], self.tile_size)
+        tiles = crops(self.scenes, self.positions[chosen], self.tile_size, self.context, self.fill)
         return tiles, torch.from_numpy(self.labels[chosen])
 
 
@@ -91,6 +120,8 @@ class TrainingTiles(Dataset[Batch]):
         positions: (N, 3) number of the scene, row and column.
         labels: (N,) values of :class:`~vbp_lightning.data.Label`.
         tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels; labels are those of the tile alone.
+        fill: (C,) what the margin holds beyond the scene.
         road_share: Least road share of a road tile.
         max_invalid: Largest share of invalid pixels.
         mean: Training mean of each band: what the contrast is changed about.
@@ -107,6 +138,8 @@ class TrainingTiles(Dataset[Batch]):
         positions: NDArray[np.int64],
         labels: NDArray[np.int64],
         tile_size: int,
+        context: int,
+        fill: NDArray[Any],
         road_share: float,
         max_invalid: float,
         mean: Sequence[float],
@@ -120,6 +153,8 @@ class TrainingTiles(Dataset[Batch]):
         self.positions = positions
         self.labels = labels
         self.tile_size = tile_size
+        self.context = context
+        self.fill = fill
         self.road_share = road_share
         self.max_invalid = max_invalid
         self.mean = np.array(mean)
@@ -139,7 +174,8 @@ class TrainingTiles(Dataset[Batch]):
         epoch, index, number = keys.T
         positions, labels = self.positions[number], torch.from_numpy(self.labels[number])
         if self.augment is None:
-            return crops(self.scenes, positions, self.tile_size), labels
+            tiles = crops(self.scenes, positions, self.tile_size, self.context, self.fill)
+            return tiles, labels
         draws = keyed_uniforms((self.seed, epoch, index), 7)
         if self.augment.jitter:
             positions = self._jittered(positions, self.labels[number], draws[:, 5:7])
@@ -158,7 +194,7 @@ class TrainingTiles(Dataset[Batch]):
         offset: NDArray[np.float64],
     ) -> Tensor:
         """Crops under symmetries (N, 3), times gain (N, 1), plus offset (N, C)."""
-        size = self.tile_size
+        size = self.tile_size + 2 * self.context
         tiles = _empty_tiles(len(positions), len(self.mean), size)
         gains = gain.astype(np.float32)
         # Once for each pixel of a row: numpy would loop over the bands of each pixel.
@@ -167,7 +203,9 @@ class TrainingTiles(Dataset[Batch]):
         for place, ((scene, row, col), symmetry) in enumerate(
             zip(positions.tolist(), symmetries.tolist(), strict=True)
         ):
-            window = self.scenes[scene][np.s_[:, row : row + size, col : col + size]]
+            window = _window(
+                self.scenes[scene], row - self.context, col - self.context, size, self.fill
+            )
             tile = tiles[place]
             tile[...] = oriented(window, *symmetry)
             rows = tile.transpose(1, 2, 0).reshape(size, -1)  # the same memory

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate
 
 from vbp_lightning.data.grid import tile_grid
+from vbp_lightning.data.normalisation import gap_values
 from vbp_lightning.data.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.scenes import DataError, Tile
 
@@ -56,11 +57,13 @@ class CutImages:
         reading: How the classifier's own scenes were read: bands, nodata, ground size.
         fill: What pixels without imagery are filled with, one value for each band.
         tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels; beyond the image it is filled too.
     """
 
     reading: Reading
     fill: tuple[float, ...]
     tile_size: int
+    context: int = 0
 
     def places(self, path: Path) -> list[Tile]:
         """The upper-left corners of all tiles of an image, row by row.
@@ -86,14 +89,19 @@ class CutImages:
         """The tiles at some places of an image.
 
         Returns:
-            ``(N, C, tile_size, tile_size)`` float32 in the raster's units.
+            ``(N, C, size, size)`` float32 in the raster's units, size = tile_size + 2·context.
 
         Raises:
             DataError: The file cannot be read.
         """
-        size = self.tile_size
+        margin = self.context
+        size = self.tile_size + 2 * margin
         with without_place(), OpenImage(path, self.reading, key=_KEY) as image:
-            pixels = [_filled(image, Window(t.col, t.row, size, size), self.fill) for t in places]
+            fill = gap_values(self.fill, image.dtype)
+            pixels = [
+                read_filled(image, tile.row - margin, tile.col - margin, size, size, fill)[0]
+                for tile in places
+            ]
         return from_numpy(np.stack(pixels))
 
 
@@ -148,6 +156,41 @@ class ResizedImages:
             top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
             pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
         return pixels.repeat(len(places), 1, 1, 1)
+
+
+def read_filled(
+    image: OpenImage, row: int, col: int, height: int, width: int, fill: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Reads a window that may reach beyond an image.
+
+    Args:
+        image: Open.
+        row: First row, negative above the image.
+        col: First column, negative to the left of it.
+        height: Rows.
+        width: Columns.
+        fill: (C,) what pixels without imagery hold.
+
+    Returns:
+        Bands (C, height, width), side by side in memory, and where there is imagery
+        (height, width).
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    bands = np.empty((height, width, image.count), np.float32)
+    bands[...] = fill
+    valid = np.zeros((height, width), dtype=bool)
+    top, left = max(row, 0), max(col, 0)
+    bottom, right = min(row + height, image.grid.height), min(col + width, image.grid.width)
+    if top < bottom and left < right:
+        inside = np.s_[top - row : bottom - row, left - col : right - col]
+        pixels, shown = image.read(Window(left, top, right - left, bottom - top))
+        valid[inside] = shown
+        bands[inside] = pixels.transpose(1, 2, 0)
+        if not shown.all():
+            bands[inside][~shown] = fill
+    return bands.transpose(2, 0, 1), valid
 
 
 def _filled(image: OpenImage, window: Window, fill: Sequence[float]) -> NDArray[np.float32]:

@@ -1,5 +1,6 @@
 """Statistics of each band over the valid training pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,21 @@ class Normalisation:
     std: list[float]
     low: list[float] | None = None
     high: list[float] | None = None
+
+
+def gap_values(mean: Sequence[float], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """What pixels without imagery hold: the training mean, as far as the type can.
+
+    Args:
+        mean: Of each band.
+        dtype: Of the imagery.
+
+    Returns:
+        (C,) of the imagery's type.
+    """
+    if np.issubdtype(dtype, np.integer):
+        return np.round(mean).astype(dtype)
+    return np.array(mean, dtype)
 
 
 class BandStatistics:

@@ -13,7 +13,7 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
             of the kind that it should be.
     """
     at = SimpleNamespace(**settings)
-    least = {"tile_size": 1, "stride": 1, "train_stride": 1, "batch_size": 1}
+    least = {"tile_size": 1, "context": 0, "stride": 1, "train_stride": 1, "batch_size": 1}
     least |= {"num_workers": 0, "seed": 0, "split_seed": 0, "mask_threshold": 0}
     lines = [
         f"data.{name}={getattr(at, name)}: must be at least {value}"
@@ -43,10 +43,12 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
             f" - 1 = {at.tile_size + at.stride - 1} px, so that each block holds a tile"
         )
     jitter = at.augment.jitter if at.augment else 0
-    if at.block_margin is not None and at.block_margin < jitter:
+    reach = jitter + 2 * at.context
+    if at.block_margin is not None and at.block_margin < reach:
+        seen = f" + 2 · data.context = {reach}" if at.context else f"={jitter}"
         lines.append(
-            f"data.block_margin={at.block_margin}: must be at least data.augment.jitter="
-            f"{jitter}, by which training tiles move, or null"
+            f"data.block_margin={at.block_margin}: must be at least data.augment.jitter{seen},"
+            " by which training tiles move, or null"
         )
     for name in ("resolution", "block_size", "memory"):
         value = getattr(at, name)

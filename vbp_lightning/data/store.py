@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from vbp_lightning.data.grid import tile_counts
-from vbp_lightning.data.normalisation import BandStatistics
+from vbp_lightning.data.normalisation import BandStatistics, gap_values
 from vbp_lightning.data.planning import TilePlan
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import OpenScene, Pixels, SceneInfo, for_each_scene, load_scene
@@ -93,6 +93,7 @@ class SceneStore:
     bands: Sequence[Bands]
     road: Sequence[Plane]
     valid: Sequence[Plane]
+    fill: NDArray[Any]
     is_streamed: bool
 
     def shared(self) -> "SceneStore":
@@ -103,6 +104,7 @@ class SceneStore:
             [SharedArray(np.asarray(bands)) for bands in self.bands],
             [SharedArray(np.asarray(plane)) for plane in self.road],
             [SharedArray(np.asarray(plane)) for plane in self.valid],
+            self.fill,
             is_streamed=False,
         )
 
@@ -291,9 +293,7 @@ def build_store(
         workers: Processes beside the main one that will read.
     """
     dtype = surveyed[0].info.dtype
-    fill = (
-        np.round(mean).astype(dtype) if np.issubdtype(dtype, np.integer) else np.array(mean, dtype)
-    )
+    fill = gap_values(mean, dtype)
     pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
     bands: list[Bands] = []
     road: list[Plane] = []
@@ -313,4 +313,4 @@ def build_store(
         bands.append(item.held.bands)
         road.append(item.held.road)
         valid.append(item.held.valid)
-    return SceneStore(bands, road, valid, is_streamed)
+    return SceneStore(bands, road, valid, fill, is_streamed)

@@ -31,6 +31,8 @@ class RoadClassifier(pl.LightningModule):
         std: Standard deviation of each band over the training split.
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
+        context: Margin in pixels that tiles come with on each side, a multiple of 8: see
+            :class:`~vbp_lightning.models.RoadNetwork`.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
         weight_decay: AdamW's, on weights alone: biases and batch norms are left out.
         data: The data module's configuration, kept for ``explain.py``.
@@ -50,6 +52,7 @@ class RoadClassifier(pl.LightningModule):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
+        context: int = 0,
         learning_rate: float = 5e-3,
         weight_decay: float = 5e-2,
         data: Mapping[str, Any] | None = None,
@@ -57,7 +60,7 @@ class RoadClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = RoadNetwork(architecture, head, mean, std, low, high)
+        self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
         self.val_logits = CatMetric()
@@ -104,6 +107,10 @@ class RoadClassifier(pl.LightningModule):
             "model": (stored["architecture"], self.hparams["architecture"]),
             "model.head": (f"head {stored['head']}", f"head {self.hparams['head']}"),
             "data.bands": (f"{len(stored['mean'])} bands", f"{len(self.hparams['mean'])} bands"),
+            "data.context": (
+                f"a context of {stored.get('context', 0)} px",
+                f"a context of {self.hparams['context']} px",
+            ),
         }
         for key, (theirs, ours) in described.items():
             if theirs != ours:
@@ -113,7 +120,7 @@ class RoadClassifier(pl.LightningModule):
                 )
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """Raw tiles ``(N, C, 96, 96)``, float, to logits ``(N, 1)``; P(road) is their sigmoid."""
+        """Raw tiles ``(N, C, 96, 96)``, plus context, to logits ``(N, 1)``; P(road): sigmoid."""
         logits: Tensor = self.network(tiles.contiguous(memory_format=torch.channels_last))
         return logits
 

@@ -13,6 +13,9 @@ BLOCK_CHANNELS = (8, 32, 32, 64)
 HIDDEN_FEATURES = 512
 TILE_SIZE = 96
 
+TOTAL_STRIDE = 8
+"""Pixels between neighbouring features of the last block."""
+
 
 class Normalize(nn.Module):
     """Standardises each band with statistics that travel in the state dict.
@@ -73,6 +76,12 @@ class RoadNetwork(nn.Sequential):
     (``maxpool``). Then a global max pool and a hidden layer of 512 (``head="hidden"``), or global
     average pooling and one linear layer (``head="gap"``), which class activation maps need.
 
+    With ``context`` the network takes each tile with a margin of the pixels around it, and the
+    features of the margin are cut away before the global pooling: those of the tile itself then
+    come from real pixels and not from the zero padding of the convolutions. The last features of
+    both architectures look no further than 7 px beyond their own 8×8 px, so that a margin of 8 px
+    already makes them those of a pass over the whole scene.
+
     Args:
         architecture: ``strided`` or ``maxpool``.
         head: ``hidden`` or ``gap``.
@@ -80,13 +89,15 @@ class RoadNetwork(nn.Sequential):
         std: Standard deviation of each band over the training split.
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
+        context: Margin in pixels on each side of a tile, a multiple of 8; 0 for none.
 
     Shape:
-        Raw tiles ``(N, C, 96, 96)``, float, in the imagery's own units, to logits ``(N, 1)``;
-        P(road) is their sigmoid.
+        Raw tiles ``(N, C, 96 + 2·context, 96 + 2·context)``, float, in the imagery's own units, to
+        logits ``(N, 1)``; P(road) is their sigmoid.
 
     Raises:
-        ValueError: ``mean`` and ``std`` differ in length, or a name is unknown.
+        ValueError: ``mean`` and ``std`` differ in length, a name is unknown, or ``context`` is no
+            multiple of 8.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class RoadNetwork(nn.Sequential):
         std: Sequence[float],
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
+        context: int = 0,
     ) -> None:
         if architecture not in ("strided", "maxpool"):
             raise ValueError(f"architecture is {architecture!r}; choose strided or maxpool")
@@ -104,8 +116,11 @@ class RoadNetwork(nn.Sequential):
             raise ValueError(f"head is {head!r}; choose hidden or gap")
         if len(mean) != len(std) or not mean:
             raise ValueError(f"mean has {len(mean)} bands and std {len(std)}; give one each a band")
+        if context < 0 or context % TOTAL_STRIDE:
+            raise ValueError(f"context is {context}; give a multiple of {TOTAL_STRIDE} px, or 0")
         super().__init__()
         self.architecture = architecture
+        self.context = context
         self.normalize = Normalize(mean, std, low, high)
         channels = len(mean)
         for index, out_channels in enumerate(BLOCK_CHANNELS):
@@ -117,6 +132,8 @@ class RoadNetwork(nn.Sequential):
             if halves and architecture == "maxpool":
                 self.add_module(f"pool{index}", nn.MaxPool2d(2, 2))
             channels = out_channels
+        if context:
+            self.crop = nn.ZeroPad2d(-(context // TOTAL_STRIDE))
         if head == "hidden":
             self.global_pool: nn.Module = nn.AdaptiveMaxPool2d(1)
             self.flatten = nn.Flatten()

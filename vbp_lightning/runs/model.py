@@ -6,7 +6,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.data import RoadTileDataModule
+from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier, initialize_from
+from vbp_lightning.models.networks import TOTAL_STRIDE
 
 
 def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifier:
@@ -18,13 +20,20 @@ def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifi
 
     Raises:
         CheckpointError: ``init_from`` cannot be used.
+        UserError: The context of the tiles does not suit the networks.
     """
+    if datamodule.context % TOTAL_STRIDE:
+        raise UserError(
+            f"data.context={datamodule.context}: must be a multiple of {TOTAL_STRIDE}, the distance"
+            " of the network's features in pixels"
+        )
     model: RoadClassifier = instantiate(
         cfg.model,
         mean=datamodule.mean,
         std=datamodule.std,
         low=datamodule.normalisation.low,
         high=datamodule.normalisation.high,
+        context=datamodule.context,
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
         _convert_="all",

@@ -121,7 +121,7 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
     reading = Reading(
         None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
     )
-    return CutImages(reading, fill, data.get("tile_size", 96))
+    return CutImages(reading, fill, data.get("tile_size", 96), model.hparams["context"])
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,221 @@
+"""Seamless maps against one plain pass over the whole scene, written out separately."""
+
+import numpy as np
+import pytest
+import torch
+
+from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
+from vbp_lightning.models import RoadNetwork
+from vbp_lightning.scene_maps.geometry import Block, CellGrid, blocks_of
+from vbp_lightning.scene_maps.seamless import HALO, SeamlessMapper, sliding_max, sliding_mean
+from vbp_lightning.scene_maps.tilewise import TileMapper
+
+MEAN, STD = [120.0, 100.0], [40.0, 50.0]
+
+
+def network(architecture="strided", head="hidden", context=0, seed=0):
+    """Like a trained one: batch norms are no identity."""
+    torch.manual_seed(seed)
+    model = RoadNetwork(architecture, head, MEAN, STD, context=context)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean, std=0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.normal_(module.bias, std=0.3)
+    return model.eval()
+
+
+def scene_of(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(2, height // 16 + 2, width // 16 + 2)).repeat(16, 1).repeat(16, 2)
+    noise = rng.normal(size=(2, height, width))
+    return (110 + 40 * coarse[:, :height, :width] + 15 * noise).astype(np.float32)
+
+
+def reader(scene, valid=None):
+    """Reads windows of an array; beyond it, and in gaps, lies the mean."""
+    valid = np.ones(scene.shape[1:], bool) if valid is None else valid
+
+    margin = 160
+    shape = (len(scene), *(size + 2 * margin for size in scene.shape[1:]))
+    wide = np.empty(shape, np.float32)
+    wide[...] = np.array(MEAN, np.float32)[:, None, None]
+    seen = np.zeros(wide.shape[1:], bool)
+    inside = np.s_[margin : margin + scene.shape[1], margin : margin + scene.shape[2]]
+    seen[inside] = valid
+    wide[:, inside[0], inside[1]][:, valid] = scene[:, valid]
+
+    def read(row, col, height, width):
+        place = np.s_[row + margin : row + margin + height, col + margin : col + margin + width]
+        return wide[:, place[0], place[1]].copy(), seen[place].copy()
+
+    return read
+
+
+def laid_together(mapper, read, shape, size):
+    grid = CellGrid(shape, mapper.window, mapper.step)
+    probability = np.full(grid.cells, np.inf, np.float32)
+    mask = np.full(shape, np.inf, np.float32)
+    for block in blocks_of(shape, size):
+        maps = mapper.maps(read, shape, block)
+        probability[grid.block_cells(block)] = maps.probability
+        mask[block.row : block.row + block.height, block.col : block.col + block.width] = maps.mask
+    assert not np.isinf(probability).any()
+    assert not np.isinf(mask).any()
+    return probability, mask
+
+
+def one_pass(model, read, shape, upsampling="deconv"):
+    """The whole scene, continued to multiples of 8 px and by the context, in one plain pass."""
+    context = model.context
+    height, width = (size + -size % 8 for size in shape)
+    pixels, _ = read(-context, -context, height + 2 * context, width + 2 * context)
+    whole = torch.from_numpy(np.ascontiguousarray(pixels))[None]
+    with torch.no_grad():
+        features = whole
+        for name, module in model.named_children():
+            if name in ("crop", "global_pool"):
+                break
+            features = module(features)
+        cut = context // 8
+        features = features[:, :, cut : features.shape[2] - cut, cut : features.shape[3] - cut]
+        rows, cols = ((size - 96) // 8 + 1 for size in shape)
+        probability = np.empty((rows, cols))
+        head = [module for name, module in model.named_children() if name in ("hidden", "prob")]
+        for row in range(rows):
+            for col in range(cols):
+                values = model.global_pool(features[:, :, row : row + 12, col : col + 12])
+                values = values.flatten(1)
+                for module in head:
+                    values = module(values)
+                probability[row, col] = values.sigmoid()
+    mask = VisualBackProp(model, upsampling, fuse=False).attribute(whole, normalize=False)[0, 0]
+    own = np.s_[context : context + shape[0], context : context + shape[1]]
+    return probability, mask.numpy()[own]
+
+
+def assert_close(found, expected):
+    """To 1e-5 of the maximum."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("context", [0, 16])
+@pytest.mark.parametrize("shape", [(397, 397), (320, 413)])
+def test_blocks_of_every_size_give_what_one_pass_gives(architecture, context, shape):
+    model, read = network(architecture, context=context), reader(scene_of(*shape))
+    probability, mask = one_pass(model, read, shape)
+    rows, cols = probability.shape
+    for size in (64, 256, 512):
+        found, relevance = laid_together(SeamlessMapper(model), read, shape, size)
+        assert_close(relevance, mask)
+        assert_close(found[6 : 6 + rows, 6 : 6 + cols], probability)
+        found[6 : 6 + rows, 6 : 6 + cols] = np.nan
+        assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_large_blocks_agree_with_the_whole_scene(architecture):
+    shape = (600, 1104)
+    model, read = network(architecture), reader(scene_of(*shape))
+    probability, mask = laid_together(SeamlessMapper(model), read, shape, 1104)
+    for size in (256, 512, 1000):
+        found, relevance = laid_together(SeamlessMapper(model), read, shape, size)
+        assert_close(relevance, mask)
+        assert np.array_equal(np.isnan(found), np.isnan(probability))
+        assert np.nanmax(np.abs(found - probability)) <= 1e-5 * np.nanmax(probability)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+def test_every_upsampling_is_local(architecture, upsampling):
+    shape = (300, 264)
+    model, read = network(architecture), reader(scene_of(*shape))
+    _, expected = one_pass(model, read, shape, upsampling)
+    _, found = laid_together(SeamlessMapper(model, upsampling), read, shape, 104)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_average_pooling_slides_as_well(architecture):
+    shape = (200, 200)
+    model, read = network(architecture, "gap"), reader(scene_of(*shape))
+    probability, _ = one_pass(model, read, shape)
+    found, _ = laid_together(SeamlessMapper(model), read, shape, 96)
+    assert_close(found[6:20, 6:20], probability)
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("context", [8, 16])
+def test_a_network_with_context_says_the_same_of_tiles_as_of_scenes(architecture, context):
+    shape = (203, 250)
+    model = network(architecture, context=context)
+    read = reader(scene_of(*shape))
+    seamless, _ = laid_together(SeamlessMapper(model), read, shape, 128)
+    tiles, _ = laid_together(TileMapper(model, 8, context=context), read, shape, 128)
+    assert_close(np.nan_to_num(tiles), np.nan_to_num(seamless))
+    assert np.isfinite(tiles).sum() == 14 * 20
+
+
+def test_a_network_without_context_does_not():
+    shape = (203, 250)
+    model, read = network("maxpool"), reader(scene_of(*shape))
+    seamless, _ = laid_together(SeamlessMapper(model), read, shape, 128)
+    tiles, _ = laid_together(TileMapper(model, 8), read, shape, 128)
+    assert np.nanmax(np.abs(tiles - seamless)) > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+def test_a_constant_scene_gives_a_constant_interior(architecture):
+    shape = (256, 256)
+    scene = np.full((2, *shape), 137, np.float32)
+    model = network(architecture)
+    mapper = SeamlessMapper(model, "deconv_normalized")
+    probability, mask = laid_together(mapper, reader(scene), shape, 128)
+    inner = mask[32:-32, 32:-32]
+    assert np.ptp(inner) <= 1e-5 * mask.max()
+    # a window's features see 7 px around it, and the zero padding of the scene's border
+    assert np.ptp(probability[7:25, 7:25]) <= 1e-6
+
+
+def test_the_halo_is_no_wider_than_needed_for_the_window():
+    shape = (320, 320)
+    model, scene = network("maxpool"), scene_of(320, 320)
+    block = Block(104, 104, 104, 104)
+    before = SeamlessMapper(model).maps(reader(scene), shape, block)
+    for reach in (HALO, HALO - 8):
+        changed = scene.copy()
+        changed[:, : 104 - reach] += 500
+        after = SeamlessMapper(model).maps(reader(changed), shape, block)
+        same = np.abs(after.probability - before.probability).max() <= 1e-6
+        assert same == (reach == HALO)
+
+
+def test_gaps_have_no_values():
+    shape = (240, 240)
+    valid = np.ones(shape, bool)
+    valid[:, 200:] = False
+    valid[100:110, 100:110] = False
+    read = reader(scene_of(*shape), valid)
+    for mapper in (SeamlessMapper(network()), TileMapper(network(), 8)):
+        probability, mask = laid_together(mapper, read, shape, 128)
+        assert np.array_equal(np.isnan(mask), ~valid)
+        centres = 8 * np.arange(30)
+        rows, cols = np.meshgrid(centres, centres, indexing="ij")
+        fits = (rows >= 48) & (rows <= 192) & (cols >= 48) & (cols <= 192)
+        # 100 px wide holes are no matter, but around (104, 104) all 8×8 px are missing
+        assert np.isnan(probability[13, 13])
+        fits[13, 13] = False
+        share = np.array(
+            [[(~valid)[r - 48 : r + 48, c - 48 : c + 48].mean() if r >= 48 and c >= 48 else 1
+              for c in centres] for r in centres]
+        )  # fmt: skip
+        assert np.array_equal(~np.isnan(probability), fits & (share <= 0.25))
+
+
+def test_sliding_windows_are_poolings_of_every_window():
+    features = torch.randn(1, 3, 20, 17)
+    windows = features.unfold(2, 12, 1).unfold(3, 12, 1)
+    assert torch.equal(sliding_max(features), windows.amax((4, 5)))
+    torch.testing.assert_close(sliding_mean(features), windows.mean((4, 5)))
