@@ -35,6 +35,7 @@ class BarTiles(pl.LightningDataModule):
         for tile, rows in zip(self.tiles, self.bars, strict=True):
             tile[:, 4 : 4 + rows] += 1
         self.reads = 0
+        self.context = 0
 
     def tiles_of(self, split):
         assert split == "val"

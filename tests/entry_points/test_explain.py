@@ -26,8 +26,16 @@ class Evil:
 
 
 METHODS = (
-    *("visual_backprop", "saliency", "guided_backprop", "deconvnet", "cam", "grad_cam"),
-    *("guided_grad_cam", "occlusion", "integrated_gradients", "smoothgrad"),
+    *(
+        "visual_backprop",
+        "symmetric_visual_backprop",
+        "saliency",
+        "guided_backprop",
+        "deconvnet",
+        "cam",
+        "grad_cam",
+    ),
+    *("guided_grad_cam", "occlusion", "integrated_gradients", "smoothgrad", "lrp"),
 )
 
 
@@ -72,9 +80,10 @@ def test_all_methods(run, checkpoint, image, tmp_path):
     expected = GradCam(RoadClassifier.load_from_checkpoint(path)).attribute(
         torch.from_numpy(arrays["tiles"]), 1
     )
+    assert "occlusion: unnormalised score" in arrays["units"]
     assert np.allclose(arrays["grad_cam"], expected[:, 0].numpy(), atol=1e-5)
     with Image.open(tmp_path / "out" / "attribution.png") as sheet:
-        assert sheet.width > 10 * 128
+        assert sheet.width > 12 * 128
 
 
 def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_path):
@@ -96,7 +105,10 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("method=kam", "method=kam: choose among visual_backprop, saliency"),
+        (
+            "method=kam",
+            "method=kam: choose among visual_backprop, symmetric_visual_backprop, saliency",
+        ),
         ("target=river", "target=river: choose road, non_road or the number of a class"),
         ("scale=both", "scale=both: choose each or shared"),
         ("tiles=0", "tiles=0: give a number of tiles, at least 1"),

@@ -169,17 +169,18 @@ def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(
     process = run("train.py", *tiny, f"init_from={best}", "data.bands=[1,2]", "debug=one_batch")
     assert process.returncode == 0, process.stderr
     assert "it saw 3 bands, the data has 2" in process.stdout
-    other = call("train.py", *tiny, f"init_from={best}", "model.head=gap")
+    other = call("train.py", *tiny, f"init_from={best}", "model.head=gap", "hydra.run.dir=o")
     assert_fails_with(other, str(best), "init_from", "model.head")
 
 
 def test_what_is_wrong_with_the_command_is_said_in_one_line(call, tiny):
-    assert_fails_with(call("train.py", "data=massachusetts"), "data.root")
-    assert_fails_with(
-        call("train.py", "data=massachusetts", "data.root=nowhere"), "nowhere", "data.root"
-    )
+    imagery = "data=massachusetts"
+    assert_fails_with(call("train.py", imagery, "hydra.run.dir=a"), "data.root")
+    nowhere = call("train.py", imagery, "data.root=nowhere", "hydra.run.dir=b")
+    assert_fails_with(nowhere, "nowhere", "data.root")
     assert_fails_with(call("train.py", "resume=nowhere"), "nowhere", "resume")
-    assert_fails_with(call("train.py", *tiny, "init_from=no.ckpt"), "no.ckpt", "init_from")
+    untrained = call("train.py", *tiny, "init_from=no.ckpt", "hydra.run.dir=c")
+    assert_fails_with(untrained, "no.ckpt", "init_from")
 
 
 PROBE = """

@@ -1,5 +1,6 @@
 """The files that every task of ``explain.py`` leaves: pictures, and the arrays behind them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting import RGB, compress_page, encode_png
 
+RAW_UNIT = "that of the imagery"
+
 
 def write_picture(path: Path, picture: RGB) -> Path:
     """Writes ``(H, W, 3)`` uint8 as a PNG, in one piece or not at all; returns the path."""
@@ -17,12 +20,16 @@ def write_picture(path: Path, picture: RGB) -> Path:
     return path
 
 
-def write_arrays(path: Path, cfg: DictConfig, **arrays: npt.ArrayLike) -> Path:
+def write_arrays(
+    path: Path, cfg: DictConfig, units: Mapping[str, str], **arrays: npt.ArrayLike
+) -> Path:
     """Writes named arrays with the config that they come from, in one piece or not at all.
 
     Args:
         path: An ``.npz`` file; loads without ``allow_pickle``.
         cfg: The composed config, kept as YAML under ``config``.
+        units: What the numbers of an array are counted in, kept as ``name: unit`` lines under
+            ``units``; arrays that are left out hold names, counts or numbers of things.
         **arrays: Numbers or strings.
 
     Returns:
@@ -33,6 +40,7 @@ def write_arrays(path: Path, cfg: DictConfig, **arrays: npt.ArrayLike) -> Path:
         np.savez_compressed(
             temporary,
             **kept,  # type: ignore[arg-type]  # numpy's stub takes them for its own option
+            units=np.array([f"{name}: {unit}" for name, unit in units.items()], dtype=str),
             config=np.array(OmegaConf.to_yaml(cfg)),
         )
     return path

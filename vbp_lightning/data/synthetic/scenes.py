@@ -19,6 +19,7 @@ from rich.progress import track
 
 from vbp_lightning.data.scenes import DataError, Scene, Split
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
+from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
 from vbp_lightning.files import replacing
 
 GENERATOR_VERSION = 1
@@ -69,6 +70,8 @@ class SyntheticScenes:
         scenes: Number of scenes, at least 3: one each split.
         size: Height and width of a scene, pixels, at least 192. A pixel is 0.5 to 1 m wide, by
             scene.
+        mark: Grey levels of a faint mark beside the roads of training and validation scenes, which
+            test scenes lack: a way to cheat. 0 for none.
         workers: Threads that render. They do not change the result.
 
     Raises:
@@ -84,6 +87,7 @@ class SyntheticScenes:
     seed: int = 0
     scenes: int = 144
     size: int = 480
+    mark: int = 0
     workers: int = 2
 
     def __call__(self) -> list[Scene]:
@@ -94,6 +98,7 @@ class SyntheticScenes:
                 ("seed", self.seed, 0),
                 ("scenes", self.scenes, 3),
                 ("size", self.size, MIN_SIZE),
+                ("mark", self.mark, 0),
                 ("workers", self.workers, 1),
             )
             if value < least
@@ -112,6 +117,8 @@ class SyntheticScenes:
     def folder(self) -> Path:
         """Where the scenes of these settings lie."""
         settings = f"seed{self.seed}_{self.scenes}x{self.size}px_v{GENERATOR_VERSION}"
+        if self.mark:
+            settings += f"_mark{self.mark}"
         return Path(self.root) / settings
 
     @property
@@ -133,7 +140,7 @@ class SyntheticScenes:
             "seed": self.seed,
             "scenes": self.scenes,
             "size": self.size,
-        }
+        } | ({"mark": self.mark} if self.mark else {})
 
     def _complete(self) -> None:
         finished = self._finished()
@@ -176,7 +183,11 @@ class SyntheticScenes:
         scene = self._scene(index)
         corner = (ORIGIN[0] + SPACING * (index % 10), ORIGIN[1] - SPACING * (index // 10))
         mask = np.where(rendering.roads, np.uint8(255), np.uint8(0))[None]
-        _write_raster(scene.image, rendering.image, rendering.pixel, corner)
+        image = rendering.image
+        if self.mark and scene.split != "test":
+            chance = np.random.default_rng([self.seed, index, self.mark])
+            image = stamp_beside_roads(image, rendering.roads, self.mark, chance)
+        _write_raster(scene.image, image, rendering.pixel, corner)
         _write_raster(self._mask_of(scene.name), mask, rendering.pixel, corner)
         files = (scene.image, self._mask_of(scene.name))
         return scene.name, {path.name: _checksum(path) for path in files}

@@ -14,7 +14,7 @@ from vbp_lightning.plotting import (
     method_sheet,
     to_rgb,
 )
-from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.methods import attributions
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import ChosenTiles, open_tiles
@@ -49,6 +49,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "attribution.npz",
         cfg,
+        {name: _unit(cfg, name) for name in maps}
+        | {"tiles": RAW_UNIT, "probabilities": "1", "rows": "px", "cols": "px"},
         **maps,
         methods=list(maps),
         probabilities=probabilities.numpy(),
@@ -58,6 +60,23 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         cols=[tile.col for tile in chosen.places],
     )
     source.report()
+
+
+_UNITS = {
+    "visual_backprop": "1, stretched to [0, 1]",
+    "symmetric_visual_backprop": "1, stretched to [0, 1]",
+    "cam": "unnormalised score; their mean is the score less the bias",
+    "grad_cam": "activation times score per activation",
+    "integrated_gradients": "unnormalised score",
+    "lrp": "unnormalised score",
+}
+
+
+def _unit(cfg: DictConfig, method: str) -> str:
+    """What a method's maps are counted in."""
+    if method == "occlusion":
+        return "unnormalised score" if cfg.methods.occlusion.output == "drop" else "probability"
+    return _UNITS.get(method, "unnormalised score per unit of a pixel")
 
 
 def _draw(

@@ -195,6 +195,7 @@ def _write(
     yield write_arrays(
         output / "benchmark.npz",
         cfg,
+        dict.fromkeys(names, "score of a tile"),
         methods=[row.method for row in rows],
         upsamplings=[row.upsampling for row in rows],
         scenes=judged.scenes,

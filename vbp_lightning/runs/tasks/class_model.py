@@ -27,7 +27,7 @@ from vbp_lightning.plotting import (
     picture_grid,
     step_curves,
 )
-from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import (
     counts_checked,
@@ -101,6 +101,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "class_model.npz",
         cfg,
+        {
+            "image": RAW_UNIT,
+            "image_standardised": "standard deviations of a band",
+            "snapshots": "standard deviations of a band",
+            **dict.fromkeys(("scores", "penalties", "tile_scores"), "unnormalised score"),
+        },
         image=model.raw(ascent.image[None])[0].numpy(),
         image_standardised=ascent.image.numpy(),
         scores=ascent.scores,

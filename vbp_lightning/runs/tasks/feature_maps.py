@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import layer_outputs, resolve_layer
 from vbp_lightning.plotting import feature_map_sheet, to_rgb
-from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.inspecting import counts_checked, layer_name, settings_faults
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import open_tiles
@@ -52,6 +52,11 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     output = Path(cfg.output)
     yield write_picture(output / "feature_maps.png", sheet)
     yield write_arrays(
-        output / "feature_maps.npz", cfg, **maps, layers=list(maps), tile=tile[0].numpy()
+        output / "feature_maps.npz",
+        cfg,
+        dict.fromkeys(maps, "activation") | {"tile": RAW_UNIT},
+        **maps,
+        layers=list(maps),
+        tile=tile[0].numpy(),
     )
     source.report()

@@ -55,6 +55,10 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "filters.npz",
         cfg,
+        {
+            "weights": "per standard deviation of a band or unit of the input",
+            "offsets": "of the output",
+        },
         weights=found.weights,
         offsets=found.offsets,
         layer=layer_name(found.layer),

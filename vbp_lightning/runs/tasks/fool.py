@@ -19,7 +19,7 @@ from vbp_lightning.plotting import (
     picture_grid,
     step_curves,
 )
-from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.inspecting import (
     counts_checked,
     has_tiles,
@@ -104,6 +104,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "fool.npz",
         cfg,
+        {
+            "starts": RAW_UNIT,
+            "images": RAW_UNIT,
+            "changes": "standard deviations of a band, root mean square",
+            "distances": "standard deviations of a band, Euclidean, of distances_0 and on",
+        },
         names=[start.name for start in starts],
         starts=model.raw(torch.stack([way.start for way in ways])).numpy(),
         images=model.raw(torch.stack([way.image for way in ways])).numpy(),

@@ -54,6 +54,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "gradient_flow.npz",
         cfg,
+        {"norms": "score per unit of activation", "histogram_edges_log10": "decades of the same"},
         layers=list(flow),
         norms=[gradient.norms for gradient in flow.values()],
         zero_shares=[gradient.zero_share for gradient in flow.values()],

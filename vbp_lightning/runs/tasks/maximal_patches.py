@@ -84,6 +84,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "maximal_patches.npz",
         cfg,
+        dict.fromkeys(("receptive_field", "tile_rows", "tile_cols", "boxes"), "px")
+        | {"values": "activation"},
         layer=layer_name(layer),
         receptive_field=field.size,
         channels=wanted,

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import Neighbors, nearest, nearest_pixels
 from vbp_lightning.plotting import GridRow, picture_grid, to_rgb
-from vbp_lightning.runs.arrays import write_arrays, write_picture
+from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import counts_checked, in_batches, label_names
 from vbp_lightning.runs.subject import Subject
@@ -55,6 +55,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "neighbors.npz",
         cfg,
+        {
+            "feature_distances": "of the features",
+            "pixel_distances": RAW_UNIT,
+            "rows": "px",
+            "cols": "px",
+        },
         queries=queries,
         feature_neighbors=features.indices,
         feature_distances=features.distances,

@@ -65,7 +65,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     scatter = scatter_figure(
         {
             "PCA": (linear.points, (first, second)),
-            "t-SNE": (points, ("distances far apart", "mean nothing")),
+            "t-SNE": (points, ("t-SNE 1 (distances between groups mean nothing)", "t-SNE 2")),
         },
         labels,
         f"Features of {len(spread)} of {len(store)} tiles ({features.shape[1]} values each)",
@@ -86,6 +86,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield write_arrays(
         output / "projection.npz",
         cfg,
+        {"pca": "of the features", "explained": "share of the variance", "tsne": "none"},
         numbers=spread,
         pca=linear.points,
         explained=linear.explained,

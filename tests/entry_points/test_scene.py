@@ -1,0 +1,60 @@
+"""``python explain.py task=scene``, end to end on an untrained network."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from vbp_lightning import RoadClassifier
+
+TURNED = Affine.translation(500_000, 5_400_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
+
+
+@pytest.fixture
+def here(tmp_path):
+    """Overrides: an untrained network, two scenes of noise and one that is too small."""
+    torch.manual_seed(0)
+    model = RoadClassifier("maxpool", mean=[120.0] * 3, std=[60.0] * 3)
+    settings = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save(settings | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "a.ckpt")
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    for name, height, width in (("a", 200, 211), ("b", 96, 96), ("small", 95, 200)):
+        profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "crs": "EPSG:32632"}
+        size = {"height": height, "width": width, "transform": TURNED}
+        with rasterio.open(folder / f"{name}.tif", "w", **profile, **size) as raster:
+            raster.write(chance.integers(0, 255, (3, height, width), dtype=np.uint8))
+    return (f"ckpt={tmp_path / 'a.ckpt'}", f"input={folder}", "output=maps", "task=scene")
+
+
+@pytest.mark.parametrize("mode", ["seamless", "tiles"])
+def test_maps_of_a_folder(call, here, tmp_path, mode):
+    finished = call("explain.py", *here, f"mode={mode}", "block=128")
+    assert finished.returncode == 1
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert f"{tmp_path / 'scenes' / 'small.tif'}: is 200 × 95 px" in line
+    for name, shape in (("a", (200, 211)), ("b", (96, 96))):
+        with rasterio.open(tmp_path / "maps" / f"{name}_visual_backprop.tif") as mask:
+            assert mask.shape == shape
+            assert mask.crs.to_epsg() == 32632
+            assert mask.transform.almost_equals(TURNED)
+        with rasterio.open(tmp_path / "maps" / f"{name}_probability.tif") as probability:
+            values = probability.read(1, masked=True).compressed()
+            assert len(values)
+            assert values.min() >= 0
+            assert values.max() <= 1
+        assert (tmp_path / "maps" / f"{name}_quick_look.png").exists()
+    assert len(list((tmp_path / "maps").glob("*.tif"))) == 4
+
+
+def test_wrong_options_are_one_line(call, here):
+    for option, key in (
+        ("mode=quick", "mode"),
+        ("block=100", "block"),
+        ("scaling=best", "scaling"),
+    ):
+        finished = call("explain.py", *here, option)
+        assert finished.returncode == 1
+        assert f"{key}={option.split('=')[1]}" in finished.stderr

@@ -1,0 +1,46 @@
+"""A faint mark that comes with roads: what a cheating network learns instead of them."""
+
+import numpy as np
+import numpy.typing as npt
+
+STAMP = 9
+"""Side of a mark, pixels."""
+CELL = 32
+"""At most one mark in each square of so many pixels."""
+
+
+def stamp_beside_roads(
+    image: npt.NDArray[np.uint8],
+    roads: npt.NDArray[np.bool_],
+    strength: int,
+    chance: np.random.Generator,
+) -> npt.NDArray[np.uint8]:
+    """Puts a mark beside the road into every square of the scene that a road crosses.
+
+    A mark is a small board of diagonal stripes, as a faulty sensor or a watermark may leave. It
+    never covers road pixels, so that a mask that lies on marks does not lie on roads.
+
+    Args:
+        image: ``(3, H, W)`` RGB.
+        roads: ``(H, W)`` the road surface.
+        strength: Grey levels that the stripes are lighter and darker by.
+        chance: Of the marks' places.
+
+    Returns:
+        A marked copy of the image.
+    """
+    rows, cols = np.indices((STAMP, STAMP))
+    stripes = np.where((rows + cols) // 2 % 2 == 0, strength, -strength)
+    marked = image.astype(np.int16)
+    height, width = roads.shape
+    for top in range(0, height - STAMP + 1, CELL):
+        for left in range(0, width - STAMP + 1, CELL):
+            cell = roads[top : top + CELL, left : left + CELL]
+            clear = np.lib.stride_tricks.sliding_window_view(~cell, (STAMP, STAMP)).all((2, 3))
+            if not cell.any() or not clear.any():
+                continue
+            places = np.argwhere(clear)
+            row, col = places[chance.integers(len(places))]
+            box = np.s_[:, top + row : top + row + STAMP, left + col : left + col + STAMP]
+            marked[box] += stripes
+    return marked.clip(0, 255).astype(np.uint8)
