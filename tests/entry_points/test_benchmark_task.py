@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.checkpoints import saved
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.data import SyntheticScenes
 
@@ -20,16 +21,7 @@ def checkpoint(tmp_path, scenes):
     model = RoadClassifier(
         "strided", mean=data.mean, std=data.std, data=data.data_config, splits=data.scene_splits
     )
-    path = tmp_path / "a.ckpt"
-    torch.save(
-        {
-            "state_dict": model.state_dict(),
-            "hyper_parameters": dict(model.hparams),
-            "pytorch-lightning_version": "2.6.0",
-        },
-        path,
-    )
-    return path
+    return saved(tmp_path / "a.ckpt", model)
 
 
 def test_the_benchmark(call, checkpoint, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.attribution.nets import AlexNet
+from tests.checkpoints import saved
 from vbp_lightning import RoadClassifier
 from vbp_lightning.attribution import GradCam
 
@@ -44,16 +45,7 @@ def checkpoint(tmp_path):
     def make(head):
         torch.manual_seed(0)
         model = RoadClassifier("strided", head, mean=[120.0] * 3, std=[60.0] * 3)
-        path = tmp_path / f"{head}.ckpt"
-        torch.save(
-            {
-                "state_dict": model.state_dict(),
-                "hyper_parameters": dict(model.hparams),
-                "pytorch-lightning_version": "2.6.0",
-            },
-            path,
-        )
-        return path
+        return saved(tmp_path / f"{head}.ckpt", model)
 
     return make
 

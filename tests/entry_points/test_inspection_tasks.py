@@ -10,23 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.attribution.nets import AlexNet
+from tests.checkpoints import saved
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.data import SyntheticScenes
 from vbp_lightning.inspection import UnitScore, layer_outputs
 
 NETS = str(Path(__file__).parents[1] / "attribution")
-
-
-def saved(path, model):
-    torch.save(
-        {
-            "state_dict": model.state_dict(),
-            "hyper_parameters": dict(model.hparams),
-            "pytorch-lightning_version": "2.6.0",
-        },
-        path,
-    )
-    return path
 
 
 @pytest.fixture

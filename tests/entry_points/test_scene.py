@@ -6,6 +6,7 @@ import rasterio
 import torch
 from affine import Affine
 
+from tests.checkpoints import saved
 from vbp_lightning import RoadClassifier
 
 TURNED = Affine.translation(500_000, 5_400_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)
@@ -16,8 +17,7 @@ def here(tmp_path):
     """Overrides: an untrained network, two scenes of noise and one that is too small."""
     torch.manual_seed(0)
     model = RoadClassifier("maxpool", mean=[120.0] * 3, std=[60.0] * 3)
-    settings = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    torch.save(settings | {"pytorch-lightning_version": "2.6.0"}, tmp_path / "a.ckpt")
+    saved(tmp_path / "a.ckpt", model)
     folder = tmp_path / "scenes"
     folder.mkdir()
     chance = np.random.default_rng(0)
