@@ -51,11 +51,11 @@ def crops(
 def _window(bands: Bands, row: int, col: int, size: int, fill: NDArray[Any]) -> NDArray[Any]:
     """A square of a scene, filled up where it reaches beyond the scene."""
     height, width = bands.shape[1:]
+    if 0 <= row <= height - size and 0 <= col <= width - size:  # all but a few tiles with context
+        return bands[np.s_[:, row : row + size, col : col + size]]
     top, left = max(row, 0), max(col, 0)
     bottom, right = min(row + size, height), min(col + size, width)
     inside = bands[np.s_[:, top:bottom, left:right]]
-    if inside.shape[1:] == (size, size):
-        return inside
     whole = np.empty((len(bands), size, size), inside.dtype)
     whole[...] = fill[:, None, None]
     whole[:, top - row : bottom - row, left - col : right - col] = inside
