@@ -8,7 +8,7 @@ train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
