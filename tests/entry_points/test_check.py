@@ -7,8 +7,8 @@ import rasterio
 from PIL import Image
 
 
-def test_a_sound_data_set(run, tiny, tmp_path):
-    process = run("train.py", *tiny, "check=true")
+def test_a_sound_data_set(call, tiny, tmp_path):
+    process = call("train.py", *tiny, "check=true")
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip().endswith("Training can run.")
     for part in ("Tiles", "Bands", "EPSG:32632", "Ground size of a pixel", "non-road", "ignored"):
@@ -24,7 +24,7 @@ def test_a_sound_data_set(run, tiny, tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
-def test_every_fault_is_told_and_what_can_be_read_is_shown(run, tmp_path):
+def test_every_fault_is_told_and_what_can_be_read_is_shown(call, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(6):
         for folder, pixels in (
@@ -39,7 +39,7 @@ def test_every_fault_is_told_and_what_can_be_read_is_shown(run, tmp_path):
                 raster.write(pixels.astype(np.uint8))
     (tmp_path / "data" / "images" / "2.tif").write_bytes(b"broken")
     (tmp_path / "data" / "masks" / "4.tif").unlink()
-    process = run("train.py", "data=folder", "data.root=data", "check=true", "hydra.run.dir=run")
+    process = call("train.py", "data=folder", "data.root=data", "check=true", "hydra.run.dir=run")
     assert process.returncode == 1
     errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from statistics import median
 
 import pytest
 import torch
@@ -217,15 +218,17 @@ def test_a_sweep_leaves_nothing_behind_in_its_process(run, tiny, tmp_path):
         "-m",
         *tiny,
         "debug=one_batch",
-        "seed=range(0,8)",
+        "seed=range(0,12)",
         "+hydra.callbacks.probe._target_=probe.Probe",
         PYTHONPATH=str(tmp_path),
         PROBE_FILE=str(tmp_path / "probe.jsonl"),
     )
     assert process.returncode == 0, process.stderr
     records = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
-    assert len(records) == 8
+    assert len(records) == 12
     for name in ("files", "threads", "figures"):
         assert records[7][name] == records[1][name], records
-    growth = (records[7]["memory"] - records[1]["memory"]) / 6
-    assert growth < 2**20, [record["memory"] for record in records]
+    # the allocator gives and takes some MiB at a time: medians of four jobs, seven jobs apart
+    memory = [record["memory"] for record in records]
+    growth = (median(memory[8:]) - median(memory[1:5])) / 7
+    assert growth < 2**20, memory
