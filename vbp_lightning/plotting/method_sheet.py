@@ -1,6 +1,7 @@
 """Tiles by attribution methods: one figure to compare what each says."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Literal
 
 import matplotlib
@@ -19,8 +20,11 @@ SIGNED_MAP = "PuOr_r"
 _PICTURE = 128
 _GAP = 10
 _MARGIN = 16
-_TITLE = 40
-_HEADING = 24
+_TITLE = 28
+_TITLE_TEXT = 16
+_TITLE_LETTER = 9.8
+_LINE = 17
+_LETTERS = 16
 _CAPTION = 40
 _TEXT = 14
 
@@ -67,13 +71,21 @@ def method_sheet(
     step = _PICTURE + _GAP
     width = max(560, 2 * _MARGIN + len(columns) * step - _GAP)
     notes = _notes(shown, scale)
+    headlines = wrap(title, int((width - 2 * _MARGIN) / _TITLE_LETTER))
+    headings = [wrap(name, _LETTERS) for name in columns]
+    deep = max(len(lines) for lines in headings)
+    head = len(headlines) * _TITLE + deep * _LINE + _GAP
     drawn = range(len(tiles))[rows]
-    height = _TITLE + _HEADING + len(drawn) * (step + _CAPTION) + 24 * len(notes) + _GAP
+    height = head + len(drawn) * (step + _CAPTION) + 24 * len(notes) + _GAP
     page = Canvas(width, height)
-    page.text(_MARGIN, 8, title, 20, bold=True)
-    for column, name in enumerate(columns):
-        page.text(_MARGIN + column * step, _TITLE, name, _TEXT, bold=True, room=_PICTURE)
-    y = _TITLE + _HEADING
+    for number, line in enumerate(headlines):
+        page.text(_MARGIN, 6 + number * (_TITLE - 4), line, _TITLE_TEXT, bold=True)
+    for column, lines in enumerate(headings):
+        y = head - len(lines) * _LINE - 4
+        for number, line in enumerate(lines):
+            x = _MARGIN + column * step
+            page.text(x, y + number * _LINE, line, _TEXT, bold=True, room=_PICTURE)
+    y = head
     for row in drawn:
         caption = captions[row]
         for column, column_pictures in enumerate(pictures):
