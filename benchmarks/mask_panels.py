@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 
+from vbp_lightning.attribution import UPSAMPLINGS
 from vbp_lightning.callbacks import MaskPanels
 from vbp_lightning.data import Label, LabelledTile, Tile
 from vbp_lightning.models import RoadClassifier
@@ -79,7 +80,7 @@ def main():
     print(f"16 tiles, {options.threads} threads, at most {LIMIT_SECONDS} s an epoch")
     print(f"{'network':8} {'upsampling':18} {'first':>7} {'median':>7} {'worst':>7}")
     for architecture in ("strided", "maxpool"):
-        for upsampling in ("deconv", "deconv_normalized", "nearest", "bilinear", "unpool"):
+        for upsampling in UPSAMPLINGS:
             first, *rest = seconds_per_epoch(architecture, upsampling, options.epochs)
             print(
                 f"{architecture:8} {upsampling:18} {first:7.3f} "

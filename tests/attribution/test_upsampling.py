@@ -11,7 +11,14 @@ from torch import nn
 
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.attribution.geometry import Layer, window_between
-from vbp_lightning.attribution.upsampling import bilinear, nearest, shares_of_maxima, spread, unpool
+from vbp_lightning.attribution.upsampling import (
+    bilinear,
+    nearest,
+    resize_conv,
+    shares_of_maxima,
+    spread,
+    unpool,
+)
 
 
 def windows(*layers, size):
@@ -75,7 +82,7 @@ def test_normalised_deconvolution_is_zero_where_nothing_is_covered():
     assert torch.equal(mask[0, 0], covered[:, None] * covered)
 
 
-@pytest.mark.parametrize("name", ["nearest", "bilinear"])
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "resize_conv"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layers", [strided, pooled])
 def test_resampling_of_ones_is_flat(layers, size, name):
@@ -148,6 +155,14 @@ def test_bilinear_at_stride_two_is_a_transposed_convolution_with_a_triangle():
     kernel = (triangle[:, None] * triangle)[None, None]
     expected = F.conv_transpose2d(mask, kernel, stride=2, padding=1)
     torch.testing.assert_close(bilinear(mask, between), expected)
+
+
+def test_resize_conv_through_a_pool_and_a_convolution_by_torch_alone():
+    between, top = windows(nn.Conv2d(1, 1, 3, 1, 1), nn.MaxPool2d(2), size=(14, 18))
+    mask = torch.rand(2, 1, *top, dtype=torch.float64)
+    resized = F.interpolate(mask, size=(14, 18), mode="bilinear", align_corners=False)
+    expected = F.avg_pool2d(resized, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(resize_conv(mask, between), expected)
 
 
 def test_nearest_through_a_pooling_repeats_pixels():

@@ -82,9 +82,10 @@ def test_the_paper_draws_a_grid_blocks_and_dark_borders():
     assert 0.05 < found.border_ratio < 0.2
 
 
+@pytest.mark.parametrize("upsampling", ["deconv_normalized", "resize_conv"])
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-def test_dividing_by_the_coverage_takes_them_out(architecture):
-    found = artefacts(network(architecture), "deconv_normalized", TILE)
+def test_coverage_and_resizing_take_them_out(architecture, upsampling):
+    found = artefacts(network(architecture), upsampling, TILE)
     assert found.coverage_variation < 1e-6
     assert found.comb_energy < 0.01
     assert found.block_ratio <= 1.2

@@ -52,6 +52,19 @@ def bilinear(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     return _resample(mask, layers, smooth=True)
 
 
+def resize_conv(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Strides undone as in ``bilinear``, layers without one as in ``deconv_normalized``.
+
+    A resize-convolution (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts") with the
+    convolutions of VisualBackProp, of ones. Where no stride is left it is smoother than
+    ``bilinear``, whose kinks at the centres of pooling windows show as faint blocks.
+    """
+    for layer in reversed(layers):
+        undo = deconv_normalized if layer.window.stride == (1, 1) else bilinear
+        mask = undo(mask, [layer])
+    return mask
+
+
 def unpool(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     """Max poolings undone at the recorded maxima; every other layer as in ``deconv``.
 
@@ -74,6 +87,7 @@ UPSAMPLINGS: dict[str, Upsampling] = {
     "deconv_normalized": deconv_normalized,
     "nearest": nearest,
     "bilinear": bilinear,
+    "resize_conv": resize_conv,
     "unpool": unpool,
 }
 """The upsamplings by the name that :class:`VisualBackProp` and the configuration know them by."""

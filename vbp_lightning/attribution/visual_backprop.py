@@ -61,8 +61,9 @@ class VisualBackProp:
             submodule, parameters, gradients, hooks and random state.
         upsampling: ``deconv`` (the paper's: transposed convolutions of ones with each layer's own
             geometry), ``deconv_normalized`` (the same divided by its coverage: without dark borders
-            and grids), ``nearest`` or ``bilinear`` (between receptive-field centres), or ``unpool``
-            (max poolings undone at their maxima; not in the paper).
+            and grids), ``nearest`` or ``bilinear`` (between receptive-field centres),
+            ``resize_conv`` (``bilinear`` at strides, ``deconv_normalized`` elsewhere), or
+            ``unpool`` (max poolings undone at their maxima); but for the first not in the paper.
         weighting: ``mean``, the paper's :math:`\bar f_l`, or ``gradient``, which puts
             :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)` in its
             place, :math:`A_c` being the channels and :math:`y` the score of the target, or
