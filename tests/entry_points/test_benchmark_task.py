@@ -9,7 +9,9 @@ from PIL import Image
 
 from tests.checkpoints import saved
 from vbp_lightning import RoadClassifier, RoadTileDataModule
+from vbp_lightning.attribution import UPSAMPLINGS
 from vbp_lightning.data import SyntheticScenes
+from vbp_lightning.evaluation import BASELINES
 
 
 @pytest.fixture
@@ -33,7 +35,8 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     assert "Localisation" in process.stdout
     with (tmp_path / "out" / "benchmark.csv").open(newline="") as file:
         rows = {(row["method"], row["upsampling"]): row for row in csv.DictReader(file)}
-    assert len(rows) == 5 + 5 + 1  # baselines, upsamplings, LRP
+    count = len(BASELINES) + len(UPSAMPLINGS) + 1  # LRP
+    assert len(rows) == count
     uniform, lrp = rows["uniform", ""], rows["lrp", ""]
     assert float(uniform["average_precision_lift"]) == 0
     assert float(lrp["lrp_correlation"]) == pytest.approx(1)
@@ -42,7 +45,7 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     assert float(rows["visual_backprop", "bilinear"]["comb_energy"]) < 0.01
     assert list(lrp)[-1] == "ms_batch"
     arrays = np.load(tmp_path / "out" / "benchmark.npz")
-    assert arrays["average_precision"].shape == (11, len(arrays["scenes"]))
+    assert arrays["average_precision"].shape == (count, len(arrays["scenes"]))
     place = list(arrays["methods"]).index("lrp")
     mean = arrays["average_precision"][place].mean()
     assert float(lrp["average_precision"]) == pytest.approx(mean, rel=1e-5)
@@ -56,6 +59,7 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     [
         ("target=non_road", "target=non_road"),
         ("perturbed=-1", "perturbed=-1"),
+        ("tuned=0", "tuned=0"),
         ("method=nothing", "method=nothing"),
     ],
 )

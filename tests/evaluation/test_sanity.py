@@ -9,11 +9,8 @@ from vbp_lightning.evaluation import cascade, cascade_similarity, rank_correlati
 from vbp_lightning.models import RoadNetwork
 
 
-def maps_by(method):
-    def build(model):
-        return lambda tiles: method(model).attribute(tiles, 1)[:, 0].double().numpy()
-
-    return build
+def maps_by(method, tiles):
+    return lambda model: method(model).attribute(tiles, 1)[:, 0].double().numpy()
 
 
 def network():
@@ -72,11 +69,11 @@ def test_visual_backprop_does_not_see_the_head_and_saliency_does():
     stages = cascade(net)
     tiles = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     head = [stage.part == "head" for stage in stages]
-    of_vbp = cascade_similarity(maps_by(VisualBackProp), net, stages, tiles)
+    of_vbp = cascade_similarity(maps_by(VisualBackProp, tiles), net, stages)
     assert of_vbp.shape == (6, 3)
     np.testing.assert_allclose(of_vbp[head], 1)
     assert of_vbp[-1].max() < 0.99
-    of_saliency = cascade_similarity(maps_by(Saliency), net, stages, tiles)
+    of_saliency = cascade_similarity(maps_by(Saliency, tiles), net, stages)
     assert of_saliency[head].max() < 0.99
 
 

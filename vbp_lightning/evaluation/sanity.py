@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from torch import nn
 
 Maps = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
@@ -100,22 +100,18 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
 
 
 def cascade_similarity(
-    build: Callable[[nn.Module], Callable[[Tensor], Maps]],
-    model: nn.Module,
-    stages: Sequence[CascadeStage],
-    tiles: Tensor,
+    explain: Callable[[nn.Module], Maps], model: nn.Module, stages: Sequence[CascadeStage]
 ) -> Floats:
     """How much the maps of randomised networks resemble those of the trained one.
 
     Args:
-        build: Makes an explanation of a network: tiles to maps ``(N, H, W)``.
+        explain: A network's maps ``(N, H, W)``, always of the same tiles.
         model: The trained network.
         stages: Of :func:`cascade`.
-        tiles: ``(N, C, H, W)``, raw.
 
     Returns:
         ``(stages, N)`` rank correlations. One that stays at 1 does not depend on what was
         randomised.
     """
-    trained = build(model)(tiles)
-    return np.stack([rank_correlation(build(stage.model)(tiles), trained) for stage in stages])
+    trained = explain(model)
+    return np.stack([rank_correlation(explain(stage.model), trained) for stage in stages])

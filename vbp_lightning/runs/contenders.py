@@ -20,6 +20,8 @@ from vbp_lightning.evaluation import BASELINES, Attribution
 from vbp_lightning.runs.methods import chosen_methods
 
 Maps = npt.NDArray[np.float32]
+Build = Callable[[nn.Module], Attribution]
+"""Makes an attribution method for a network."""
 
 _BLOCK = 64
 """Tiles whose maps are made at a time."""
@@ -37,7 +39,7 @@ class Contender:
 
     method: str
     upsampling: str
-    build: Callable[[nn.Module], Attribution]
+    build: Build
 
     @property
     def name(self) -> str:
@@ -124,23 +126,18 @@ def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
     return np.concatenate(parts)
 
 
-def milliseconds(
+def seconds_of_one(
     method: Attribution, tiles: Tensor, target: int | None, repeats: int = 3
-) -> dict[str, float]:
-    """What a tile costs, alone and among 64: the fastest of some calls.
+) -> float:
+    """Seconds for a tile by itself: the fastest of some calls.
 
     Args:
         method: After its first call, so that nothing is set up any more.
-        tiles: ``(N, C, H, W)``; repeated up to 64.
+        tiles: ``(N, C, H, W)``, of which the first is taken.
         target: The class.
-        repeats: Calls with one tile; with 64 it is called once.
-
-    Returns:
-        ``ms_single`` and ``ms_batch``, both a tile.
+        repeats: Calls.
     """
-    batch = tiles[torch.arange(64) % len(tiles)]
-    single = min(_seconds(method, batch[:1], target) for _ in range(repeats))
-    return {"ms_single": 1e3 * single, "ms_batch": 1e3 * _seconds(method, batch, target) / 64}
+    return min(_seconds(method, tiles[:1], target) for _ in range(repeats))
 
 
 def _seconds(method: Attribution, tiles: Tensor, target: int | None) -> float:

@@ -1,5 +1,6 @@
 """``task=benchmark``: every method scored against the road pixels of a split."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +18,7 @@ from vbp_lightning.evaluation import (
     artefacts,
     block_ratio,
     cascade,
+    cascade_similarity,
     choose_setting,
     comb_energy,
     cross_fitted_scores,
@@ -29,17 +31,19 @@ from vbp_lightning.evaluation import (
     road,
     shift_response,
 )
+from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting import cascade_figure, figure_to_array, score_figure
 from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.benchmark_table import CHANCE, Row, csv_rows, print_tables, write_csv
 from vbp_lightning.runs.contenders import (
+    Build,
     Contender,
     JudgedTiles,
     Maps,
     contenders_of,
     maps_of,
-    milliseconds,
     road_tiles,
+    seconds_of_one,
 )
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import SplitTiles, open_tiles
@@ -69,9 +73,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there is nothing to score against.
     """
-    for name in ("perturbed", "cascaded"):
-        if not isinstance(cfg[name], int) or cfg[name] < 0:
-            raise UserError(f"{name}={cfg[name]}: give a number of tiles, 0 for none")
+    for name, least in (("perturbed", 0), ("cascaded", 0), ("tuned", 1)):
+        if not isinstance(cfg[name], int) or cfg[name] < least:
+            raise UserError(f"{name}={cfg[name]}: give a number of tiles, at least {least}")
     target = class_of(cfg.target)
     if target not in (None, 1):
         raise UserError(f"target={cfg.target}: what is scored against is the road: leave it out")
@@ -83,7 +87,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
     apart = None
     if source.split != "val":
-        apart = road_tiles(source.datamodule, "val", cfg.tiles, cfg.draw)
+        apart = road_tiles(source.datamodule, "val", cfg.tuned, cfg.draw)
     contenders = contenders_of(cfg)
     rows = _scored(contenders, subject.model, judged, apart, target)
     kept = [each for each in contenders if each.name in rows]
@@ -111,7 +115,9 @@ def _scored(
     for contender in _progress(order, "Scoring"):
         try:
             method = contender.build(model)
+            start = time.perf_counter()
             maps = maps_of(method, judged.tiles, target)
+            seconds = time.perf_counter() - start
         except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
             reason = " ".join(str(error.__cause__ or error).split())
             print(f"{contender.name} is left out: {reason}")
@@ -129,7 +135,8 @@ def _scored(
             of_lrp = maps
         if of_lrp is not None:
             row.numbers["lrp_correlation"] = float(rank_correlation(maps, of_lrp).mean())
-        row.numbers |= milliseconds(method, judged.tiles, target)
+        row.numbers["ms_single"] = 1e3 * seconds_of_one(method, judged.tiles, target)
+        row.numbers["ms_batch"] = 1e3 * seconds / len(maps)
         rows[contender.name] = row
     return {each.name: rows[each.name] for each in contenders if each.name in rows}
 
@@ -141,11 +148,9 @@ def _artefacts(
     found: dict[str, float] = {}
     if contender.method == "visual_backprop":
         found |= vars(artefacts(model, contender.upsampling, tiles))
-    stride = 8
-    if maps.shape[1] % stride == 0 and maps.shape[2] % stride == 0:
-        pooled = positive_part(maps)
-        found["tile_comb_energy"] = float(comb_energy(pooled, stride).mean())
-        found["tile_block_ratio"] = block_ratio(pooled, stride)
+    pooled = positive_part(maps)
+    found["tile_comb_energy"] = float(comb_energy(pooled, TOTAL_STRIDE).mean())
+    found["tile_block_ratio"] = block_ratio(pooled, TOTAL_STRIDE)
     return found
 
 
@@ -178,10 +183,13 @@ def _cascade(
     stages = cascade(model)
     for contender in _progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
         row = rows[contender.name]
-        trained = maps_of(contender.build(model), tiles, target)
-        for stage in stages:
-            maps = maps_of(contender.build(stage.model), tiles, target)
-            row.cascade[stage.layer] = float(rank_correlation(maps, trained).mean())
+
+        def explained(network: nn.Module, build: Build = contender.build) -> Maps:
+            return maps_of(build(network), tiles, target)
+
+        similar = cascade_similarity(explained, model, stages).mean(axis=1)
+        layers = [stage.layer for stage in stages]
+        row.cascade = dict(zip(layers, similar.tolist(), strict=True))
         for part in ("head", "convolutional"):
             last = [stage.layer for stage in stages if stage.part == part][-1:]
             row.numbers |= {f"cascade_{part}": row.cascade[layer] for layer in last}
