@@ -66,6 +66,7 @@ def test_all_methods(run, checkpoint, image, tmp_path):
     options = ("method=all", "tiles=4", "output=out", "methods.occlusion.stride=16")
     process = run("explain.py", f"ckpt={path}", f"input={image}", *options)
     assert process.returncode == 0, process.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"gap.ckpt", "out", "scene.tif"}
     arrays = np.load(tmp_path / "out" / "attribution.npz")
     assert tuple(arrays["methods"]) == METHODS
     assert all(arrays[name].shape == (4, 96, 96) for name in METHODS)

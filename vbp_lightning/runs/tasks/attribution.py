@@ -133,5 +133,6 @@ def _title(
             vbp += ": where features fire, for any class"
         title = vbp if len(maps) == 1 and vbp.endswith("class") else f"{title}; {vbp}"
     if subject.classifier is not None:
-        title += f"; road if P ≥ {float(subject.classifier.threshold):.2f}"
+        rule = f"P ≥ {float(subject.classifier.threshold):.2f}".replace(" ", "\N{NO-BREAK SPACE}")
+        title += f"; road if {rule}"
     return title
