@@ -1,14 +1,13 @@
 """The callback that scores, every epoch, how well masks lie on the road."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
+from vbp_lightning.callbacks.tile_choice import spread_road_tiles, where_road_is_known
+from vbp_lightning.data import RoadTileDataModule
 from vbp_lightning.evaluation import (
     average_precision,
     pointing_game,
@@ -75,11 +74,8 @@ class ExplanationScores(pl.Callback):
         """
         if self._judged is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
-            truth = datamodule.read_masks(road).numpy()
-            # an image that is road as a whole says nothing of where
-            known = np.logical_and(truth.any(axis=(1, 2)), ~truth.all(axis=(1, 2)))
-            road = [tile for tile, is_known in zip(road, known.tolist(), strict=True) if is_known]
-            self._judged = datamodule.read_tiles(road), truth[known]
+            road, truth = where_road_is_known(datamodule, road)
+            self._judged = datamodule.read_tiles(road), truth
         tiles, truth = self._judged
         if not len(tiles):
             return {}
@@ -94,11 +90,3 @@ class ExplanationScores(pl.Callback):
             "chance": truth.mean(axis=(1, 2)),
         }
         return {f"explanation/{name}": float(np.mean(values)) for name, values in means.items()}
-
-
-def spread_road_tiles(tiles: Sequence[LabelledTile], count: int) -> list[LabelledTile]:
-    """At most ``count`` road tiles of a split, evenly spaced in its order."""
-    road = [tile for tile in tiles if tile.label == Label.ROAD]
-    if len(road) <= count:
-        return road
-    return [road[rank * len(road) // count] for rank in range(count)]

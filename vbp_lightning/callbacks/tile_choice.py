@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.data import Label, LabelledTile
+from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,31 @@ def choose_by_verdict(
         ),
         TileGroup("borderline", "near the threshold", tuple(near[:fourth])),
     ]
+
+
+def spread_road_tiles(tiles: Sequence[LabelledTile], count: int) -> list[LabelledTile]:
+    """At most ``count`` road tiles of a split, evenly spaced in its order."""
+    road = _ranked(tiles, Label.ROAD, lambda index: 0.0)
+    return [tiles[index] for index in _spread(road, count)]
+
+
+def where_road_is_known(
+    datamodule: RoadTileDataModule, tiles: Sequence[LabelledTile]
+) -> tuple[list[LabelledTile], npt.NDArray[np.bool_]]:
+    """Those of some tiles that an explanation can be judged by, and where their road is.
+
+    Args:
+        datamodule: Set up.
+        tiles: Any of its tiles.
+
+    Returns:
+        The tiles, in their order, that hold road pixels and others, context included: an image
+        that is road as a whole says nothing of where. And their road pixels, ``(N, H, W)``.
+    """
+    truth = datamodule.read_masks(tiles).numpy()
+    known = np.logical_and(truth.any(axis=(1, 2)), ~truth.all(axis=(1, 2)))
+    kept = [tile for tile, is_known in zip(tiles, known.tolist(), strict=True) if is_known]
+    return kept, truth[known]
 
 
 def _ranked(tiles: Sequence[LabelledTile], label: Label, key: Callable[[int], float]) -> list[int]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UPSAMPLINGS
+from vbp_lightning.callbacks.tile_choice import where_road_is_known
 from vbp_lightning.data import Label, RoadTileDataModule, Split
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation import BASELINES, Attribution
@@ -105,17 +106,14 @@ def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: i
     """
     road = [tile for tile in datamodule.tiles_of(split) if tile.label == Label.ROAD]
     drawn = [road[place] for place in np.random.default_rng(seed).permutation(len(road))[:count]]
-    truth = datamodule.read_masks(drawn).numpy()
-    # an image that is road as a whole says nothing of where
-    known = np.logical_and(truth.any(axis=(1, 2)), ~truth.all(axis=(1, 2)))
-    drawn = [tile for tile, is_known in zip(drawn, known.tolist(), strict=True) if is_known]
+    drawn, truth = where_road_is_known(datamodule, drawn)
     if not drawn:
         raise UserError(
             f"split={split}: no road tile whose road pixels are known: choose data with masks or "
             "road vectors"
         )
     scenes = [tile.tile.scene for tile in drawn]
-    return JudgedTiles(datamodule.read_tiles(drawn), truth[known], scenes)
+    return JudgedTiles(datamodule.read_tiles(drawn), truth, scenes)
 
 
 def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
