@@ -1,4 +1,4 @@
-"""The one kind of error that a person can mend and that needs no traceback."""
+"""The one kind of error that a person can mend and that needs no traceback; others on one line."""
 
 
 class UserError(Exception):
@@ -14,3 +14,20 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, line feeds and indents as single spaces."""
+    return " ".join(str(error).split())
+
+
+def reason(error: BaseException) -> str:
+    """What lies behind an exception that only passes on another, as Hydra's and rasterio's do.
+
+    Args:
+        error: Raised from another, or by itself.
+
+    Returns:
+        What the other says, or else the exception itself, on one line.
+    """
+    return one_line(error.__cause__ or error)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution.recording import FeatureMap, UnsupportedNetworkError
 from vbp_lightning.attribution.scores import Target, class_scores, differentiable
+from vbp_lightning.errors import one_line
 
 Weighting = Literal["gradient", "channels"]
 
@@ -68,9 +69,8 @@ def weighted_for_class(
                 scores.sum(), features, allow_unused=True, materialize_grads=True
             )
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
         raise UnsupportedNetworkError(
-            f"{type(model).__name__}: no gradient at its feature maps ({reason})"
+            f"{type(model).__name__}: no gradient at its feature maps ({one_line(error)})"
         ) from error
     finally:
         for hook in hooks:

@@ -14,6 +14,7 @@ from vbp_lightning.attribution.scores import (
     differentiable,
     in_chunks,
 )
+from vbp_lightning.errors import one_line
 
 TOLERANCE = 1e-4
 """How much of the relevance that went round may be missing in the end, as a part of it."""
@@ -137,9 +138,8 @@ class Lrp:
                     scores.sum(), ends, allow_unused=True, materialize_grads=True
                 )
             except RuntimeError as error:
-                reason = " ".join(str(error).split())
                 raise sent.refusal(
-                    f"a value was changed after it had been used ({reason})"
+                    f"a value was changed after it had been used ({one_line(error)})"
                 ) from error
         parts = [(end * gradient).detach() for end, gradient in zip(ends, arrived, strict=True)]
         result = Relevance(

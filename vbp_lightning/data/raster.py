@@ -26,6 +26,7 @@ from vbp_lightning.data.grid import rescaled
 from vbp_lightning.data.ground import PixelGrid, ground_size, metric_projection
 from vbp_lightning.data.resampling import read_resampled
 from vbp_lightning.data.scenes import DataError
+from vbp_lightning.errors import reason
 
 _SAME_SIZE = 0.001
 """An image whose pixels are this close to the wanted size is not resampled."""
@@ -49,11 +50,6 @@ class Reading:
     nodata: float | None = None
     resolution: float | None = None
     mask_threshold: float = 127
-
-
-def reason(error: Exception) -> str:
-    """What GDAL said, on one line."""
-    return " ".join(str(error.__cause__ or error).split())
 
 
 @contextmanager

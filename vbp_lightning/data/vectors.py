@@ -23,6 +23,7 @@ from vbp_lightning.data.ground import (
     transformer,
 )
 from vbp_lightning.data.scenes import DataError, VectorLabels
+from vbp_lightning.errors import one_line
 
 _LINES = (shapely.GeometryType.LINESTRING, shapely.GeometryType.LINEARRING)
 
@@ -133,12 +134,11 @@ def _read(
         )
         geometries = np.zeros(0, dtype=object) if geometries is None else geometries
     except (DataSourceError, DataLayerError, ValueError, IndexError, OSError) as error:
-        why = " ".join(str(error).split())
         hint = ", data.source.layer" if isinstance(error, DataLayerError) else ""
         hint += ", data.source.where" if where else ""
         raise DataError(
-            f"{path}: its roads cannot be read ({why}): give a vector file that GDAL opens "
-            f"(data.source.labels{hint})"
+            f"{path}: its roads cannot be read ({one_line(error)}): give a vector file that GDAL "
+            f"opens (data.source.labels{hint})"
         ) from error
     if path.suffix.lower() == ".shp" and _is_cut_off(path):
         raise DataError(

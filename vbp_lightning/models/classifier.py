@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric
 
+from vbp_lightning.errors import one_line
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.metrics import best_threshold, binary_metrics
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
@@ -90,9 +91,9 @@ class RoadClassifier(pl.LightningModule):
         try:
             model = super().load_from_checkpoint(checkpoint_path, weights_only=True, **overrides)
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"{checkpoint_path}: does not fit this version of the project (ckpt): {reason}"
+                f"{checkpoint_path}: does not fit this version of the project (ckpt): "
+                f"{one_line(error)}"
             ) from error
         return model.eval()
 

@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.runs.folder import FAILURE_FILE
 
 logger = logging.getLogger(__name__)
@@ -24,11 +24,11 @@ def explain_failure(error: BaseException) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return explain_failure(error.__cause__) or UserError(" ".join(str(error).split()))
+        return explain_failure(error.__cause__) or UserError(one_line(error))
     if isinstance(error, MissingMandatoryValue):
         return UserError(f"{error.full_key} is not set; add {error.full_key}=… to the command")
     if isinstance(error, OmegaConfBaseException):
-        return UserError(" ".join(str(error).split()))
+        return UserError(one_line(error))
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return UserError(
             f"{error.filename or _run_folder()}: cannot be written: {error.strerror}"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vbp_lightning.data import ResizedImages
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, reason
 from vbp_lightning.models import Normalize
 
 _SHOWN_KEYS = 4
@@ -53,10 +53,9 @@ def foreign_network(cfg: DictConfig) -> PreparedNetwork:
     try:
         network = instantiate(arguments, _convert_="all")
     except InstantiationException as error:
-        reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(
-            f"{cfg.network._target_}: cannot be built ({reason}): give a callable that returns a "
-            "network (network._target_), its arguments as +network.NAME=VALUE"
+            f"{cfg.network._target_}: cannot be built ({reason(error)}): give a callable that "
+            "returns a network (network._target_), its arguments as +network.NAME=VALUE"
         ) from error
     if not isinstance(network, nn.Module):
         raise UserError(

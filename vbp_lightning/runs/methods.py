@@ -10,7 +10,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, reason
 
 
 def chosen_methods(cfg: DictConfig) -> list[str]:
@@ -67,10 +67,9 @@ def attributions(
                     tiles, target, progress=lambda done: progress.advance(task, done)
                 )
             except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
-                reason = " ".join(str(error.__cause__ or error).split())
                 if cfg.method != "all":
-                    raise UserError(f"methods.{name}: {reason}") from error
-                progress.print(f"{name} is left out: {reason}")
+                    raise UserError(f"methods.{name}: {reason(error)}") from error
+                progress.print(f"{name} is left out: {reason(error)}")
                 continue
             maps[name] = result[:, 0].float().numpy()
     return maps
