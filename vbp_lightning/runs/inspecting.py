@@ -1,4 +1,4 @@
-"""What the tasks about the network itself share: tiles in batches, names, settings' faults."""
+"""What the tasks share: tiles in batches, names, settings' faults."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.models import Normalize
 from vbp_lightning.models.networks import TILE_SIZE
 from vbp_lightning.plotting import RGB
@@ -46,13 +46,19 @@ def counts_checked(cfg: DictConfig, *names: str) -> None:
             raise UserError(f"{name}={cfg[name]}: give a number of at least 1")
 
 
+def scale_checked(cfg: DictConfig) -> None:
+    """Refuses a ``scale`` that is neither ``each`` nor ``shared``."""
+    if cfg.scale not in ("each", "shared"):
+        raise UserError(f"scale={cfg.scale}: choose each or shared")
+
+
 @contextmanager
 def settings_faults() -> Iterator[None]:
     """Turns what the functions of this package say of a setting into one line for the user."""
     try:
         yield
     except ValueError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
 
 
 def label_names(source: TileSource) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -78,7 +79,7 @@ class SplitTiles:
         """The tiles with their labels, ignored ones included."""
         return self.datamodule.tiles_of(self.split)
 
-    @property
+    @cached_property
     def places(self) -> Sequence[Tile]:
         """Where each lies."""
         return [labelled.tile for labelled in self.known]
@@ -119,6 +120,7 @@ class ImageTiles:
 
     def __post_init__(self) -> None:
         self._owners: list[Path] = []
+        self._of_file: dict[Path, range] = {}
         self._faults: list[str] = []
         for file in self.files:
             try:
@@ -126,6 +128,7 @@ class ImageTiles:
             except UserError as error:
                 self._faults.extend(error.lines)
                 continue
+            self._of_file[file] = range(len(self.places), len(self.places) + len(found))
             self.places.extend(found)
             self._owners.extend([file] * len(found))
         if not self.places:
@@ -138,8 +141,10 @@ class ImageTiles:
             UserError: An image cannot be read, or images differ in size.
         """
         parts: dict[int, Tensor] = {}
-        for file in dict.fromkeys(self._owners[index] for index in indices):
-            mine = [index for index in indices if self._owners[index] == file]
+        of_file: dict[Path, list[int]] = {}
+        for index in indices:
+            of_file.setdefault(self._owners[index], []).append(index)
+        for file, mine in of_file.items():
             tiles = self.reader.read(file, [self.places[index] for index in mine])
             parts.update(zip(mine, tiles, strict=True))
         return _side_by_side([parts[index][None] for index in indices])
@@ -150,12 +155,11 @@ class ImageTiles:
         Raises:
             UserError: None of the images can be read.
         """
-        files = list(dict.fromkeys(self._owners))
+        files = len(self._of_file)
         tiles: list[Tensor] = []
         places: list[Tile] = []
-        for number, file in enumerate(files):
-            share = max(1, (number + 1) * count // len(files) - number * count // len(files))
-            mine = [index for index, owner in enumerate(self._owners) if owner == file]
+        for number, mine in enumerate(self._of_file.values()):
+            share = max(1, (number + 1) * count // files - number * count // files)
             spread = np.unique(np.linspace(0, len(mine) - 1, share).round().astype(int))
             chosen = [mine[rank] for rank in (spread if share > 1 else [len(mine) // 2])]
             try:

@@ -8,13 +8,13 @@ import numpy.typing as npt
 from omegaconf import DictConfig
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
-from vbp_lightning.errors import UserError
 from vbp_lightning.plotting import (
     TileCaption,
     method_sheet,
     to_rgb,
 )
 from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
+from vbp_lightning.runs.inspecting import scale_checked
 from vbp_lightning.runs.methods import attributions
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import ChosenTiles, open_tiles
@@ -36,8 +36,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or, at the end, some of the images could not be read.
     """
-    if cfg.scale not in ("each", "shared"):
-        raise UserError(f"scale={cfg.scale}: choose each or shared")
+    scale_checked(cfg)
     target = class_of(cfg.target)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)

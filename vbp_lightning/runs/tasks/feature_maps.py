@@ -9,7 +9,12 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import layer_outputs, resolve_layer
 from vbp_lightning.plotting import feature_map_sheet, to_rgb
 from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
-from vbp_lightning.runs.inspecting import counts_checked, layer_name, settings_faults
+from vbp_lightning.runs.inspecting import (
+    counts_checked,
+    layer_name,
+    scale_checked,
+    settings_faults,
+)
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import open_tiles
 
@@ -28,8 +33,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    if cfg.scale not in ("each", "shared"):
-        raise UserError(f"scale={cfg.scale}: choose each or shared")
+    scale_checked(cfg)
     counts_checked(cfg, "channels")
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)

@@ -25,7 +25,7 @@ from vbp_lightning.runs.arrays import write_arrays, write_picture
 from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import counts_checked, label_names
 from vbp_lightning.runs.subject import Subject
-from vbp_lightning.runs.tile_sources import TileSource, open_tiles
+from vbp_lightning.runs.tile_sources import open_tiles
 
 _LEAST = 4
 _SPRITE = 32
@@ -53,11 +53,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(f"there are {len(store)} tiles (input, split): give at least {_LEAST}")
     spread = _spread(len(store), cfg.points)
     features = np.asarray(store.features[spread])
-    labels = [label_names(source)[number] for number in spread]
+    names = label_names(source)
+    labels = [names[number] for number in spread]
     linear = principal_components(features)
     points = tsne(features, cfg.perplexity, cfg.seed)
     shown = _spread(len(spread), cfg.thumbnails)
-    tiles = source.read(spread[shown].tolist())
+    tiles = source.read(spread.tolist()).numpy()
     cells = on_grid(points[shown], max(1, int(np.ceil(np.sqrt(1.6 * len(shown))))))
     first, second = (
         f"component {i + 1} ({s:.0%} of variance)" for i, s in enumerate(linear.explained)
@@ -70,7 +71,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         labels,
         f"Features of {len(spread)} of {len(store)} tiles ({features.shape[1]} values each)",
     )
-    mosaic = thumbnail_map(to_rgb(tiles.numpy()), cells, [labels[number] for number in shown])
+    mosaic = thumbnail_map(to_rgb(tiles[shown]), cells, [labels[number] for number in shown])
     row = GridRow(
         f"{len(shown)} of them on a grid, by their places in the t-SNE",
         [mosaic],
@@ -95,7 +96,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         cells=cells,
         labels=labels,
     )
-    yield _projector(output / "projector", features, source, store, spread, labels)
+    yield _projector(output / "projector", features, tiles, store, spread, labels)
     source.report()
 
 
@@ -107,15 +108,15 @@ def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
 def _projector(
     folder: Path,
     features: npt.NDArray[np.float32],
-    source: TileSource,
+    tiles: npt.NDArray[np.float32],
     store: FeatureStore,
     numbers: npt.NDArray[np.int64],
     labels: list[str],
 ) -> Path:
     """Features, labels and thumbnails as TensorBoard's projector reads them."""
-    tiles = to_rgb(source.read(numbers.tolist()).numpy())
-    step = max(1, tiles.shape[1] // _SPRITE)
-    sprites = torch.from_numpy(np.ascontiguousarray(tiles[:, ::step, ::step])).permute(0, 3, 1, 2)
+    shown = to_rgb(tiles)
+    step = max(1, shown.shape[1] // _SPRITE)
+    sprites = torch.from_numpy(np.ascontiguousarray(shown[:, ::step, ::step])).permute(0, 3, 1, 2)
     metadata = [
         [label, *(f"{value:.4f}" for value in store.outputs[number][:1]), store.scenes[number],
          str(store.rows[number]), str(store.cols[number])]
