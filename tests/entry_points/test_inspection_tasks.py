@@ -164,6 +164,19 @@ def test_fool(call, here, tmp_path):
     assert ((probabilities >= 0.599) == torch.from_numpy(arrays["reached"])).all()
 
 
+def test_images_are_as_large_as_a_network_with_context_takes_them(call, here, tmp_path):
+    wide = RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3, context=16)
+    saved(tmp_path / "a.ckpt", wide)
+    options = ("task=class_model", "steps=2", "start=noise", "features=kept")
+    alone = call("explain.py", *here, *options)
+    assert alone.returncode == 0, alone.stderr
+    assert arrays_of(tmp_path, "class_model")["image"].shape == (3, 128, 128)
+    # noise and tiles, side by side in one array
+    both = call("explain.py", *here, "task=fool", "steps=2", "images=1", "noise=1")
+    assert both.returncode == 0, both.stderr
+    assert arrays_of(tmp_path, "fool")["images"].shape == (2, 3, 128, 128)
+
+
 def test_gradient_flow(call, here, tmp_path):
     process = call("explain.py", *here, "task=gradient_flow", "tiles=4")
     assert process.returncode == 0, process.stderr

@@ -25,6 +25,10 @@ _KEY = "input"
 class ImageReader(Protocol):
     """Makes the inputs of a network from images."""
 
+    @property
+    def side(self) -> int | None:
+        """Height and width of the inputs in pixels; None where they differ from image to image."""
+
     def places(self, path: Path) -> list[Tile]:
         """Where the inputs that an image gives lie; the scene's name is the file's."""
 
@@ -65,6 +69,11 @@ class CutImages:
     tile_size: int
     context: int = 0
 
+    @property
+    def side(self) -> int:
+        """Height and width of the tiles in pixels, their margins included."""
+        return self.tile_size + 2 * self.context
+
     def places(self, path: Path) -> list[Tile]:
         """The upper-left corners of all tiles of an image, row by row.
 
@@ -89,13 +98,12 @@ class CutImages:
         """The tiles at some places of an image.
 
         Returns:
-            ``(N, C, size, size)`` float32 in the raster's units, size = tile_size + 2·context.
+            ``(N, C, side, side)`` float32 in the raster's units.
 
         Raises:
             DataError: The file cannot be read.
         """
-        margin = self.context
-        size = self.tile_size + 2 * margin
+        margin, size = self.context, self.side
         with without_place(), OpenImage(path, self.reading, key=_KEY) as image:
             fill = gap_values(self.fill, image.dtype)
             pixels = [
@@ -120,6 +128,11 @@ class ResizedImages:
     fill: tuple[float, ...]
     resize: int | None
     crop: int | None
+
+    @property
+    def side(self) -> int | None:
+        """Height and width of the images in pixels, where they are cropped to a square."""
+        return self.crop
 
     def places(self, path: Path) -> list[Tile]:
         """One, the image itself.

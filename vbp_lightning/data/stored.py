@@ -32,12 +32,12 @@ def stored_datamodule(config: Mapping[str, Any], **changes: object) -> RoadTileD
     package's own classes and never imported by name.
 
     Args:
-        config: Plain builtins.
+        config: Plain builtins; empty where a checkpoint holds none.
         **changes: Arguments to replace, ``root`` for imagery that lies elsewhere now.
 
     Raises:
-        DataError: The config names anything else than this package's data classes, or arguments
-            that they do not take.
+        DataError: The config tells nothing, or names anything else than this package's data
+            classes, or arguments that they do not take.
     """
     try:
         datamodule = _build({**config, **changes})
@@ -46,7 +46,9 @@ def stored_datamodule(config: Mapping[str, Any], **changes: object) -> RoadTileD
             f"the checkpoint's data settings do not fit this version (ckpt): {error}"
         ) from error
     if not isinstance(datamodule, RoadTileDataModule):
-        raise DataError("the checkpoint tells nothing of its data (ckpt): give an image (input)")
+        raise DataError(
+            "the checkpoint tells nothing of its data (ckpt): give an image or a folder (input)"
+        )
     return datamodule
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from vbp_lightning.data import (
@@ -22,6 +20,7 @@ from vbp_lightning.data import (
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier, binary_metrics
 from vbp_lightning.runs.folder import METRICS_FILE
+from vbp_lightning.runs.progress import shown_progress
 
 EVALUATED_SPLITS: tuple[Split, ...] = ("val", "test")
 PREDICTIONS_FILE = "predictions.csv"
@@ -81,7 +80,7 @@ def predict(
     model.eval()
     logits = [
         model(tiles.to(model.device)).squeeze(1).double().cpu()
-        for tiles, _ in track(batches, description, console=Console(stderr=True), transient=True)
+        for tiles, _ in shown_progress(batches, description)
     ]
     return torch.cat(logits).sigmoid()
 

@@ -1,31 +1,21 @@
 """What the tasks share: tiles in batches, names, settings' faults."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import numpy as np
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
 from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.models import Normalize
-from vbp_lightning.models.networks import TILE_SIZE
 from vbp_lightning.plotting import RGB
+from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject
 from vbp_lightning.runs.tile_sources import TileSource
 
 _BATCH = 64
-
-Item = TypeVar("Item")
-
-
-def shown_progress(items: Sequence[Item], what: str) -> Iterable[Item]:
-    """The items, with their progress on the standard error stream."""
-    return track(items, what, console=Console(stderr=True), transient=True)
 
 
 def in_batches(source: TileSource, what: str) -> Iterator[Tensor]:
@@ -71,20 +61,6 @@ def label_names(source: TileSource) -> list[str]:
 def layer_name(name: str) -> str:
     """What people call a layer: its name inside the network."""
     return name.removeprefix("network.")
-
-
-def input_shape(cfg: DictConfig, subject: Subject) -> tuple[int, int, int]:
-    """Bands, height and width of an image as the network takes them.
-
-    Args:
-        cfg: The composed config of ``explain.py``.
-        subject: A foreign network without a fixed size is shown images of 224 × 224.
-    """
-    if subject.classifier is not None:
-        side = (subject.classifier.hparams["data"] or {}).get("tile_size", TILE_SIZE)
-    else:
-        side = cfg.preprocess.crop or 224
-    return len(subject.fill), side, side
 
 
 def has_tiles(cfg: DictConfig, subject: Subject) -> bool:

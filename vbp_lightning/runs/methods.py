@@ -5,12 +5,11 @@ import numpy.typing as npt
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.errors import UserError, reason
+from vbp_lightning.runs.progress import progress_bar
 
 
 def chosen_methods(cfg: DictConfig) -> list[str]:
@@ -57,7 +56,7 @@ def attributions(
     """
     maps: dict[str, npt.NDArray[np.float32]] = {}
     names = chosen_methods(cfg)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("Explaining", total=len(names) * len(tiles))
         for number, name in enumerate(names):
             progress.update(task, description=name, completed=number * len(tiles))

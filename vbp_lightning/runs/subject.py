@@ -1,6 +1,5 @@
 """What ``explain.py`` explains: a network, what its scores mean, and how it takes images."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +9,13 @@ from torch import Tensor, nn
 
 from vbp_lightning.data import CutImages, ImageReader, Reading
 from vbp_lightning.errors import UserError
+from vbp_lightning.inspection import file_digest
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.networks import TILE_SIZE
 from vbp_lightning.runs.foreign import foreign_network, photo_reader
 
 _BATCH = 64
+_FOREIGN_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Subject:
     fill: tuple[float, ...]
     classifier: RoadClassifier | None
     fingerprint: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Bands, height and width of an image as the network takes it, context included.
+
+        A foreign network without a fixed size is shown images of 224 × 224.
+        """
+        side = self.reader.side or _FOREIGN_SIDE
+        return len(self.fill), side, side
 
     def class_name(self, target: int | None) -> str:
         """What people call a class; None is road, or each image's likeliest class."""
@@ -91,13 +102,13 @@ def load_subject(cfg: DictConfig) -> Subject:
         path = Path(cfg.ckpt)
         model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
         fill = tuple(model.hparams["mean"])
-        return Subject(model, _tile_reader(model, fill), fill, model, _sha256(path))
+        return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path))
     reader = photo_reader(cfg)
     weights = cfg.network.weights
     if weights is None:
         print("network.weights is not given: the network is explained as its callable returns it")
     network = foreign_network(cfg)
-    fingerprint = "" if weights is None else _sha256(Path(weights))
+    fingerprint = "" if weights is None else file_digest(Path(weights))
     return Subject(network, reader, reader.fill, None, fingerprint)
 
 
@@ -121,9 +132,4 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
     reading = Reading(
         None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
     )
-    return CutImages(reading, fill, data.get("tile_size", 96), model.hparams["context"])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return CutImages(reading, fill, data.get("tile_size", TILE_SIZE), model.hparams["context"])

@@ -23,6 +23,7 @@ from vbp_lightning.data import (
     stored_datamodule,
 )
 from vbp_lightning.errors import UserError
+from vbp_lightning.models import RoadClassifier
 from vbp_lightning.runs.subject import Subject
 
 
@@ -207,8 +208,20 @@ def open_tiles(cfg: DictConfig, subject: Subject) -> TileSource:
         return ImageTiles(subject.reader, image_files(Path(cfg.input)))
     if cfg.split not in SPLITS:
         raise UserError(f"split={cfg.split}: choose {', '.join(SPLITS)}")
-    if subject.classifier is None or subject.classifier.hparams["data"] is None:
+    return SplitTiles(own_data(subject.classifier), cfg.split)
+
+
+def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
+    """The data that a classifier was trained with, set up.
+
+    Args:
+        classifier: None for a foreign network, which tells nothing of its data.
+
+    Raises:
+        UserError: Nothing is known of it, or the imagery cannot be used.
+    """
+    if classifier is None:
         raise UserError("nothing tells which images to explain: give an image or a folder (input)")
-    datamodule = stored_datamodule(subject.classifier.hparams["data"])
+    datamodule = stored_datamodule(classifier.hparams["data"] or {})
     datamodule.setup()
-    return SplitTiles(datamodule, cfg.split)
+    return datamodule

@@ -32,13 +32,12 @@ from vbp_lightning.runs.features import features_of
 from vbp_lightning.runs.inspecting import (
     counts_checked,
     has_tiles,
-    input_shape,
     layer_name,
     settings_faults,
-    shown_progress,
     standardised_to_rgb,
     statistics_of,
 )
+from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import open_tiles
 
@@ -119,7 +118,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
 def _start(cfg: DictConfig, subject: Subject, model: Standardised) -> Tensor:
     """The first image in standardised units: the mean, zero in raw units, or noise."""
-    mean = torch.zeros(1, *input_shape(cfg, subject))
+    mean = torch.zeros(1, *subject.input_shape)
     if cfg.start == "mean":
         return mean[0]
     if cfg.start == "zero":

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from vbp_lightning.inspection import exciting_colours, filters_of
 from vbp_lightning.plotting import filter_sheet
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.inspecting import counts_checked, input_shape, layer_name, settings_faults
+from vbp_lightning.runs.inspecting import counts_checked, layer_name, settings_faults
 from vbp_lightning.runs.subject import Subject
 
 _RGB = ("red", "green", "blue")
@@ -30,7 +30,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     """
     counts_checked(cfg, "filters")
     with settings_faults():
-        found = filters_of(subject.model, torch.zeros(1, *input_shape(cfg, subject)), cfg.layer)
+        found = filters_of(subject.model, torch.zeros(1, *subject.input_shape), cfg.layer)
     count, inside, height, width = found.weights.shape
     bands: list[str] = []
     if found.first:

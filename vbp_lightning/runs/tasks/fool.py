@@ -23,12 +23,11 @@ from vbp_lightning.runs.arrays import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.runs.inspecting import (
     counts_checked,
     has_tiles,
-    input_shape,
     settings_faults,
-    shown_progress,
     standardised_to_rgb,
     statistics_of,
 )
+from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import open_tiles
 
@@ -122,9 +121,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
 def _noise(cfg: DictConfig, subject: Subject) -> list[_Start]:
     generator = torch.Generator().manual_seed(cfg.seed)
-    shape = input_shape(cfg, subject)
     return [
-        _Start(f"noise {number + 1}", torch.randn(shape, generator=generator))
+        _Start(f"noise {number + 1}", torch.randn(subject.input_shape, generator=generator))
         for number in range(cfg.noise)
     ]
 

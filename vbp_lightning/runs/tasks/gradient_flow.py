@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from vbp_lightning.inspection import BIN_EDGES, RULE, LayerGradient, gradient_flow, verdicts
 from vbp_lightning.plotting import GradientBar, figure_to_array, gradient_figure
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.inspecting import layer_name, settings_faults, shown_progress
+from vbp_lightning.runs.inspecting import layer_name, settings_faults
+from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import open_tiles
 

@@ -13,13 +13,13 @@ from vbp_lightning.data import (
     CutImages,
     RoadTileDataModule,
     image_files,
-    stored_datamodule,
 )
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.runs.scene_extras import write_hardest, write_quick_look, write_road_areas
 from vbp_lightning.runs.subject import Subject
+from vbp_lightning.runs.tile_sources import own_data
 from vbp_lightning.scene_maps.hardest import judged
 from vbp_lightning.scene_maps.maps import Mapper
 from vbp_lightning.scene_maps.prediction import SceneMapping
@@ -164,11 +164,7 @@ def context_note(context: int) -> str:
 
 def _datamodule(cfg: DictConfig, classifier: RoadClassifier) -> RoadTileDataModule:
     """The data that the classifier was trained with, read."""
-    if classifier.hparams["data"] is None:
-        raise UserError("the checkpoint tells nothing of its data (ckpt): give a scene (input)")
-    datamodule = stored_datamodule(classifier.hparams["data"])
-    datamodule.setup()
-    return datamodule
+    return own_data(classifier)
 
 
 def _scenes(
