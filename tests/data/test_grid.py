@@ -12,6 +12,7 @@ from rasterio.transform import array_bounds
 from vbp_lightning.data.grid import (
     exceeds,
     labels_of,
+    overlap,
     tile_bounds,
     tile_counts,
     tile_grid,
@@ -99,3 +100,19 @@ def test_bounds_agree_with_rasterio(row, col, size):
     assert tile_bounds(Affine(0.3, 0, left, 0, -0.3, top), row, col, size) == pytest.approx(
         theirs, abs=1e-6
     )
+
+
+@given(
+    row=st.integers(-15, 15),
+    col=st.integers(-15, 15),
+    height=sizes,
+    width=sizes,
+    shape=st.tuples(sizes, sizes),
+)
+def test_what_a_window_shares_with_a_scene(row, col, height, width, shape):
+    scene = np.arange(shape[0] * shape[1]).reshape(shape)
+    inside, own = overlap(row, col, height, width, shape)
+    window = np.full((height, width), -1)
+    window[own] = scene[inside]
+    wide = np.pad(scene, 30, constant_values=-1)
+    assert (window == wide[30 + row :, 30 + col :][:height, :width]).all()

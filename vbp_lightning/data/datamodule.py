@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.grid import overlap
 from vbp_lightning.data.kinds import kind_faults, record_faults
 from vbp_lightning.data.normalisation import Normalisation
 from vbp_lightning.data.plain import plain, target_of
@@ -431,11 +432,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         size = self.tile_size + 2 * self.context
         masks = np.zeros((len(tiles), size, size), dtype=bool)
         for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
-            top, left = row - self.context, col - self.context
             plane = self._store.road[scene]
-            bottom, right = min(top + size, plane.shape[0]), min(left + size, plane.shape[1])
-            inside = plane[max(top, 0) : bottom, max(left, 0) : right]
-            mask[max(top, 0) - top : bottom - top, max(left, 0) - left : right - left] = inside
+            place, own = overlap(row - self.context, col - self.context, size, size, plane.shape)
+            mask[own] = plane[place]
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:

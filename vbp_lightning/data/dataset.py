@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vbp_lightning.data.augmentation import Augmentation, oriented
-from vbp_lightning.data.grid import exceeds, labels_of
+from vbp_lightning.data.grid import exceeds, labels_of, overlap
 from vbp_lightning.data.keyed import keyed_uniforms
 from vbp_lightning.data.store import Bands, Plane
 
@@ -53,12 +53,11 @@ def _window(bands: Bands, row: int, col: int, size: int, fill: NDArray[Any]) -> 
     height, width = bands.shape[1:]
     if 0 <= row <= height - size and 0 <= col <= width - size:  # all but a few tiles with context
         return bands[np.s_[:, row : row + size, col : col + size]]
-    top, left = max(row, 0), max(col, 0)
-    bottom, right = min(row + size, height), min(col + size, width)
-    inside = bands[np.s_[:, top:bottom, left:right]]
+    (rows, cols), (down, across) = overlap(row, col, size, size, (height, width))
+    inside = bands[:, rows, cols]
     whole = np.empty((len(bands), size, size), inside.dtype)
     whole[...] = fill[:, None, None]
-    whole[:, top - row : bottom - row, left - col : right - col] = inside
+    whole[:, down, across] = inside
     return whole
 
 

@@ -49,6 +49,28 @@ def tile_grid(
     return np.array([(row, col) for row in rows for col in cols], dtype=np.int64).reshape(-1, 2)
 
 
+def overlap(
+    row: int, col: int, height: int, width: int, shape: tuple[int, ...]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of a window that lies in a scene.
+
+    Args:
+        row: First row of the window in the scene, negative above it.
+        col: First column, negative to the left of it.
+        height: Rows of the window.
+        width: Columns of the window.
+        shape: Height and width of the scene.
+
+    Returns:
+        Rows and columns of that part in the scene, and in the window; both are empty where the
+        window lies outside.
+    """
+    top, left = min(max(row, 0), shape[0]), min(max(col, 0), shape[1])
+    bottom, right = max(top, min(row + height, shape[0])), max(left, min(col + width, shape[1]))
+    inside = slice(top, bottom), slice(left, right)
+    return inside, (slice(top - row, bottom - row), slice(left - col, right - col))
+
+
 def tile_counts(
     pixels: NDArray[np.bool_], corners: NDArray[np.int64], tile_size: int
 ) -> NDArray[np.int64]:

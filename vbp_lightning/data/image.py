@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate
 
-from vbp_lightning.data.grid import tile_grid
+from vbp_lightning.data.grid import overlap, tile_grid
 from vbp_lightning.data.normalisation import gap_values
 from vbp_lightning.data.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.scenes import DataError, Tile
@@ -153,8 +153,8 @@ class ResizedImages:
             DataError: The file cannot be read, or is smaller than the crop.
         """
         with without_place(), OpenImage(path, Reading(self.bands), key=_KEY) as image:
-            window = Window(0, 0, image.grid.width, image.grid.height)
-            pixels = from_numpy(_filled(image, window, self.fill))[None]
+            bands, _ = read_filled(image, 0, 0, *image.grid.shape, np.array(self.fill, np.float32))
+        pixels = from_numpy(np.ascontiguousarray(bands))[None]
         if self.resize is not None:
             factor = self.resize / min(pixels.shape[2:])
             size = [max(self.resize, round(factor * length)) for length in pixels.shape[2:]]
@@ -194,20 +194,11 @@ def read_filled(
     bands = np.empty((height, width, image.count), np.float32)
     bands[...] = fill
     valid = np.zeros((height, width), dtype=bool)
-    top, left = max(row, 0), max(col, 0)
-    bottom, right = min(row + height, image.grid.height), min(col + width, image.grid.width)
-    if top < bottom and left < right:
-        inside = np.s_[top - row : bottom - row, left - col : right - col]
-        pixels, shown = image.read(Window(left, top, right - left, bottom - top))
+    (rows, cols), inside = overlap(row, col, height, width, image.grid.shape)
+    if rows.start < rows.stop and cols.start < cols.stop:
+        pixels, shown = image.read(Window.from_slices(rows, cols))
         valid[inside] = shown
         bands[inside] = pixels.transpose(1, 2, 0)
         if not shown.all():
             bands[inside][~shown] = fill
     return bands.transpose(2, 0, 1), valid
-
-
-def _filled(image: OpenImage, window: Window, fill: Sequence[float]) -> NDArray[np.float32]:
-    bands, valid = image.read(window)
-    pixels = np.array(bands, np.float32)
-    pixels[:, ~valid] = np.array(fill, np.float32)[:, None]
-    return pixels

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.inspection.layers import executed_modules, resolve_layer
+from vbp_lightning.inspection.layers import executed_modules, full_name
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,6 @@ class Filters:
     first: bool
 
 
-def convolutions(model: nn.Module, inputs: Tensor) -> list[str]:
-    """The names of the convolutions that run, in order."""
-    return [
-        name
-        for name, module in executed_modules(model, inputs).items()
-        if isinstance(module, nn.Conv2d)
-    ]
-
-
 def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Filters:
     """The filters of a convolution.
 
@@ -52,26 +43,27 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
     Raises:
         ValueError: There is no such convolution; the message lists those that there are.
     """
-    known = convolutions(model, inputs)
+    running = executed_modules(model, inputs)
+    names = list(running)
+    known = [name for name in names if isinstance(running[name], nn.Conv2d)]
     if not known:
         raise ValueError("the network has no convolution")
     name = known[0]
     if layer is not None:
         try:
-            full = resolve_layer(model, layer, inputs)
+            full = full_name(names, layer)
         except ValueError:
             full = layer
         inside = [each for each in known if each == full or each.startswith(f"{full}.")]
         if len(inside) != 1:
             raise ValueError(f"layer is {layer!r}; choose a convolution: {', '.join(known)}")
         name = inside[0]
-    running = list(executed_modules(model, inputs).items())
-    place = [each for each, _ in running].index(name)
-    conv = model.get_submodule(name)
+    conv = running[name]
     assert isinstance(conv, nn.Conv2d)
     weights = conv.weight.detach().double()
     offsets = torch.zeros(len(weights)).double() if conv.bias is None else conv.bias.double()
-    behind, norm = running[place + 1] if place + 1 < len(running) else ("", None)
+    behind = names[names.index(name) + 1] if name != names[-1] else ""
+    norm = running.get(behind)
     folded = None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
         assert norm.running_mean is not None

@@ -1,7 +1,7 @@
 """The layers of a network by name, their outputs, and the score of one of their units."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -96,7 +96,15 @@ def resolve_layer(model: nn.Module, name: str, inputs: Tensor) -> str:
     Raises:
         ValueError: No layer or several are called so; the message lists those that there are.
     """
-    known = executed_modules(model, inputs)
+    return full_name(list(executed_modules(model, inputs)), name)
+
+
+def full_name(known: Sequence[str], name: str) -> str:
+    """The one of some layers' names that is or ends like a given one; see :func:`resolve_layer`.
+
+    Raises:
+        ValueError: None or several do.
+    """
     if name in known:
         return name
     found = [each for each in known if each.endswith(f".{name}")]

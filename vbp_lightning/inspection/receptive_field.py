@@ -232,10 +232,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return field
             if name in _MATRIX_PRODUCTS:
                 return field.joined()
-            if name in _SHAPES:
-                same = output.ndim == 4 and output.shape[-2:] == before.shape[-2:]
-                return field if same else field.joined()
-            if name in _REDUCTIONS:
+            if name in _SHAPES or name in _REDUCTIONS:
                 same = output.ndim == 4 and output.shape[-2:] == before.shape[-2:]
                 return field if same else field.joined()
             if torch.Tag.pointwise in func.tags or (name == "cat" and args[1:] == (1,)):

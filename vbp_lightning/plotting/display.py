@@ -28,6 +28,7 @@ def to_rgb(
     tiles: npt.ArrayLike,
     bands: Sequence[int] | None = None,
     percentiles: tuple[float, float] = (1.0, 99.0),
+    reference: npt.ArrayLike | None = None,
 ) -> RGB:
     """Raw tiles as pictures, each band stretched between two percentiles over all tiles.
 
@@ -40,6 +41,7 @@ def to_rgb(
             only band as grey, the first and second of two as magenta and green, and the first three
             of more.
         percentiles: Lower and upper percentile, shown as black and as full brightness.
+        reference: ``(M, C, h, w)`` other tiles whose percentiles they are; None for ``tiles``.
 
     Returns:
         ``(N, H, W, 3)`` uint8. A constant band is black.
@@ -56,21 +58,30 @@ def to_rgb(
         bands = {1: (0,), 2: (0, 1, 0)}.get(channels, (0, 1, 2))
     if len(bands) not in (1, 3) or not all(0 <= band < channels for band in bands):
         raise ValueError(f"bands is {list(bands)}; name one or three of the {channels} bands")
+    judged = values if reference is None else np.asarray(reference)
     stretched = {
-        band: _stretch(values[:, band].astype(np.float32), percentiles) for band in set(bands)
+        band: _stretch(
+            values[:, band].astype(np.float32), judged[:, band].astype(np.float32), percentiles
+        )
+        for band in set(bands)
     }
     shown = bands if len(bands) == 3 else [bands[0]] * 3
     return np.stack([stretched[band] for band in shown], axis=-1)
 
 
-def _stretch(values: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> RGB:
-    finite = np.isfinite(values)
-    if not finite.any():
+def _stretch(
+    values: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    percentiles: tuple[float, float],
+) -> RGB:
+    known = reference[np.isfinite(reference)]
+    if not known.size:
         return np.zeros(values.shape, dtype=np.uint8)
-    low, high = (float(value) for value in np.percentile(values[finite], percentiles))
+    low, high = (float(value) for value in np.percentile(known, percentiles))
     if high <= low:
         return np.zeros(values.shape, dtype=np.uint8)
-    scaled = np.clip((np.where(finite, values, low) - low) / (high - low), 0, 1)
+    shown = np.where(np.isfinite(values), values, low)
+    scaled = np.clip((shown - low) / (high - low), 0, 1)
     return np.rint(scaled * 255).astype(np.uint8)
 
 

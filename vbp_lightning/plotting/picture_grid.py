@@ -151,14 +151,16 @@ def patches_to_rgb(
     Returns:
         ``(h, w, 3)`` uint8 each.
     """
-    # one call stretches all alike: patches go in as part of one wide picture each
+    if not patches:
+        return []
+    # of unlike sizes: their pixels side by side are stretched at once
+    flat = np.concatenate([patch.reshape(len(patch), -1) for patch in patches], axis=1)
+    colours = to_rgb(flat[None, :, None, :], reference=tiles)[0, 0]
+    ends = np.cumsum([patch[0].size for patch in patches])
     shown = []
-    channels = tiles.shape[1]
-    reference = tiles.transpose(1, 0, 2, 3).reshape(channels, -1)
-    for patch in patches:
+    for patch, pixels in zip(patches, np.split(colours, ends[:-1]), strict=True):
         height, width = patch.shape[1:]
-        flat = np.concatenate([reference, patch.reshape(channels, -1)], axis=1)
-        rgb = to_rgb(flat[None, :, None, :])[0, 0, reference.shape[1] :].reshape(height, width, 3)
+        rgb = pixels.reshape(height, width, 3)
         rows, columns = np.indices((height, width))
         chequer = np.where((rows + columns) % 2 == 0, 150, 190).astype(np.uint8)
         padding = np.asarray(np.isnan(patch).all(axis=0))

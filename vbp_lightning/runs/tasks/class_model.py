@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import ScoreModel
+from vbp_lightning.attribution.scores import ScoreModel, class_scores
 from vbp_lightning.data import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.inspection import (
@@ -152,12 +152,7 @@ def _tile_scores(cfg: DictConfig, subject: Subject) -> npt.NDArray[np.float32] |
     compared.split = cfg.tiles_of
     source = open_tiles(compared, subject)
     store = features_of(cfg, subject, source, cfg.tiles_of)
-    target = class_of(cfg.target)
-    scores = np.asarray(store.outputs)
-    if scores.shape[1] == 1:
-        scores = -scores[:, 0] if target == 0 else scores[:, 0]
-    else:
-        scores = scores[:, target]
+    scores = class_scores(torch.tensor(np.asarray(store.outputs)), class_of(cfg.target)).numpy()
     labelled = store.labels != Label.IGNORED
     return scores[labelled] if labelled.any() else scores
 
