@@ -104,6 +104,7 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
         ),
         ("target=river", "target=river: choose road, non_road or the number of a class"),
         ("scale=both", "scale=both: choose each or shared"),
+        ("methods.saliency.form=3", "methods.saliency.form=3: must be absolute or signed"),
         ("tiles=0", "tiles=0: give a number of tiles, at least 1"),
         ("target=7", "target=7: the network knows classes 0 to 1"),
     ],

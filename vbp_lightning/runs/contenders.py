@@ -1,15 +1,12 @@
 """What the benchmark compares, and the tiles that it is judged by."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -18,7 +15,7 @@ from vbp_lightning.callbacks.tile_choice import where_road_is_known
 from vbp_lightning.data import Label, RoadTileDataModule, Split
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation import BASELINES, Attribution
-from vbp_lightning.runs.methods import chosen_methods
+from vbp_lightning.runs.methods import chosen_methods, method_maker
 
 Maps = npt.NDArray[np.float32]
 Build = Callable[[nn.Module], Attribution]
@@ -71,7 +68,7 @@ def contenders_of(cfg: DictConfig) -> list[Contender]:
             themselves, not by the config group, is left as it is.
 
     Raises:
-        UserError: A method is unknown.
+        UserError: A method or one of its options is unknown, or an option of a wrong kind.
     """
     contenders = [Contender(name, "", build) for name, build in BASELINES.items()]
     for name in chosen_methods(cfg):
@@ -79,17 +76,13 @@ def contenders_of(cfg: DictConfig) -> list[Contender]:
         assert isinstance(options, dict)
         follows = str(options.get("upsampling", "")).startswith("${upsampling")
         for upsampling in UPSAMPLINGS if follows else [""]:
-            own = OmegaConf.to_container(cfg.methods[name], resolve=True)
-            assert isinstance(own, dict)
+            given = OmegaConf.to_container(cfg.methods[name], resolve=True)
+            assert isinstance(given, dict)
+            own = {str(option): value for option, value in given.items()}
             if upsampling:
                 own["upsampling"] = upsampling
-            contenders.append(Contender(name, upsampling, partial(_build, own)))
+            contenders.append(Contender(name, upsampling, method_maker(name, own)))
     return contenders
-
-
-def _build(options: Mapping[Any, Any], model: nn.Module) -> Attribution:
-    method: Attribution = instantiate(options, model, _convert_="all")
-    return method
 
 
 def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: int) -> JudgedTiles:

@@ -1,5 +1,10 @@
 """The attribution methods that the config names, applied to tiles."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from hydra.errors import InstantiationException
@@ -8,7 +13,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
-from vbp_lightning.errors import UserError, reason
+from vbp_lightning.data.kinds import kind_faults
+from vbp_lightning.errors import UserError, one_line, reason
 from vbp_lightning.runs.progress import progress_bar
 
 
@@ -35,6 +41,41 @@ def chosen_methods(cfg: DictConfig) -> list[str]:
     return names
 
 
+def method_maker(name: str, options: Mapping[str, Any]) -> Callable[[nn.Module], Any]:
+    """What makes a method for a network, once its options are known to be of their kinds.
+
+    Args:
+        name: The method's name in the config.
+        options: Its ``_target_`` and its options.
+
+    Returns:
+        Takes the network and returns the method; raises ``ValueError`` where an option makes no
+        sense and ``UnsupportedNetworkError`` where the network cannot be explained by it.
+
+    Raises:
+        UserError: Options are unknown or of another kind than the method takes, a line each.
+    """
+    try:
+        maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"methods.{name}: {reason(error)}") from error
+    known = dict(list(signature(maker.func, eval_str=True).parameters.items())[1:])
+    lines = [
+        f"methods.{name}.{option}: is no option of it; choose among {', '.join(known)}"
+        for option in maker.keywords
+        if option not in known
+    ]
+    hints = {
+        option: parameter.annotation
+        for option, parameter in known.items()
+        if parameter.annotation is not parameter.empty
+    }
+    lines += kind_faults(f"methods.{name}", maker.keywords, hints, finite=False)
+    if lines:
+        raise UserError(*lines)
+    return maker
+
+
 def attributions(
     cfg: DictConfig, model: nn.Module, tiles: Tensor, target: int | None
 ) -> dict[str, npt.NDArray[np.float32]]:
@@ -55,20 +96,19 @@ def attributions(
         UserError: A method that was asked for cannot be applied.
     """
     maps: dict[str, npt.NDArray[np.float32]] = {}
-    names = chosen_methods(cfg)
+    makers = {name: method_maker(name, cfg.methods[name]) for name in chosen_methods(cfg)}
     with progress_bar() as progress:
-        task = progress.add_task("Explaining", total=len(names) * len(tiles))
-        for number, name in enumerate(names):
+        task = progress.add_task("Explaining", total=len(makers) * len(tiles))
+        for number, (name, maker) in enumerate(makers.items()):
             progress.update(task, description=name, completed=number * len(tiles))
             try:
-                method = instantiate(cfg.methods[name], model, _convert_="all")
-                result = method.attribute(
+                result = maker(model).attribute(
                     tiles, target, progress=lambda done: progress.advance(task, done)
                 )
-            except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
+            except (UnsupportedNetworkError, ValueError) as error:
                 if cfg.method != "all":
-                    raise UserError(f"methods.{name}: {reason(error)}") from error
-                progress.print(f"{name} is left out: {reason(error)}")
+                    raise UserError(f"methods.{name}: {one_line(error)}") from error
+                progress.print(f"{name} is left out: {one_line(error)}")
                 continue
             maps[name] = result[:, 0].float().numpy()
     return maps
