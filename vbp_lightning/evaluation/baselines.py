@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_gradient_magnitude
 from torch import Tensor, nn
 
-Target = int | Tensor | None
+from vbp_lightning.attribution.scores import Target
 
 
 class Attribution(Protocol):
