@@ -1,19 +1,15 @@
 """``task=benchmark``: every method scored against the road pixels of a split."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.evaluation import (
     artefacts,
     block_ratio,
@@ -45,6 +41,7 @@ from vbp_lightning.runs.contenders import (
     road_tiles,
     seconds_of_one,
 )
+from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import SplitTiles, open_tiles
 
@@ -53,8 +50,6 @@ _FIGURE_SCORES = {
     "sharpened_mass": "relevance mass, best power",
     "pointing_game_2px": "pointing game, 2 px",
 }
-
-Item = TypeVar("Item")
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -112,15 +107,14 @@ def _scored(
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
     order = sorted(contenders, key=lambda each: each.method != "lrp")
-    for contender in _progress(order, "Scoring"):
+    for contender in shown_progress(order, "Scoring"):
         try:
             method = contender.build(model)
             start = time.perf_counter()
             maps = maps_of(method, judged.tiles, target)
             seconds = time.perf_counter() - start
-        except (UnsupportedNetworkError, ValueError, InstantiationException) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            print(f"{contender.name} is left out: {reason}")
+        except (UnsupportedNetworkError, ValueError) as error:
+            print(f"{contender.name} is left out: {one_line(error)}")
             continue
         if apart is None:
             scores, settings = cross_fitted_scores(maps, judged.truth, judged.scenes)
@@ -162,7 +156,7 @@ def _perturb(
     target: int | None,
 ) -> None:
     """Deletion, insertion, ROAD and the shift test on a few tiles."""
-    for contender in _progress(contenders, f"Taking pixels out of {len(tiles)} tiles"):
+    for contender in shown_progress(contenders, f"Taking pixels out of {len(tiles)} tiles"):
         maps = maps_of(contender.build(model), tiles, target)
         numbers = rows[contender.name].numbers
         numbers["deletion"] = float(deletion(model, tiles, maps, target).mean())
@@ -181,7 +175,7 @@ def _cascade(
 ) -> None:
     """Rank correlation with the maps of networks randomised from the output down."""
     stages = cascade(model)
-    for contender in _progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
+    for contender in shown_progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
         row = rows[contender.name]
 
         def explained(network: nn.Module, build: Build = contender.build) -> Maps:
@@ -220,7 +214,3 @@ def _write(
     if curves:
         figure = cascade_figure(curves, f"{cfg.cascaded} road tiles, {cfg.split} split")
         yield write_picture(output / "cascade.png", figure_to_array(figure))
-
-
-def _progress(items: Sequence[Item], description: str) -> Iterable[Item]:
-    return track(items, description, console=Console(stderr=True), transient=True)
