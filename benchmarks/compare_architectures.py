@@ -1,0 +1,163 @@
+"""Is the max-pool network more accurate than the strided one? A paired comparison of their runs.
+
+Takes the runs of both networks with the same seeds, as a sweep leaves them:
+
+    python train.py -m model=strided,maxpool seed=1,2,3,4,5
+    python benchmarks/compare_architectures.py outputs/multirun/<date>_<time>
+
+(or any number of folders that hold runs). Prints parameters and multiply-adds, test AUROC and
+balanced accuracy of each seed, the paired differences with a t interval over seeds and the p values
+of the paired t test and of Wilcoxon's signed-rank test, the interval of the mean gain in AUROC over
+test scenes drawn anew, and, where the data is there, how much the score moves when a tile is moved
+by a few pixels.
+"""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from torch.utils.flop_counter import FlopCounterMode
+
+from vbp_lightning import RoadClassifier
+from vbp_lightning.data import DataError, Tile, stored_datamodule
+from vbp_lightning.models.networks import RoadNetwork
+
+ARCHITECTURES = ("maxpool", "strided")
+DRAWS = 2000
+BATCH = 64
+
+Runs = dict[str, dict[int, Path]]
+
+
+def runs_in(folders: list[str]) -> Runs:
+    """Run folders by architecture and seed."""
+    found: Runs = {name: {} for name in ARCHITECTURES}
+    for folder in folders:
+        for predictions in sorted(Path(folder).rglob("predictions.csv")):
+            config = OmegaConf.load(predictions.parent / ".hydra" / "config.yaml")
+            found[config.model.architecture][config.seed] = predictions.parent
+    return found
+
+
+def sizes() -> None:
+    """Prints parameters and multiply-adds of a forward pass of one tile."""
+    for name in ARCHITECTURES:
+        net = RoadNetwork(name, "hidden", [0.0] * 3, [1.0] * 3).eval()
+        count = sum(parameter.numel() for parameter in net.parameters())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            net(torch.zeros(1, 3, 96, 96))
+        millions = counter.get_total_flops() / 2e6
+        print(f"{name:8} {count:7} parameters, {millions:6.1f} million multiply-adds a tile")
+
+
+def compared(values: dict[str, list[float]], what: str) -> None:
+    """Prints means and the paired tests over seeds."""
+    more, less = (np.array(values[name]) for name in ARCHITECTURES)
+    gain = more - less
+    interval = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain))
+    print(
+        f"{what}: maxpool {more.mean():.4f} ± {more.std(ddof=1):.4f}, "
+        f"strided {less.mean():.4f} ± {less.std(ddof=1):.4f}; "
+        f"gain {gain.mean():+.4f}, 95 % over seeds [{interval[0]:+.4f}, {interval[1]:+.4f}], "
+        f"paired t p = {stats.ttest_rel(more, less).pvalue:.4f}, "
+        f"Wilcoxon p = {stats.wilcoxon(more, less).pvalue:.4f}"
+    )
+
+
+def test_predictions(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scene, label and P(road) of the labelled test tiles."""
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = [
+            (row["scene"], row["label"] == "road", float(row["probability"]))
+            for row in csv.DictReader(file)
+            if row["split"] == "test" and row["label"] != "ignored"
+        ]
+    scenes, labels, probabilities = (np.array(each) for each in zip(*rows, strict=True))
+    return scenes, labels, probabilities
+
+
+def over_scenes(runs: Runs, seeds: list[int]) -> None:
+    """Prints the interval of the mean gain in AUROC over test scenes drawn with replacement."""
+    predictions = {
+        name: [test_predictions(runs[name][seed]) for seed in seeds] for name in ARCHITECTURES
+    }
+    scenes, labels, _ = predictions["maxpool"][0]
+    names = np.unique(scenes)
+    members = [np.flatnonzero(scenes == name) for name in names]
+    rng = np.random.default_rng(0)
+    gains = []
+    for _ in range(DRAWS):
+        drawn = np.concatenate([members[k] for k in rng.integers(len(names), size=len(names))])
+        if labels[drawn].all() or not labels[drawn].any():
+            continue
+        more, less = (
+            np.mean([roc_auc_score(labels[drawn], each[2][drawn]) for each in predictions[name]])
+            for name in ARCHITECTURES
+        )
+        gains.append(more - less)
+    low, high = np.quantile(gains, [0.025, 0.975])
+    print(f"test AUROC: gain over {len(names)} scenes drawn anew, 95 % [{low:+.4f}, {high:+.4f}]")
+
+
+@torch.no_grad()
+def restlessness(run: Path) -> float:
+    """How much the logit moves with the tile: standard deviation over moves, over that of tiles.
+
+    Every test tile is read at 4 × 4 places one pixel apart.
+    """
+    model = RoadClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", map_location="cpu")
+    model.eval()
+    data = stored_datamodule(model.hparams["data"])
+    data.setup()
+    tiles = list(data.tiles_of("test"))
+    logits = []
+    for down in range(4):
+        for across in range(4):
+            moved = [
+                replace(each, tile=Tile(each.tile.scene, abs(each.tile.row - down),
+                                        abs(each.tile.col - across)))
+                for each in tiles
+            ]  # fmt: skip
+            pixels = data.read_tiles(moved)
+            logits.append(torch.cat([model(part)[:, 0] for part in torch.split(pixels, BATCH)]))
+    values = torch.stack(logits)
+    return float(values.std(0).mean() / values.mean(0).std())
+
+
+def main(folders: list[str]) -> None:
+    """Prints everything."""
+    runs = runs_in(folders)
+    seeds = sorted(set(runs["maxpool"]) & set(runs["strided"]))
+    sizes()
+    if len(seeds) < 2:
+        sys.exit("give runs of both networks with at least two seeds in common")
+    for key, what in (("test/auroc", "test AUROC"), ("test/balanced_accuracy", "test bal. acc.")):
+        values = {
+            name: [
+                json.loads((runs[name][seed] / "metrics.json").read_text())[key] for seed in seeds
+            ]
+            for name in ARCHITECTURES
+        }
+        for name in ARCHITECTURES:
+            each = ", ".join(f"{value:.4f}" for value in values[name])
+            print(f"{what}, {name}, seeds {seeds}: {each}")
+        compared(values, what)
+    over_scenes(runs, seeds)
+    try:
+        for name in ARCHITECTURES:
+            moves = [restlessness(runs[name][seed]) for seed in seeds]
+            each = ", ".join(f"{value:.3f}" for value in moves)
+            print(f"{name}: the score moves by {np.mean(moves):.3f} of its spread ({each})")
+    except DataError as error:
+        print(f"how the score moves with a tile was left out: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
