@@ -21,6 +21,7 @@ def weighted_for_class(
     inputs: Tensor,
     target: Target,
     weighting: Weighting,
+    skip: int = 0,
 ) -> tuple[FeatureMap, ...]:
     r"""Each map's channel average replaced by the average of what speaks for a class.
 
@@ -42,6 +43,8 @@ def weighted_for_class(
         inputs: ``(N, C, H, W)``.
         target: The class; see :func:`~vbp_lightning.attribution.scores.class_scores`.
         weighting: ``gradient`` or ``channels``.
+        skip: How many maps to leave as they are, from the side of the input: no gradient has to
+            come as far as them.
 
     Returns:
         The maps with new averages.
@@ -51,20 +54,19 @@ def weighted_for_class(
     """
     part = {"gradient": _part, "channels": _channels}[weighting]
     outputs: dict[nn.Module, list[Tensor]] = {each.module: [] for each in maps}
+    uses = _uses(maps)[skip:]
 
     def note(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        if (module, len(outputs[module])) in uses and not output.requires_grad:
+            output = output.detach().requires_grad_()
         outputs[module].append(output)
         return output.clone()  # what follows may change it in place
 
     hooks = [module.register_forward_hook(note) for module in outputs]
     try:
         with differentiable(model, inputs.device):
-            scores = class_scores(model(inputs.detach().requires_grad_().clone()), target)
-            uses: Counter[nn.Module] = Counter()
-            features = []
-            for each in maps:  # a module's uses behind the convolutional part come last
-                features.append(outputs[each.module][uses[each.module]])
-                uses[each.module] += 1
+            scores = class_scores(model(inputs.detach().clone()), target)
+            features = [outputs[module][use] for module, use in uses]
             gradients = torch.autograd.grad(
                 scores.sum(), features, allow_unused=True, materialize_grads=True
             )
@@ -75,10 +77,21 @@ def weighted_for_class(
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(
+    weighted = [
         replace(each, average=part(values.detach(), gradient).to(each.average.dtype))
-        for each, values, gradient in zip(maps, features, gradients, strict=True)
-    )
+        for each, values, gradient in zip(maps[skip:], features, gradients, strict=True)
+    ]
+    return (*maps[:skip], *weighted)
+
+
+def _uses(maps: Sequence[FeatureMap]) -> list[tuple[nn.Module, int]]:
+    """The module of each map, and how often it ran before: uses behind all maps come last."""
+    counts: Counter[nn.Module] = Counter()
+    uses = []
+    for each in maps:
+        uses.append((each.module, counts[each.module]))
+        counts[each.module] += 1
+    return uses
 
 
 def _part(features: Tensor, gradient: Tensor) -> Tensor:

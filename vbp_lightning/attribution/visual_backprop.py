@@ -212,7 +212,7 @@ class VisualBackProp:
         if self.skip >= len(maps):
             raise ValueError(f"skip is {self.skip}; the network has {len(maps)} feature maps")
         if self.weighting != "mean":
-            maps = weighted_for_class(maps, self.model, inputs, target, self.weighting)
+            maps = weighted_for_class(maps, self.model, inputs, target, self.weighting, self.skip)
         return output, _without_first(maps, self.skip)
 
     def _back(
