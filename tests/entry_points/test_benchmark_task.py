@@ -40,6 +40,7 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     uniform, lrp = rows["uniform", ""], rows["lrp", ""]
     assert float(uniform["average_precision_lift"]) == 0
     assert float(lrp["lrp_correlation"]) == pytest.approx(1)
+    assert float(lrp["lrp_size_correlation"]) == pytest.approx(1)
     assert float(rows["visual_backprop", "deconv"]["cascade_head"]) == pytest.approx(1)
     assert float(rows["visual_backprop", "deconv"]["comb_energy"]) > 0.2
     assert float(rows["visual_backprop", "bilinear"]["comb_energy"]) < 0.01

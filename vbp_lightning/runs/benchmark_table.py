@@ -91,6 +91,7 @@ TABLES = {
         Column("cascade_head", "cascade head", ""),
         Column("cascade_convolutional", "conv", ""),
         Column("lrp_correlation", "ρ with LRP", ""),
+        Column("lrp_size_correlation", "ρ, sizes", ""),
         Column("ms_single", "ms, 1 tile", "low", 2),
         COST,
     ],

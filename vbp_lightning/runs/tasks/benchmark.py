@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -103,49 +104,71 @@ def _scored(
     target: int | None,
 ) -> dict[str, Row]:
     """Localisation, artefacts, likeness to LRP and cost of each, by its name."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, Future[Row]] = {}
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
     order = sorted(contenders, key=lambda each: each.method != "lrp")
-    for contender in shown_progress(order, "Scoring"):
-        try:
-            method = contender.build(model)
-            start = time.perf_counter()
-            maps = maps_of(method, judged.tiles, target)
-            seconds = time.perf_counter() - start
-        except (UnsupportedNetworkError, ValueError) as error:
-            print(f"{contender.name} is left out: {one_line(error)}")
-            continue
-        if apart is None:
-            scores, settings = cross_fitted_scores(maps, judged.truth, judged.scenes)
-        else:
-            settings = [choose_setting(maps_of(method, apart.tiles, target), apart.truth)]
-            scores = localisation_scores(maps, judged.truth, settings[0])
-        row = Row(contender.method, contender.upsampling, scores)
-        row.numbers["exponent"] = float(np.mean([each.exponent for each in settings]))
-        row.numbers["threshold"] = float(np.mean([each.threshold for each in settings]))
-        row.numbers |= _artefacts(contender, model, judged.tiles, maps)
-        if contender.method == "lrp":
-            of_lrp = maps
-        if of_lrp is not None:
-            row.numbers["lrp_correlation"] = float(rank_correlation(maps, of_lrp).mean())
-        row.numbers["ms_single"] = 1e3 * seconds_of_one(method, judged.tiles, target)
-        row.numbers["ms_batch"] = 1e3 * seconds / len(maps)
-        rows[contender.name] = row
-    return {each.name: rows[each.name] for each in contenders if each.name in rows}
+    # Sorting and counting pixels takes as long as many a method: it goes on beside the next one.
+    with ThreadPoolExecutor(max_workers=1) as scorer:
+        for contender in shown_progress(order, "Scoring"):
+            try:
+                method = contender.build(model)
+                start = time.perf_counter()
+                maps = maps_of(method, judged.tiles, target)
+                seconds = time.perf_counter() - start
+            except (UnsupportedNetworkError, ValueError) as error:
+                print(f"{contender.name} is left out: {one_line(error)}")
+                continue
+            if contender.method == "lrp":
+                of_lrp = maps
+            numbers = _artefacts(contender, model, judged.tiles) | {
+                "ms_single": 1e3 * seconds_of_one(method, judged.tiles, target),
+                "ms_batch": 1e3 * seconds / len(maps),
+            }
+            tuning = None
+            if apart is not None:
+                tuning = maps_of(method, apart.tiles, target), apart
+            rows[contender.name] = scorer.submit(
+                _row, contender, numbers, maps, judged, tuning, of_lrp
+            )
+    return {each.name: rows[each.name].result() for each in contenders if each.name in rows}
 
 
-def _artefacts(
-    contender: Contender, model: nn.Module, tiles: Tensor, maps: Maps
-) -> dict[str, float]:
-    """Of an upsampling on given feature maps, and of any method on its maps of the tiles."""
-    found: dict[str, float] = {}
-    if contender.method == "visual_backprop":
-        found |= vars(artefacts(model, contender.upsampling, tiles))
+def _row(
+    contender: Contender,
+    numbers: dict[str, float],
+    maps: Maps,
+    judged: JudgedTiles,
+    tuning: tuple[Maps, JudgedTiles] | None,
+    of_lrp: Maps | None,
+) -> Row:
+    """What the maps of the tiles tell, beside the numbers that are known already."""
+    if tuning is None:
+        scores, settings = cross_fitted_scores(maps, judged.truth, judged.scenes)
+    else:
+        settings = [choose_setting(tuning[0], tuning[1].truth)]
+        scores = localisation_scores(maps, judged.truth, settings[0])
     pooled = positive_part(maps)
-    found["tile_comb_energy"] = float(comb_energy(pooled, TOTAL_STRIDE).mean())
-    found["tile_block_ratio"] = block_ratio(pooled, TOTAL_STRIDE)
-    return found
+    found = {
+        "exponent": float(np.mean([each.exponent for each in settings])),
+        "threshold": float(np.mean([each.threshold for each in settings])),
+        "tile_comb_energy": float(comb_energy(pooled, TOTAL_STRIDE).mean()),
+        "tile_block_ratio": block_ratio(pooled, TOTAL_STRIDE),
+    }
+    if of_lrp is not None:
+        for name, pooled_by in (
+            ("lrp_correlation", positive_part),
+            ("lrp_size_correlation", np.abs),
+        ):
+            found[name] = float(rank_correlation(pooled_by(maps), pooled_by(of_lrp)).mean())
+    return Row(contender.method, contender.upsampling, scores, numbers | found)
+
+
+def _artefacts(contender: Contender, model: nn.Module, tiles: Tensor) -> dict[str, float]:
+    """Of an upsampling on given feature maps."""
+    if contender.method != "visual_backprop":
+        return {}
+    return vars(artefacts(model, contender.upsampling, tiles))
 
 
 def _perturb(
