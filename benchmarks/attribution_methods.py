@@ -29,6 +29,7 @@ from vbp_lightning.attribution import (
     Occlusion,
     Saliency,
     SmoothGrad,
+    SymmetricVisualBackProp,
     VisualBackProp,
 )
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
@@ -36,6 +37,7 @@ from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 METHODS: dict[str, Callable[[nn.Module], Any]] = {
     **{f"visual_backprop {name}": partial(VisualBackProp, upsampling=name) for name in UPSAMPLINGS},
     "visual_backprop gradient": partial(VisualBackProp, weighting="gradient"),
+    "symmetric_visual_backprop": SymmetricVisualBackProp,
     "saliency": Saliency,
     "guided_backprop": GuidedBackprop,
     "deconvnet": DeconvNet,
