@@ -124,7 +124,7 @@ def print_tables(rows: Sequence[Row]) -> None:
                 cells.append(f"[bold]{text}[/bold]" if value == best[column.key] else text)
             table.add_row(row.name, *cells)
         # as wide as the table needs, also where the output goes to a file
-        Console(width=max(160, Console().width)).print(table)
+        Console(width=max(200, Console().width)).print(table)
 
 
 def _is_there(column: Column, row: Row) -> bool:

@@ -42,6 +42,7 @@ from vbp_lightning.runs.contenders import (
     road_tiles,
     seconds_of_one,
 )
+from vbp_lightning.runs.inspecting import layer_name
 from vbp_lightning.runs.progress import shown_progress
 from vbp_lightning.runs.subject import Subject, class_of
 from vbp_lightning.runs.tile_sources import SplitTiles, open_tiles
@@ -205,7 +206,7 @@ def _cascade(
             return maps_of(build(network), tiles, target)
 
         similar = cascade_similarity(explained, model, stages).mean(axis=1)
-        layers = [stage.layer for stage in stages]
+        layers = [layer_name(stage.layer) for stage in stages]
         row.cascade = dict(zip(layers, similar.tolist(), strict=True))
         for part in ("head", "convolutional"):
             last = [stage.layer for stage in stages if stage.part == part][-1:]
