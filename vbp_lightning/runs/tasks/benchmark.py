@@ -208,9 +208,9 @@ def _cascade(
         similar = cascade_similarity(explained, model, stages).mean(axis=1)
         layers = [layer_name(stage.layer) for stage in stages]
         row.cascade = dict(zip(layers, similar.tolist(), strict=True))
-        for part in ("head", "convolutional"):
-            last = [stage.layer for stage in stages if stage.part == part][-1:]
-            row.numbers |= {f"cascade_{part}": row.cascade[layer] for layer in last}
+        # of each part, what it is when all of it is randomised
+        parts = zip(stages, similar.tolist(), strict=True)
+        row.numbers |= {f"cascade_{stage.part}": value for stage, value in parts}
 
 
 def _write(
