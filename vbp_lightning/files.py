@@ -1,5 +1,6 @@
 """Writing files so that none is ever seen half-written."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +27,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Removes what killed processes left of :func:`replacing` a path, which nobody is doing now.
+
+    Args:
+        path: The file that was to be written or replaced.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
+        leftover.unlink(missing_ok=True)

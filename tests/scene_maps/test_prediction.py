@@ -37,7 +37,10 @@ if __name__ == "__main__":
         from pytorch_lightning.strategies import DDPStrategy
         options = {"devices": processes, "strategy": DDPStrategy(process_group_backend="gloo")}
     mapping.trainer = lambda: trainer(**options)
-    make_maps([folder / "a.tif", folder / "b.tif"], folder / f"out_{processes}", classifier())
+    paths = [folder / f"{name}.tif" for name in "abc"]
+    faults = []
+    make_maps(paths, folder / f"out_{processes}", classifier(), faults=faults)
+    (folder / f"faults_{processes}.txt").write_text("\\n".join(faults))
 """
 
 
@@ -46,8 +49,11 @@ def noise(shape, seed):
 
 
 def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path):
-    for name, shape in (("a", (300, 260)), ("b", (128, 400))):
-        write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)))
+    """And each knows of the scene that cannot be read, whose only block the second one gets."""
+    for name, shape in (("a", (300, 260)), ("b", (128, 400)), ("c", (128, 128))):
+        write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)), compress="deflate")
+    damaged = tmp_path / "c.tif"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(_SCRIPT))
     here = Path(__file__).parent
@@ -62,10 +68,13 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path):
     done = [line.split() for line in (tmp_path / "computed_2.txt").read_text().splitlines()]
     blocks = [tuple(line[1:]) for line in done]
     assert {line[0] for line in done} == {"0", "1"}
-    assert len(blocks) == len(set(blocks)) == 3 * 3 + 4
+    assert len(blocks) == len(set(blocks)) == 3 * 3 + 4 + 1
     alone = [line.split() for line in (tmp_path / "computed_1.txt").read_text().splitlines()]
     assert sorted(tuple(line[1:]) for line in alone) == sorted(blocks)
-    names = sorted(path.name for path in (tmp_path / "out_1").iterdir())
+    faults = [(tmp_path / f"faults_{count}.txt").read_text() for count in (1, 2)]
+    assert faults[0] == faults[1]
+    assert faults[0].startswith(f"{damaged}: cannot be read")
+    names = sorted(path.name for path in (tmp_path / "out_1").glob("*.tif"))
     assert len(names) == 4
     for name in names:
         one, two = (tmp_path / f"out_{count}" / name for count in (1, 2))

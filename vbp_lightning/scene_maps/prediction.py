@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 
 import pytorch_lightning as pl
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -17,6 +19,10 @@ from vbp_lightning.scene_maps.store import Range
 
 _Work = tuple[int, int]
 """Number of the scene and of the block in it: Lightning takes batches of records apart."""
+
+_NOTHING: _Work = (-1, -1)
+"""What every process is given to do beside its blocks: where there is no batch at all, Lightning
+skips the end of the prediction too, and scenes whose blocks are all there would not be written."""
 
 
 class SceneMapping(pl.LightningModule):
@@ -33,8 +39,8 @@ class SceneMapping(pl.LightningModule):
         shared_scale: Whether all masks are scaled alike.
 
     Attributes:
-        faults: A line for each scene that this process could not read to its end; it is not
-            written, the others are.
+        faults: A line for each scene that could not be read to its end; it is not written, the
+            others are. At the end every process knows those of all.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class SceneMapping(pl.LightningModule):
         """The blocks of this process that are still to be computed."""
         if self.trainer.is_global_zero:
             for job in self.jobs:
-                job.store.prepare()
+                job.prepare()
         self.trainer.strategy.barrier("prepared")
         work = [
             (number, block) for number, job in enumerate(self.jobs) for block in job.store.missing()
@@ -65,7 +71,7 @@ class SceneMapping(pl.LightningModule):
         self.trainer.strategy.barrier("shared out")
         own = work[self.trainer.global_rank :: self.trainer.world_size]
         self._own = own
-        return DataLoader(own, batch_size=None)  # type: ignore[arg-type]  # a list will do
+        return DataLoader([*own, _NOTHING], batch_size=None)  # type: ignore[arg-type]  # a list will do
 
     def on_predict_start(self) -> None:
         """Shows a bar with the speed of this process, in megapixels a second."""
@@ -86,9 +92,12 @@ class SceneMapping(pl.LightningModule):
 
     def predict_step(self, work: _Work, index: int = 0) -> bool:
         """Computes one block; says whether it could."""
-        number, block = work[0], self._block(work)
+        number = work[0]
+        if number == _NOTHING[0]:
+            return True
         if number in self._broken:
             return False
+        block = self._block(work)
         start = time.monotonic()
         try:
             self.jobs[number].compute(self.mapper, block)
@@ -118,17 +127,24 @@ class SceneMapping(pl.LightningModule):
             self._bar.stop()
         strategy = self.trainer.strategy
         strategy.barrier("computed")
+        self._share_faults()
         whole = [job for job in self.jobs if not job.store.missing()]
         own = whole[self.trainer.global_rank :: self.trainer.world_size]
         strategy.barrier("counted")
-        ranges: list[Range | None] = [None] * len(own)
+        shared = None
         if self.shared_scale:
-            found = [job.store.mask_range(PERCENT) for job in whole]
-            ranges = [_together(found)] * len(own)
+            shared = _together([job.store.mask_range(PERCENT) for job in whole])
             strategy.barrier("measured")
-        for job, limits in zip(own, ranges, strict=True):
-            job.write(limits if self.shared_scale else job.store.mask_range(PERCENT))
+        for job in own:
+            job.write(shared if self.shared_scale else job.store.mask_range(PERCENT))
         strategy.barrier("written")
+
+    def _share_faults(self) -> None:
+        """Tells every process of the faults that others met; each is kept once."""
+        if self.trainer.world_size > 1:
+            found: list[list[str]] = [[]] * self.trainer.world_size
+            torch.distributed.all_gather_object(found, self.faults)
+            self.faults = list(dict.fromkeys(chain(*found)))
 
 
 def _together(ranges: Sequence[Range | None]) -> Range | None:
