@@ -6,13 +6,13 @@ import rasterio
 import torch
 
 from vbp_lightning.data import CutImages, DataError, Reading, ResizedImages, image_files
+from vbp_lightning.data.image import opened_filled
 
 
-def write(path, pixels):
+def write(path, pixels, **stored):
     count, height, width = pixels.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", width=width, height=height, count=count, dtype=pixels.dtype
-    ) as raster:
+    shape = {"width": width, "height": height, "count": count}
+    with rasterio.open(path, "w", driver="GTiff", dtype=pixels.dtype, **shape, **stored) as raster:
         raster.write(pixels)
     return path
 
@@ -39,6 +39,41 @@ def test_gaps_are_filled_with_the_mean(tmp_path):
     for row, col in ((3, 5), (9, 9)):
         assert tile[:, row, col].tolist() == [50.0, 60.0]
     assert (tile == 7).sum() == 2 * 32 * 32 - 4
+
+
+def test_white_gaps_are_filled_as_in_the_training_data(tmp_path):
+    """A gap that no tile shows enough of to be told from a roof, and a roof."""
+    pixels = np.full((2, 32, 48), 7, np.uint8)
+    pixels[:, 14:18, 12:36] = 255  # 96 pixels, at most 32 of them in a tile of 16
+    pixels[:, 2:8, 2:8] = 255  # 36 pixels
+    pixels[1, 14, 12] = 240  # frayed
+    path = write(tmp_path / "scene.tif", pixels)
+    filled = np.where(pixels == 7, 7.0, np.array([50, 60])[:, None, None])
+    filled[:, 2:8, 2:8] = 255
+    reader = CutImages(Reading(), (50.2, 59.9), 16, white_area=90)
+    plain = CutImages(Reading(), (50.2, 59.9), 16)
+    places = reader.places(path)
+    for image, images in ((filled, reader), (pixels, plain)):
+        for tile, place in zip(images.read(path, places).numpy(), places, strict=True):
+            window = np.s_[:, place.row : place.row + 16, place.col : place.col + 16]
+            np.testing.assert_array_equal(tile, image[window])
+    real = write(tmp_path / "real.tif", pixels.astype(np.float32))
+    np.testing.assert_array_equal(reader.read(real, places), plain.read(real, places))
+
+
+@pytest.mark.parametrize("stored", [{}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
+def test_white_gaps_of_an_image_that_is_looked_through_in_parts(tmp_path, monkeypatch, stored):
+    monkeypatch.setattr("vbp_lightning.data.image._SCANNED", 512)
+    pixels = np.random.default_rng(0).integers(0, 200, (1, 600, 700), np.uint8)
+    pixels[:, 240:530, 500:520] = pixels[:, 300:320, 505:] = 255
+    path = write(tmp_path / "scene.tif", pixels, **stored)
+    with opened_filled(path, Reading(), (99.0,), 3600) as read:
+        for row, col in ((230, 450), (-10, -10), (500, 480), (290, 640)):
+            bands, valid = read(row, col, 100, 100)
+            window = np.pad(pixels[0], 100, constant_values=255)[row + 100 :, col + 100 :]
+            expected = window[:100, :100] < 255
+            assert np.array_equal(valid, expected)
+            assert np.array_equal(bands[0], np.where(expected, window[:100, :100], 99))
 
 
 def test_what_cannot_be_explained_is_named(tmp_path):

@@ -10,10 +10,11 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.windows import Window
 
 from vbp_lightning.data.raster import Reading
 from vbp_lightning.data.reading import for_each_scene, load_scene
-from vbp_lightning.data.white import WhiteAreas, missing_white
+from vbp_lightning.data.white import WhiteAreas, WhiteGaps, missing_white
 
 
 def read_scenes(scenes, bands, mask_threshold, threads, progress):
@@ -145,6 +146,14 @@ def test_large_white_areas_are_missing_and_small_ones_are_not():
     assert np.array_equal(missing_white(wide, 256), expected)
 
 
+def specks(height, width, share, seed):
+    """Two bands of noise, about ``share`` of it white, some of it nearly."""
+    rng = np.random.default_rng(seed)
+    bands = np.where(rng.random((2, height, width)) < np.sqrt(share), 255, 9).astype(np.uint8)
+    bands[:, rng.random((height, width)) < 0.2] = 245
+    return bands
+
+
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -157,9 +166,7 @@ def test_large_white_areas_are_missing_and_small_ones_are_not():
 def test_white_areas_seen_in_parts_are_those_of_the_whole(
     height, width, down, across, least, share, seed
 ):
-    rng = np.random.default_rng(seed)
-    bands = np.where(rng.random((2, height, width)) < np.sqrt(share), 255, 9).astype(np.uint8)
-    bands[:, rng.random((height, width)) < 0.2] = 245
+    bands = specks(height, width, share, seed)
     parts = [
         (top, left, bands[:, top : top + down, left : left + across])
         for top in range(0, height, down)
@@ -172,6 +179,42 @@ def test_white_areas_seen_in_parts_are_those_of_the_whole(
     for top, left, part in parts:
         found[top : top + down, left : left + across] = areas.missing(top, left, part)
     assert np.array_equal(found, missing_white(bands, least))
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 15), st.integers(1, 15)),
+    st.tuples(st.integers(-20, 50), st.integers(-20, 50)),
+    st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    st.integers(1, 30),
+    st.floats(0.2, 0.8),
+    st.integers(0, 999),
+)
+def test_the_white_gaps_of_a_window_are_those_of_the_whole(
+    shape, part, corner, size, least, share, seed
+):
+    """Windows reach across parts, and beyond the scene, where nothing is said to be missing."""
+    bands = specks(*shape, share, seed)
+    parts = [
+        Window(left, top, min(part[1], shape[1] - left), min(part[0], shape[0] - top))
+        for top in range(0, shape[0], part[0])
+        for left in range(0, shape[1], part[1])
+    ]
+    reads = []
+
+    def read(window):
+        reads.append(window)
+        return bands[(slice(None), *window.toslices())]
+
+    gaps = WhiteGaps(shape[1], least, parts, read)
+    whole = missing_white(bands, least)
+    again = [window for window in parts if whole[window.toslices()].any()]
+    assert reads == [*parts, *again]
+    wide = np.pad(whole, 120)
+    row, col = (120 + first for first in corner)
+    assert np.array_equal(
+        gaps.missing(*corner, *size), wide[row : row + size[0], col : col + size[1]]
+    )
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,61 @@ def test_maps_of_a_folder(call, here, tmp_path, mode):
     assert len(list((tmp_path / "maps").glob("*.tif"))) == 4
 
 
+def test_white_gaps_are_those_of_the_training_data(call, here, tmp_path):
+    """The checkpoint tells from how many saturated pixels on white is no imagery."""
+    data = {"source": {"white_area": 256}}
+    model = RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3, data=data)
+    saved(tmp_path / "a.ckpt", model)
+    path = tmp_path / "scenes" / "b.tif"
+    with rasterio.open(path, "r+") as raster:
+        image = raster.read()
+        image[:, 80:, 70:] = 255
+        image[:, :10, :10] = 255
+        raster.write(image)
+    finished = call("explain.py", *here, f"input={path}", "quick_look=false")
+    assert finished.returncode == 0, finished.stderr
+    missing = np.zeros((96, 96), bool)
+    missing[80:, 70:] = True
+    with rasterio.open(tmp_path / "maps" / "b_visual_backprop.tif") as mask:
+        assert np.array_equal(mask.read_masks(1) == 0, missing)
+    with rasterio.open(tmp_path / "maps" / "b_probability.tif") as probability:
+        (value,) = probability.read(1, masked=True).compressed()
+    filled = np.where(missing, 120, image).astype(np.float32)[None]
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(filled)).sigmoid().item()
+    assert value == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_shared_scale_is_made_anew_when_a_scene_is_added(call, here, tmp_path):
+    """And left alone when there is nothing to add; maps of another scale are not taken for it."""
+    for name in ("a", "small"):
+        (tmp_path / "scenes" / f"{name}.tif").rename(tmp_path / f"{name}.tif")
+    maps = tmp_path / "maps"
+
+    def written():
+        finished = call("explain.py", *here, "quick_look=false", "scale=shared")
+        assert finished.returncode == 0, finished.stderr
+        return {path.name: path.stat().st_mtime_ns for path in maps.glob("*.tif")}
+
+    def limits(name):
+        with rasterio.open(maps / f"{name}_visual_backprop.tif") as raster:
+            return raster.tags()["MASK_LOW"], raster.tags()["MASK_HIGH"]
+
+    alone = written()
+    before = limits("b")
+    assert written() == alone
+    (tmp_path / "a.tif").rename(tmp_path / "scenes" / "a.tif")
+    together = written()
+    assert len(together) == 4
+    assert all(together[name] > time for name, time in alone.items())
+    assert limits("a") == limits("b") != before
+    assert written() == together
+
+    finished = call("explain.py", *here, "quick_look=false", "scale=each")
+    assert finished.returncode == 1
+    assert "overwrite=true" in finished.stderr
+
+
 def test_wrong_options_are_one_line(call, here):
     for option, key in (
         ("mode=quick", "mode"),

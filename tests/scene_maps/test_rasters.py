@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
 from vbp_lightning.data import DataError, Reading
-from vbp_lightning.scene_maps.scenes import MapSettings, scene_job
+from vbp_lightning.scene_maps.scenes import MapSettings, SceneJob, scene_job
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
 UTM = CRS.from_epsg(32632)
 PLACES = {
@@ -122,7 +124,7 @@ def test_scenes_of_any_size(tmp_path, model, shape, mode):
 def test_a_scene_of_95_px_is_refused_by_name(tmp_path):
     path = write_scene(tmp_path / "small.tif", noise((95, 300)))
     settings = MapSettings(tmp_path, Reading(), (0.0,) * 3, 96, 8, 256, "extremes")
-    with pytest.raises(DataError, match=r"small\.tif: is 300 × 95 px, smaller than a window of 96"):
+    with pytest.raises(DataError, match=r"small\.tif: is 300 × 95 px, smaller than a tile of 96"):
         scene_job(path, settings)
 
 
@@ -139,6 +141,32 @@ def test_gaps_are_nodata_in_both_maps(tmp_path, model):
         assert inside[21, 20] == 0  # around (168, 160) there is nothing
         assert inside[10, 10] == 255
         assert np.array_equal(inside > 0, np.isfinite(raster.read(1)))
+
+
+@pytest.mark.parametrize("mode", ["seamless", "tiles"])
+def test_white_gaps_are_nodata_whatever_the_blocks(tmp_path, model, mode):
+    """One that no block of 64 px shows enough of to tell, beside a roof that it is larger than."""
+    image = noise((136, 200))
+    image[:, 40:44, 20:180] = 255
+    image[:, 96:116, 120:140] = 255
+    path = write_scene(tmp_path / "a.tif", image)
+    options = {"stride": 32, "batch": 1} if mode == "tiles" else {}
+    found = []
+    for block, white_area in ((64, 500), (256, 500), (256, 0)):
+        (job,) = make_maps(
+            [path], tmp_path / f"{block}_{white_area}", model, mode=mode, block=block,
+            white_area=white_area, scaling="none", **options,
+        )  # fmt: skip
+        found.append((read(job.mask_path)[0], read(job.probability_path)[0]))
+    (one, its), (other, others), (plain, plains) = found
+    gap = np.zeros(image.shape[1:], bool)
+    gap[40:44, 20:180] = True
+    seen = np.isfinite(plain)
+    assert np.array_equal(np.isfinite(one), seen & ~gap)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    np.testing.assert_allclose(its, others, atol=1e-6)
+    assert seen[gap].any()
+    assert np.nanmax(np.abs(plains - others)) > 1e-4
 
 
 def test_four_bands_of_sixteen_bits(tmp_path):
@@ -243,12 +271,30 @@ def test_a_killed_job_leaves_no_half_file_and_goes_on(tmp_path, model):
     assert job.store.missing()
     assert done.stat().st_mtime_ns == before
 
+    for name in (".b_probability.7.tmp.plain.tif", ".b_probability.7.tmp.tif.ovr.tmp"):
+        (tmp_path / "out" / name).touch()  # a process that is killed while it writes leaves these
     resumed = make_maps(paths, tmp_path / "out", model)
     afresh = make_maps(paths, tmp_path / "fresh", model)
     for one, other in zip(resumed, afresh, strict=True):
         assert one.state() == "done"
         assert one.mask_path.read_bytes() == other.mask_path.read_bytes()
         assert one.probability_path.read_bytes() == other.probability_path.read_bytes()
+    names = [sorted(path.name for path in (tmp_path / each).iterdir()) for each in ("out", "fresh")]
+    assert names[0] == names[1]
+
+
+def test_a_job_that_was_killed_before_it_wrote_writes(tmp_path, model):
+    """All blocks are there, so that nothing is left to compute."""
+    path = write_scene(tmp_path / "a.tif", noise((128, 160)))
+    (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
+    job.prepare()
+    for block in job.store.blocks:
+        job.compute(SeamlessMapper(model.network), block)
+    assert job.state() == "none"
+    (again,) = make_maps([path], tmp_path / "out", model)
+    assert again.state() == "done"
+    assert again.mask_path.read_bytes() == fresh.mask_path.read_bytes()
 
 
 def test_blocks_of_other_settings_are_thrown_away(tmp_path, model):

@@ -1,6 +1,6 @@
 """The pixels of a data set, in memory where they fit, else read as they are needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from vbp_lightning.data.grid import tile_counts
 from vbp_lightning.data.normalisation import BandStatistics, gap_values
@@ -18,11 +17,11 @@ from vbp_lightning.data.reading import OpenScene, Pixels, SceneInfo, for_each_sc
 from vbp_lightning.data.scenes import Scene
 from vbp_lightning.data.splits import Regions, training_pixels
 from vbp_lightning.data.streaming import (
-    BLOCK,
     ImagePool,
     LabelPlanes,
     StreamedBands,
     StreamedPlane,
+    scan_windows,
 )
 from vbp_lightning.data.tiles import CountedTiles
 
@@ -235,7 +234,8 @@ def _scan(
     valid = np.zeros(len(plan.corners), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
-        chunks = list(_chunks(info, opened.is_striped, limit))
+        pixels_at_a_time = limit * height * width // info.nbytes
+        chunks = list(scan_windows((height, width), opened.is_striped, pixels_at_a_time))
         if info.scene.white_area and len(chunks) > 1:
             opened.find_white_gaps(chunks)
         for chunk in chunks:
@@ -257,23 +257,6 @@ def _scan(
         largest = opened.largest_mask_value
     tiles = CountedTiles(plan.corners, plan.splits, road, valid)
     return SurveyedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
-
-
-def _chunks(info: SceneInfo, is_striped: bool, limit: int) -> Iterator[Window]:
-    """Windows that cover a scene once, at multiples of ``BLOCK``.
-
-    Those of an image that is stored row by row span its width, so that each row is decoded once;
-    others hold whole tiles of the usual 512 pixels, as many as ``limit`` bytes allow.
-    """
-    height, width = info.grid.shape
-    column = max(1, info.nbytes // (height * width))
-    rows = BLOCK if is_striped else 2 * BLOCK
-    cols = width if is_striped else max(1, limit // (column * rows * 2 * BLOCK)) * 2 * BLOCK
-    if info.nbytes <= limit:
-        rows, cols = height, width
-    for top in range(0, height, rows):
-        for left in range(0, width, cols):
-            yield Window(left, top, min(cols, width - left), min(rows, height - top))
 
 
 def build_store(

@@ -3,6 +3,7 @@
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,27 @@ _OPEN_IMAGES = 32
 """Handles that a process holds at most."""
 
 _NON_ROAD, _ROAD, _INVALID = range(3)
+
+
+def scan_windows(shape: tuple[int, int], is_striped: bool, pixels: int) -> Iterator[Window]:
+    """Windows that cover a scene once, in rows from left to right, at multiples of ``BLOCK``.
+
+    Those of an image that is stored row by row span its width, so that each row is decoded once;
+    others hold whole tiles of the usual 512 pixels.
+
+    Args:
+        shape: Height and width of the scene.
+        is_striped: Whether it is stored row by row.
+        pixels: About how many a window may hold.
+    """
+    height, width = shape
+    rows = BLOCK if is_striped else 2 * BLOCK
+    cols = width if is_striped else max(1, pixels // (2 * BLOCK) ** 2) * 2 * BLOCK
+    if height * width <= pixels:
+        rows, cols = height, width
+    for top in range(0, height, rows):
+        for left in range(0, width, cols):
+            yield Window(left, top, min(cols, width - left), min(rows, height - top))
 
 
 class LabelPlanes:

@@ -132,4 +132,10 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
     reading = Reading(
         None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
     )
-    return CutImages(reading, fill, data.get("tile_size", TILE_SIZE), model.hparams["context"])
+    return CutImages(
+        reading,
+        fill,
+        data.get("tile_size", TILE_SIZE),
+        model.hparams["context"],
+        (data.get("source") or {}).get("white_area", 0),
+    )

@@ -1,6 +1,5 @@
 """What is computed of a block: the values of both maps, and where there are none."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,13 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vbp_lightning.data.grid import exceeds, tile_counts
+from vbp_lightning.data.image import ReadPixels
 from vbp_lightning.scene_maps.geometry import Block, CellGrid
-
-Pixels = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""Bands (C, h, w), gaps filled, and where there is imagery (h, w)."""
-
-ReadPixels = Callable[[int, int, int, int], Pixels]
-"""Reads row, column, height and width of a scene; what lies beyond it is filled and invalid."""
 
 
 @dataclass(frozen=True, eq=False)

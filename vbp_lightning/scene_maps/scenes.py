@@ -1,6 +1,7 @@
 """A scene on its way to its maps: what is computed of it, and what is written when all is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,10 @@ from numpy.typing import NDArray
 
 from vbp_lightning.data import Reading
 from vbp_lightning.data.ground import PixelGrid
-from vbp_lightning.data.image import read_filled
-from vbp_lightning.data.normalisation import gap_values
-from vbp_lightning.data.raster import OpenImage, without_place
-from vbp_lightning.data.scenes import DataError
+from vbp_lightning.data.image import ReadPixels, checked_grid, opened_filled
+from vbp_lightning.files import remove_unfinished
 from vbp_lightning.scene_maps.geometry import Block, CellGrid, blocks_of
-from vbp_lightning.scene_maps.maps import BlockMaps, Mapper, Pixels
+from vbp_lightning.scene_maps.maps import BlockMaps, Mapper
 from vbp_lightning.scene_maps.rasters import CACHE, RasterPlan, tags_of, writing_cog
 from vbp_lightning.scene_maps.store import BlockStore, Range
 
@@ -42,6 +41,7 @@ class MapSettings:
             99.5th percentile to 1 and clips, ``extremes`` least and largest, ``none`` leaves them.
             Masks that are laid together from tiles are in [0, 1] already.
         tags: What the values depend on, for the tags of the rasters.
+        white_area: Saturated pixels from which a white area of an image is a gap; 0 for never.
     """
 
     output: Path
@@ -52,6 +52,7 @@ class MapSettings:
     block: int
     scaling: Scaling
     tags: Mapping[str, str] = field(default_factory=dict)
+    white_area: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,20 @@ class SceneJob:
         exists = self.probability_path.exists() or self.mask_path.exists()
         return "other" if exists else "none"
 
+    def prepare(self) -> None:
+        """Makes the folder of the blocks; to be called by one process before any is asked for.
+
+        What killed processes left of the rasters is taken away.
+        """
+        self.store.prepare()
+        for path in (self.probability_path, self.mask_path):
+            remove_unfinished(path)
+
+    def limits(self) -> tuple[str | None, str | None]:
+        """The mask values that became 0 and 1, as the tags of the mask, which is there, say."""
+        tags = tags_of(self.mask_path)
+        return tags.get("MASK_LOW"), tags.get("MASK_HIGH")
+
     def compute(self, mapper: Mapper, block: Block) -> None:
         """Computes a block and keeps it.
 
@@ -116,17 +131,22 @@ class SceneJob:
         Raises:
             DataError: The image is damaged.
         """
+        with self.opened() as read:
+            return mapper.maps(read, self.grid.shape, block)
+
+    @contextmanager
+    def opened(self) -> Iterator[ReadPixels]:
+        """Opens the image; yields what reads its windows, gaps filled.
+
+        Raises:
+            DataError: The image is damaged.
+        """
+        its = self.settings
         with (
             rasterio.Env(GDAL_CACHEMAX=CACHE),
-            without_place(),
-            OpenImage(self.image, self.settings.reading, key="input") as image,
+            opened_filled(self.image, its.reading, its.fill, its.white_area) as read,
         ):
-            fill = gap_values(self.settings.fill, image.dtype)
-
-            def read(row: int, col: int, height: int, width: int) -> Pixels:
-                return read_filled(image, row, col, height, width, fill)
-
-            return mapper.maps(read, self.grid.shape, block)
+            yield read
 
     def write(self, limits: Range | None) -> list[Path]:
         """Writes both rasters from the blocks, all of which are there, and deletes the blocks.
@@ -193,15 +213,5 @@ def scene_job(image: Path, settings: MapSettings, name: str | None = None) -> Sc
     Raises:
         DataError: The file is missing or damaged, has other bands, or is smaller than a window.
     """
-    with without_place(), OpenImage(image, settings.reading, key="input") as opened:
-        if opened.count != len(settings.fill):
-            raise DataError(
-                f"{image}: has {opened.count} bands, the checkpoint was trained with "
-                f"{len(settings.fill)} (input): give an image with the same bands"
-            )
-        if min(opened.grid.shape) < settings.window:
-            raise DataError(
-                f"{image}: is {opened.grid.width} × {opened.grid.height} px, smaller than a window"
-                f" of {settings.window} px (input): give a larger image"
-            )
-        return SceneJob(name or image.stem, image, opened.grid, settings)
+    grid = checked_grid(image, settings.reading, len(settings.fill), settings.window)
+    return SceneJob(name or image.stem, image, grid, settings)

@@ -7,11 +7,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from vbp_lightning.data.image import read_filled
-from vbp_lightning.data.normalisation import gap_values
-from vbp_lightning.data.raster import OpenImage, without_place
+from vbp_lightning.data.raster import without_place
 from vbp_lightning.scene_maps.rasters import CACHE, MASK_NODATA, MASK_STEPS
-from vbp_lightning.scene_maps.scenes import SceneJob
+from vbp_lightning.scene_maps.scenes import PERCENT, SceneJob, stretched
 
 _ROWS = 512
 
@@ -32,17 +30,12 @@ def reduced_image(job: SceneJob, factor: int) -> NDArray[np.float32]:
     """
     height, width = (-(-size // factor) for size in job.grid.shape)
     rows = max(1, _ROWS // factor)
-    with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE),
-        without_place(),
-        OpenImage(job.image, job.settings.reading, key="input") as image,
-    ):
-        fill = gap_values(job.settings.fill, image.dtype)
-        small = np.empty((image.count, height, width), np.float32)
+    small = np.empty((len(job.settings.fill), height, width), np.float32)
+    with job.opened() as read:
         for row in range(0, height, rows):
             count = min(rows, height - row)
-            bands, _ = read_filled(image, row * factor, 0, count * factor, width * factor, fill)
-            parts = bands.reshape(image.count, count, factor, width, factor)
+            bands, _ = read(row * factor, 0, count * factor, width * factor)
+            parts = bands.reshape(len(small), count, factor, width, factor)
             small[:, row : row + count] = parts.mean(axis=(2, 4))
     return small
 
@@ -69,6 +62,5 @@ def reduced_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
         mask[values == MASK_NODATA] = np.nan
         return mask
     seen = values[np.isfinite(values)]
-    low, high = np.percentile(seen, (0, 99.5)) if seen.size else (0.0, 1.0)
-    result: NDArray[np.float32] = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
-    return result
+    low, high = np.percentile(seen, (0, PERCENT)) if seen.size else (0.0, 1.0)
+    return stretched(values, low, high)

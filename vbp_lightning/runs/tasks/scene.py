@@ -48,7 +48,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     _refuse_wrong_settings(cfg)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    mapper = _mapper(cfg, classifier)
+    mapper = _mapper(cfg, classifier, subject.reader)
     settings = MapSettings(
         Path(cfg.output),
         subject.reader.reading,
@@ -58,8 +58,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         cfg.block,
         cfg.scaling if cfg.mode == "seamless" else "extremes",
         _tags(cfg, subject, classifier),
+        subject.reader.white_area,
     )
-    datamodule = _datamodule(cfg, classifier) if cfg.input is None else None
+    datamodule = own_data(classifier) if cfg.input is None else None
     jobs, faults = _jobs(_scenes(cfg, settings, datamodule), settings)
     todo = _todo(cfg, jobs)
     if todo:
@@ -119,17 +120,16 @@ def _refuse_wrong_settings(cfg: DictConfig) -> None:
         raise UserError(*lines)
 
 
-def _mapper(cfg: DictConfig, classifier: RoadClassifier) -> Mapper:
-    data = classifier.hparams["data"] or {}
-    max_invalid = data.get("max_invalid", 0.25)
+def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
+    max_invalid = (classifier.hparams["data"] or {}).get("max_invalid", 0.25)
     if cfg.mode == "seamless":
         return SeamlessMapper(classifier.network, cfg.upsampling.name, max_invalid)
     return TileMapper(
         classifier,
         cfg.stride,
         cfg.blend,
-        data.get("tile_size", 96),
-        classifier.hparams["context"],
+        reader.tile_size,
+        reader.context,
         upsampling=cfg.upsampling.name,
         max_invalid=max_invalid,
     )
@@ -142,6 +142,7 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
         "MODE": cfg.mode,
         "CONTEXT": context_note(classifier.hparams["context"]),
         "UPSAMPLING": cfg.upsampling.name,
+        "MASK_SCALE": cfg.scale,
         "THRESHOLD": f"{float(classifier.threshold):.6f}",
     }
     if cfg.mode == "tiles":
@@ -160,11 +161,6 @@ def context_note(context: int) -> str:
         "trained on tiles with zero padding around them: "
         "seamless probabilities differ from those of its tiles"
     )
-
-
-def _datamodule(cfg: DictConfig, classifier: RoadClassifier) -> RoadTileDataModule:
-    """The data that the classifier was trained with, read."""
-    return own_data(classifier)
 
 
 def _scenes(
@@ -214,5 +210,8 @@ def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
             f"{others[0].probability_path}: is there already and comes from another checkpoint or"
             " other settings (output): give another folder, or overwrite=true"
         )
-    all_anew = cfg.overwrite or (cfg.scale == "shared" and set(states) != {"done"})
+    all_anew = cfg.overwrite
+    if cfg.scale == "shared":
+        # One more scene changes the scale of all, and so do maps of several runs.
+        all_anew |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
     return [job for job, state in zip(jobs, states, strict=True) if all_anew or state != "done"]
