@@ -7,40 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mapping import classifier, make_maps, trainer, write_scene
 
 from vbp_lightning.data import Reading
 from vbp_lightning.scene_maps.prediction import SceneMapping
-from vbp_lightning.scene_maps.scenes import MapSettings, scene_job
+from vbp_lightning.scene_maps.scenes import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
 _SCRIPT = """
 import sys, torch
 from pathlib import Path
-import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
 from mapping import classifier, make_maps, trainer
 import mapping
 from vbp_lightning.scene_maps.scenes import SceneJob
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder, processes = Path(sys.argv[1]), int(sys.argv[2])
+    folder = Path(sys.argv[1])
     compute = SceneJob.compute
     def noted(self, mapper, block):
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        with open(folder / f"computed_{processes}.txt", "a") as log:
+        with open(folder / "computed.txt", "a") as log:
+            rank = torch.distributed.get_rank()
             log.write(f"{rank} {self.name} {block.row} {block.col}\\n")
         compute(self, mapper, block)
     SceneJob.compute = noted
-    options = {}
-    if processes > 1:
-        from pytorch_lightning.strategies import DDPStrategy
-        options = {"devices": processes, "strategy": DDPStrategy(process_group_backend="gloo")}
-    mapping.trainer = lambda: trainer(**options)
-    paths = [folder / f"{name}.tif" for name in "abc"]
+    strategy = DDPStrategy(process_group_backend="gloo")
+    mapping.trainer = lambda: trainer(devices=2, strategy=strategy)
     faults = []
-    make_maps(paths, folder / f"out_{processes}", classifier(), faults=faults)
-    (folder / f"faults_{processes}.txt").write_text("\\n".join(faults))
+    paths = [folder / f"{name}.tif" for name in "abc"]
+    make_maps(paths, folder / "out_2", classifier(), faults=faults)
+    (folder / "faults.txt").write_text("\\n".join(faults))
 """
 
 
@@ -48,7 +46,7 @@ def noise(shape, seed):
     return np.random.default_rng(seed).integers(1, 250, (3, *shape), dtype=np.uint8)
 
 
-def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path):
+def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, monkeypatch):
     """And each knows of the scene that cannot be read, whose only block the second one gets."""
     for name, shape in (("a", (300, 260)), ("b", (128, 400)), ("c", (128, 128))):
         write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)), compress="deflate")
@@ -57,22 +55,35 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(_SCRIPT))
     here = Path(__file__).parent
-    for processes in (1, 2):
-        subprocess.run(
-            [sys.executable, str(script), str(tmp_path), str(processes)],
-            env={"PYTHONPATH": f"{here}:{here.parents[1]}", "PATH": "/usr/bin:/bin"},
-            check=True,
-            timeout=300,
-            capture_output=True,
-        )
-    done = [line.split() for line in (tmp_path / "computed_2.txt").read_text().splitlines()]
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={"PYTHONPATH": f"{here}:{here.parents[1]}", "PATH": "/usr/bin:/bin"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    done = [line.split() for line in (tmp_path / "computed.txt").read_text().splitlines()]
     blocks = [tuple(line[1:]) for line in done]
     assert {line[0] for line in done} == {"0", "1"}
     assert len(blocks) == len(set(blocks)) == 3 * 3 + 4 + 1
-    alone = [line.split() for line in (tmp_path / "computed_1.txt").read_text().splitlines()]
-    assert sorted(tuple(line[1:]) for line in alone) == sorted(blocks)
-    faults = [(tmp_path / f"faults_{count}.txt").read_text() for count in (1, 2)]
-    assert faults[0] == faults[1]
+
+    alone, faults = [], []
+    compute = SceneJob.compute
+
+    def noted(job, mapper, block):
+        alone.append((job.name, str(block.row), str(block.col)))
+        compute(job, mapper, block)
+
+    monkeypatch.setattr(SceneJob, "compute", noted)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        paths = [tmp_path / f"{name}.tif" for name in "abc"]
+        make_maps(paths, tmp_path / "out_1", classifier(), faults=faults)
+    finally:
+        torch.set_num_threads(threads)
+    assert sorted(alone) == sorted(blocks)
+    assert (tmp_path / "faults.txt").read_text().splitlines() == faults
     assert faults[0].startswith(f"{damaged}: cannot be read")
     names = sorted(path.name for path in (tmp_path / "out_1").glob("*.tif"))
     assert len(names) == 4

@@ -231,7 +231,7 @@ def test_a_shared_scale_is_the_same_for_all_scenes(tmp_path, model):
 def test_a_killed_job_leaves_no_half_file_and_goes_on(tmp_path, model):
     """kill -9 in mid-scene; then the blocks that were there are not computed again."""
     for name in "ab":
-        write_scene(tmp_path / f"{name}.tif", noise((256, 512), seed=ord(name)))
+        write_scene(tmp_path / f"{name}.tif", noise((136, 264), seed=ord(name)))
     script = textwrap.dedent(
         f"""
         import time
@@ -311,3 +311,9 @@ def test_blocks_of_other_settings_are_thrown_away(tmp_path, model):
     (job.store.folder / "0_0.npz").write_bytes(b"old")
     changed.store.prepare()
     assert changed.store.missing() == [0]
+    (changed.store.folder / "0_0.npz").write_bytes(b"old")
+    changed.store.prepare()
+    assert changed.store.missing() == []
+    larger = scene_job(path, replace(other, block=256))
+    larger.store.prepare()
+    assert larger.store.missing() == [0]

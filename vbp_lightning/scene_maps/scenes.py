@@ -92,7 +92,7 @@ class SceneJob:
         return BlockStore(
             self.settings.output / f".{self.name}.blocks",
             list(blocks_of(self.grid.shape, self.settings.block)),
-            self._tags | {"image": str(self.image.resolve())},
+            self._tags | {"image": str(self.image.resolve()), "block": str(self.settings.block)},
         )
 
     def state(self) -> Literal["done", "other", "none"]:
