@@ -154,7 +154,7 @@ def test_a_network_with_context_says_the_same_of_tiles_as_of_scenes(architecture
     read = reader(scene_of(*shape))
     seamless, _ = laid_together(SeamlessMapper(model, masks=False), read, shape, 96)
     by_tile = TileMapper(model, 8, context=context, masks=False)
-    tiles, _ = laid_together(by_tile, read, shape, 96)
+    tiles, _ = laid_together(by_tile, read, shape, 256)
     assert_close(np.nan_to_num(tiles), np.nan_to_num(seamless))
     assert np.isfinite(tiles).sum() == 8 * 11
 
@@ -163,7 +163,7 @@ def test_a_network_without_context_does_not():
     shape = (155, 178)
     model, read = network("maxpool"), reader(scene_of(*shape))
     seamless, _ = laid_together(SeamlessMapper(model, masks=False), read, shape, 96)
-    tiles, _ = laid_together(TileMapper(model, 8, masks=False), read, shape, 96)
+    tiles, _ = laid_together(TileMapper(model, 8, masks=False), read, shape, 256)
     assert np.nanmax(np.abs(tiles - seamless)) > 1e-3
 
 
