@@ -4,7 +4,8 @@
     python train.py experiment=clever_hans model=maxpool
     for mode in seamless "tiles stride=96"; do
         python explain.py task=scene ckpt=RUN/checkpoints/best.ckpt mode=$mode \
-            input=DATA/seed0_144x480px_v1/scene_042.tif output=outputs/slides/${mode%% *}
+            upsampling=bilinear input=DATA/seed0_144x480px_v1/scene_042.tif \
+            output=outputs/slides/${mode%% *}
     done
     python docs/slides/pictures.py RUN HANS_RUN DATA outputs/slides
 
@@ -12,7 +13,6 @@ RUN and HANS_RUN are the folders of the two runs, DATA is ``outputs/data/synthet
 first of them writes its procedural scenes. The pictures go to the folder of this file.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -52,7 +52,7 @@ LANE = ("scene_132", 384, 192)
 TRACK = ("scene_062", 288, 96)
 CAR_PARK = ("scene_037", 384, 192)
 MARKED = (("scene_002", 0, 0), ("scene_002", 288, 96))
-WAYS_BACK = ("deconv", "deconv_normalized", "bilinear", "resize_conv")
+WAYS_BACK = ("deconv", "deconv_normalized", "bilinear")
 
 Cell = tuple[RGB, str] | None
 """A picture and the line below it."""
@@ -76,14 +76,15 @@ def tile_of(folder: Path, where: tuple[str, int, int]) -> tuple[Tensor, RGB]:
 
 def mask_picture(relevance: Tensor) -> RGB:
     """What speaks for the class ``(1, 1, H, W)``, from 0 to its largest value."""
-    values = positive_part(relevance.detach()[0, 0].numpy())
+    values = positive_part(relevance.detach()[:, 0].numpy())[0]
     return mask_to_rgb(values / max(float(values.max()), 1e-30))
 
 
 @torch.no_grad()
 def says(model: nn.Module, tile: Tensor) -> str:
     """The line below a tile."""
-    return f"P(road) {model(tile).sigmoid().item():.3f}"
+    probability = model(tile).sigmoid().item()
+    return "P(road) >0.999" if probability >= 0.9995 else f"P(road) {probability:.3f}"
 
 
 def sheet(
@@ -103,20 +104,18 @@ def sheet(
     captioned = [any(each and each[1] for each in row) for row in rows]
     width = len(columns) * (cell + gap) - gap + (extra if gap_at else 0)
     height = head + sum(cell + gap + line * has for has in captioned) - gap
-    figure = Figure(figsize=(width / 100, height / 100), dpi=200)
+    figure = Figure(figsize=(width / 100, height / 100), dpi=150)
 
-    def write(x: float, y: float, text: str, weight: str = "normal") -> None:
-        figure.text(
-            x / width, 1 - y / height, text, fontsize=14.4, weight=weight, va="top",
-            linespacing=1.15,
-        )  # fmt: skip
+    def write(x: float, baseline: float, text: str, weight: str = "normal") -> None:
+        figure.text(x / width, 1 - baseline / height, text, fontsize=14.4, weight=weight)
 
     lefts = [
         index * (cell + gap) + (extra if gap_at and index >= gap_at else 0)
         for index in range(len(columns))
     ]
     for left, heading in zip(lefts, columns, strict=True):
-        write(left, 2 + line * (head // line - 1 - heading.count("\n")), heading, "bold")
+        for above, text in enumerate(reversed(heading.split("\n"))):
+            write(left, head - 9 - line * above, text, "bold")
     top = head
     for row, has_caption in zip(rows, captioned, strict=True):
         for left, each in zip(lefts, row, strict=True):
@@ -126,9 +125,9 @@ def sheet(
             axes = figure.add_axes(box)
             axes.imshow(each[0], interpolation="nearest")
             axes.set_axis_off()
-            write(left, top + cell + 2, each[1])
+            write(left, top + cell + 20, each[1])
         top += cell + gap + line * has_caption
-    figure.savefig(HERE / name, pil_kwargs={"optimize": True})
+    figure.savefig(HERE / name, pil_kwargs={"optimize": True, "quality": 90})
 
 
 def blank_network() -> RoadNetwork:
@@ -143,14 +142,14 @@ def blank_network() -> RoadNetwork:
 
 
 def draw_network(model: RoadClassifier, folder: Path) -> None:
-    """A tile and the three liveliest maps of each block."""
+    """A tile and the two liveliest maps of each block."""
     tile, picture = tile_of(folder, HIGHWAY)
     outputs = layer_outputs(model.network, tile)
-    columns = [[(picture, says(model, tile)), None, None]]
+    columns: list[list[Cell]] = [[(picture, ""), None]]
     headings = ["tile\n3 × 96 × 96"]
     for block in range(4):
         maps = outputs[f"block{block}.2"][0].detach()
-        liveliest = maps.flatten(1).std(dim=1).argsort(descending=True)[:3]
+        liveliest = maps.flatten(1).std(dim=1).argsort(descending=True)[:2]
         columns.append([(mask_picture(maps[None, [each]]), "") for each in liveliest.tolist()])
         headings.append(f"block{block}\n{' × '.join(map(str, maps.shape))}")
     sheet("network.png", headings, list(zip(*columns, strict=True)), 150)
@@ -166,8 +165,8 @@ def draw_ways_back(model: RoadClassifier, folder: Path) -> None:
         masks.append((mask_picture(VisualBackProp(model, name).attribute(tile)), ""))
         raw = VisualBackProp(blank, name).attribute(tile, normalize=False)
         flat.append((mask_picture(raw), ""))
-    names = [name.replace("_", "_\n", 1) for name in WAYS_BACK]
-    sheet("ways_back.png", ["tile", *names], [masks, flat], 208)
+    names = [name.replace("_", "_\n") for name in WAYS_BACK]
+    sheet("ways_back.png", ["tile", *names], [masks, flat], 184)
 
 
 def draw_methods(model: RoadClassifier, folder: Path) -> None:
@@ -182,7 +181,7 @@ def draw_methods(model: RoadClassifier, folder: Path) -> None:
         "occlusion": Occlusion(model),
     }
     rows: list[list[Cell]] = []
-    for where in (HIGHWAY, TRACK, CAR_PARK):
+    for where in (HIGHWAY, TRACK):
         tile, picture = tile_of(folder, where)
         row: list[Cell] = [(picture, says(model, tile))]
         row += [(mask_picture(each.attribute(tile, ROAD)), "") for each in methods.values()]
@@ -218,7 +217,7 @@ def draw_cheat(model: RoadClassifier, marked: Path, plain: Path) -> None:
             row += [(mask_picture(each.attribute(tile, ROAD)), "") for each in methods]
         rows.append(row)
     names = ["VisualBack-\nProp", "symmetric"]
-    sheet("cheat.png", ["with the\nmark", *names, "without\nit", *names], rows, 180, gap_at=3)
+    sheet("cheat.png", ["with boards", *names, "without", *names], rows, 180, gap_at=3)
 
 
 def draw_scene(plain: Path, maps: Path) -> None:
@@ -239,15 +238,15 @@ def draw_scene(plain: Path, maps: Path) -> None:
         mask = reduced_mask(maps / mode / f"{SCENE}_visual_backprop.tif", shape)
         shown.append(mask_to_rgb(mask))
     headings = ["scene", "P(road)", "masks of tiles", "seamless mask"]
-    sheet("scene.png", headings, [[(each, "") for each in (image, *shown)]], 284)
+    sheet("scene.jpg", headings, [[(each, "") for each in (image, *shown)]], 284)
 
 
 def draw_epochs(panels: Path) -> None:
     """The tiles with little road, after the first and the last epoch."""
     pages = [np.asarray(Image.open(panels / f"epoch_{epoch:03d}.png")) for epoch in (0, 19)]
-    height = pages[0].shape[0] // 4  # four groups of tiles
-    room = np.full((height, 40, 3), 255, dtype=np.uint8)
-    first, last = (page[height : 2 * height, :, :3] for page in pages)
+    height = pages[0].shape[0] // 4  # four groups of tiles, each with two lines below
+    room = np.full((height - 55, 24, 3), 255, dtype=np.uint8)
+    first, last = (page[height : 2 * height - 55, :, :3] for page in pages)
     Image.fromarray(np.hstack([first, room, last])).save(HERE / "epochs.png", optimize=True)
 
 
@@ -263,7 +262,7 @@ def main(run: Path, hans_run: Path, data: Path, maps: Path) -> None:
     draw_cheat(hans, marked, plain)
     draw_scene(plain, maps)
     draw_epochs(run / "panels")
-    shutil.copy(run / "panels" / "chain.png", HERE / "chain.png")
+    Image.open(run / "panels" / "chain.png").save(HERE / "chain.png", optimize=True)
 
 
 if __name__ == "__main__":
