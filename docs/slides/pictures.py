@@ -52,7 +52,11 @@ LANE = ("scene_132", 384, 192)
 TRACK = ("scene_062", 288, 96)
 CAR_PARK = ("scene_037", 384, 192)
 MARKED = (("scene_002", 0, 0), ("scene_002", 288, 96))
-WAYS_BACK = ("deconv", "deconv_normalized", "bilinear")
+WAYS_BACK = {  # upsamplings, and their headings
+    "deconv": "deconv\n(the paper's)",
+    "deconv_normalized": "deconv_\nnormalized",
+    "bilinear": "bilinear",
+}
 
 Cell = tuple[RGB, str] | None
 """A picture and the line below it."""
@@ -165,8 +169,7 @@ def draw_ways_back(model: RoadClassifier, folder: Path) -> None:
         masks.append((mask_picture(VisualBackProp(model, name).attribute(tile)), ""))
         raw = VisualBackProp(blank, name).attribute(tile, normalize=False)
         flat.append((mask_picture(raw), ""))
-    names = [name.replace("_", "_\n") for name in WAYS_BACK]
-    sheet("ways_back.png", ["tile", *names], [masks, flat], 184)
+    sheet("ways_back.png", ["tile", *WAYS_BACK.values()], [masks, flat], 184)
 
 
 def draw_methods(model: RoadClassifier, folder: Path) -> None:

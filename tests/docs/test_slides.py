@@ -34,3 +34,18 @@ def test_pages_and_files_that_the_notes_name_exist():
     names = set(re.findall(r"[\w/]+\.(?:md|py|yaml)\b", "".join(slides())))
     places = (root, SLIDES.parent)
     assert [name for name in names if not any((each / name).is_file() for each in places)] == []
+
+
+def test_each_number_is_on_another_page_or_in_the_notes():
+    pages = "".join(
+        page.read_text(encoding="utf-8") for page in SLIDES.parent.glob("*.md") if page != SLIDES
+    )
+    unfounded = []
+    for slide in slides():
+        shown, notes = (
+            re.sub(r"<!--.*?-->", "", slide, flags=re.DOTALL),
+            re.findall(r"<!--.*?-->", slide, flags=re.DOTALL),
+        )
+        known = set(re.findall(r"\d+(?:\.\d+)?", pages + "".join(notes)))
+        unfounded += [each for each in re.findall(r"\d+\.\d+", shown) if each not in known]
+    assert unfounded == []
