@@ -40,10 +40,11 @@ def test_each_number_is_on_another_page_or_in_the_notes():
     pages = "".join(
         page.read_text(encoding="utf-8") for page in SLIDES.parent.glob("*.md") if page != SLIDES
     )
+    number = r"\d+\.\d+|\d{2,}"
     unfounded = []
     for slide in slides():
         notes = "".join(re.findall(r"<!--.*?-->", slide, re.DOTALL))
-        shown = re.sub(r"<!--.*?-->", "", slide, flags=re.DOTALL)
-        known = set(re.findall(r"\d+\.\d+", pages + notes))
-        unfounded += [each for each in re.findall(r"\d+\.\d+", shown) if each not in known]
+        shown = re.sub(r"<!--.*?-->|```.*?```|!\[.*?\]", "", slide, flags=re.DOTALL)
+        known = set(re.findall(number, pages + notes))
+        unfounded += [each for each in re.findall(number, shown) if each not in known]
     assert unfounded == []
