@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint
+.PHONY: train test lint slides
 
 train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
@@ -14,6 +14,11 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the talk as outputs/slides.pdf: needs Node.js 18 or newer and Chrome, Chromium, Edge or Firefox
+slides:
+	npx --yes @marp-team/marp-cli@4.5.1 docs/slides.md --pdf --allow-local-files \
+		--output outputs/slides.pdf
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
