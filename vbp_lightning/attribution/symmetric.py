@@ -43,7 +43,7 @@ class SymmetricVisualBackProp:
     def __init__(
         self,
         model: nn.Module,
-        upsampling: str = "bilinear",
+        upsampling: str = "deconv_normalized",
         skip: int = 2,
         turns: int = 4,
         chunk: int = 64,
