@@ -209,7 +209,7 @@ def draw_cheat(model: RoadClassifier, marked: Path, plain: Path) -> None:
     """Tiles with the mark and without, and the masks of the network that relies on it."""
     methods = (
         VisualBackProp(model, "resize_conv"),
-        SymmetricVisualBackProp(model, "resize_conv"),
+        SymmetricVisualBackProp(model),
     )
     rows: list[list[Cell]] = []
     for where in MARKED:
