@@ -153,15 +153,14 @@ def _row(
     found = {
         "exponent": float(np.mean([each.exponent for each in settings])),
         "threshold": float(np.mean([each.threshold for each in settings])),
-        "tile_comb_energy": float(comb_energy(pooled, TOTAL_STRIDE).mean()),
-        "tile_block_ratio": block_ratio(pooled, TOTAL_STRIDE),
     }
+    if not any(side % TOTAL_STRIDE for side in pooled.shape[1:]):
+        found["tile_comb_energy"] = float(comb_energy(pooled, TOTAL_STRIDE).mean())
+        found["tile_block_ratio"] = block_ratio(pooled, TOTAL_STRIDE)
     if of_lrp is not None:
-        for name, pooled_by in (
-            ("lrp_correlation", positive_part),
-            ("lrp_size_correlation", np.abs),
-        ):
-            found[name] = float(rank_correlation(pooled_by(maps), pooled_by(of_lrp)).mean())
+        likeness = rank_correlation(pooled, positive_part(of_lrp)).mean()
+        of_sizes = rank_correlation(np.abs(maps), np.abs(of_lrp)).mean()
+        found |= {"lrp_correlation": float(likeness), "lrp_size_correlation": float(of_sizes)}
     return Row(contender.method, contender.upsampling, scores, numbers | found)
 
 
