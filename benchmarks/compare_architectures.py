@@ -26,8 +26,9 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.flop_counter import FlopCounterMode
 
 from vbp_lightning import RoadClassifier
-from vbp_lightning.data import DataError, Tile, stored_datamodule
+from vbp_lightning.data import DataError, Tile
 from vbp_lightning.models.networks import RoadNetwork
+from vbp_lightning.runs.tile_sources import own_data
 
 ARCHITECTURES = ("maxpool", "strided")
 DRAWS = 2000
@@ -116,8 +117,7 @@ def restlessness(run: Path) -> float:
     """
     model = RoadClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", map_location="cpu")
     model.eval()
-    data = stored_datamodule(model.hparams["data"])
-    data.setup()
+    data = own_data(model)
     tiles = list(data.tiles_of("test"))
     tiles = tiles[:: max(1, len(tiles) // MOVED)]
     logits = []
