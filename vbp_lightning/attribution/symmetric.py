@@ -1,28 +1,18 @@
 """A variant of VisualBackProp for locating what a class looks like: this project's, no paper's."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import Progress, Target, in_chunks
-from vbp_lightning.attribution.visual_backprop import VisualBackProp, check_images, min_max
-
-
-@runtime_checkable
-class Levelling(Protocol):
-    """A network that knows how bright the images were that it was trained on."""
-
-    def levelled(self, images: Tensor) -> Tensor:
-        """Each of ``(N, C, H, W)`` as bright as those on average."""
+from vbp_lightning.attribution.visual_backprop import VisualBackProp, min_max
 
 
 class SymmetricVisualBackProp:
     r"""Deep VisualBackProp masks of all channels and of the class's, averaged over symmetries.
 
-    With :math:`g` the turns of the square by quarters, each undone by :math:`g^{-1}`, and
-    :math:`x` the image brought half way to the mean brightness of the training imagery,
+    With :math:`g` the turns of the square by quarters, each undone by :math:`g^{-1}`,
 
     .. math:: m(x) = \sum_g g^{-1}\Big[V(g x) \odot V_y(g x)\Big],
 
@@ -33,13 +23,10 @@ class SymmetricVisualBackProp:
     Why: the first maps of a road network fire on edges anywhere, and a product is as blind as its
     blindest factor, so they are left out; channels that speak against the class fire where it is
     not; and a network that was trained on turned images owes the same answer to each turn, so that
-    what changes with the turn is noise, above all the grid of its strides, which averages out. So
-    it does to a darker copy, if it was trained on those too, and in overexposed images features
-    fire on anything. How much of an image's brightness is exposure and how much is what it shows
-    cannot be told from the image alone, hence half.
+    what changes with the turn is noise, above all the grid of its strides, which averages out.
 
-    It is not the paper's method, explains the decision on the levelled image, sees no finer than
-    the first map that is left, and costs two masks and a gradient a turn.
+    It is not the paper's method, sees no finer than the first map that is left, and costs two masks
+    and a gradient a turn.
 
     Args:
         model: Any module that :class:`VisualBackProp` takes; found as it was left. Of oblong images
@@ -47,9 +34,6 @@ class SymmetricVisualBackProp:
         upsampling: See :class:`VisualBackProp`.
         skip: How many maps to leave out, from the side of the input.
         turns: 1 for the image as it is, 2 for it and its half turn, 4 for all quarter turns.
-        level: How far to bring each image to the mean brightness first, from 0 (as it is) to 1
-            (all the way), where the model has a method ``levelled`` for it, as a
-            :class:`~vbp_lightning.RoadClassifier` has; other models see images as they are.
         chunk: Samples at a time.
 
     Raises:
@@ -62,18 +46,13 @@ class SymmetricVisualBackProp:
         upsampling: str = "deconv_normalized",
         skip: int = 2,
         turns: int = 4,
-        level: float = 0.5,
         chunk: int = 64,
     ) -> None:
         if turns not in (1, 2, 4):
             raise ValueError(f"turns is {turns}; choose 1, 2 or 4")
-        if not 0 <= level <= 1:
-            raise ValueError(f"level is {level}; give 0 (as it is) to 1 (the mean brightness)")
         self._all = VisualBackProp(model, upsampling, skip=skip)
         self._of_class = VisualBackProp(model, upsampling, "channels", skip)
-        self._model = model
         self.turns = turns
-        self.level = level
         self.chunk = chunk
 
     def attribute(
@@ -97,9 +76,6 @@ class SymmetricVisualBackProp:
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
-            if self.level and isinstance(self._model, Levelling):
-                with torch.no_grad():
-                    part = part.lerp(self._model.levelled(part), self.level)
             total = torch.zeros_like(
                 part[:, :1], dtype=torch.promote_types(part.dtype, torch.float)
             )
@@ -112,7 +88,6 @@ class SymmetricVisualBackProp:
                 total += torch.rot90(masks[0] * masks[1], -turn, (2, 3))
             return min_max(total)
 
-        check_images(inputs)
         return in_chunks(act, inputs, target, self.chunk, progress)
 
     def _turns(self, images: Tensor) -> Iterator[int]:

@@ -125,13 +125,6 @@ class RoadClassifier(pl.LightningModule):
         logits: Tensor = self.network(tiles.contiguous(memory_format=torch.channels_last))
         return logits
 
-    def levelled(self, tiles: Tensor) -> Tensor:
-        """Raw tiles as bright as the mean of the training imagery, contrast and colours kept.
-
-        See :meth:`~vbp_lightning.models.networks.Normalize.levelled`.
-        """
-        return self.network.normalize.levelled(tiles)
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Binary cross-entropy of one batch; labels 0 or 1."""
         tiles, labels = batch

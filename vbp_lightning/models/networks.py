@@ -55,20 +55,6 @@ class Normalize(nn.Module):
             tiles = tiles.clamp(self.low, self.high)
         return (tiles - self.mean) / self.std
 
-    def levelled(self, tiles: Tensor) -> Tensor:
-        """Each sample made brighter or darker until it is as bright as the mean.
-
-        Args:
-            tiles: ``(N, C, H, W)`` raw values.
-
-        Returns:
-            The same in raw values, shifted in every band by the same number of its standard
-            deviations, so that what :meth:`forward` makes of them has mean 0 over all bands and
-            pixels (where nothing is clipped).
-        """
-        excess: Tensor = self(tiles).mean((1, 2, 3), keepdim=True) * self.std
-        return tiles - excess.to(tiles.dtype)
-
 
 def conv_block(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
     """Conv2d, BatchNorm2d, ReLU; padding keeps the size up to the stride.
