@@ -100,5 +100,7 @@ def test_oblong_images_are_turned_by_half():
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="choose 1, 2 or 4"):
         SymmetricVisualBackProp(small_net(), turns=3)
+    with pytest.raises(ValueError, match="floating point"):
+        SymmetricVisualBackProp(small_net()).attribute(images()[0])
     with pytest.raises(ValueError, match="3 feature maps"):
         SymmetricVisualBackProp(small_net(), skip=3).attribute(images())

@@ -137,7 +137,7 @@ class VisualBackProp:
             ValueError: The inputs are no batch of floating-point images, the network has no more
                 maps than are to be skipped, or a target is out of range.
         """
-        _check(inputs)
+        check_images(inputs)
         return in_chunks(
             lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
             inputs,
@@ -191,7 +191,7 @@ class VisualBackProp:
         )
 
     def _record(self, inputs: Tensor, target: Target) -> tuple[Any, tuple[FeatureMap, ...]]:
-        _check(inputs)
+        check_images(inputs)
         precision = torch.promote_types(inputs.dtype, torch.float32)
         maxima = UPSAMPLINGS[self.upsampling] is unpool
         with undisturbed(self.model, inputs.device) as modules:
@@ -234,7 +234,8 @@ class VisualBackProp:
             return upsample(mask, maps[0].layers), factors, grown
 
 
-def _check(inputs: Tensor) -> None:
+def check_images(inputs: Tensor) -> None:
+    """Raises ``ValueError`` where inputs are no batch of floating-point images."""
     if inputs.dim() != 4 or not inputs.is_floating_point():
         kind = f"{tuple(inputs.shape)} {inputs.dtype}"
         raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
