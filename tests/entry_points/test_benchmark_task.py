@@ -33,6 +33,7 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     )
     assert process.returncode == 0, process.stderr
     assert "Localisation" in process.stdout
+    assert "lead [95 %]" in process.stdout
     with (tmp_path / "out" / "benchmark.csv").open(newline="") as file:
         rows = {(row["method"], row["upsampling"]): row for row in csv.DictReader(file)}
     count = len(BASELINES) + len(UPSAMPLINGS) + 1  # LRP

@@ -107,8 +107,13 @@ TABLES = {
 }
 
 
-def print_tables(rows: Sequence[Row]) -> None:
-    """Prints the tables that have anything to say, the best of each column in bold."""
+def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
+    """Prints the tables that have anything to say, the best of each column in bold.
+
+    Args:
+        rows: With a baseline ``uniform`` among them.
+        scenes: The scene of each tile.
+    """
     for title, columns in TABLES.items():
         shown = [column for column in columns if any(_is_there(column, row) for row in rows)]
         kept = [row for row in rows if any(_is_there(column, row) for column in shown[:-1])]
@@ -123,8 +128,43 @@ def print_tables(rows: Sequence[Row]) -> None:
                 text = "" if np.isnan(value) else f"{value:.{column.digits}f}"
                 cells.append(f"[bold]{text}[/bold]" if value == best[column.key] else text)
             table.add_row(row.name, *cells)
-        # as wide as the table needs, also where the output goes to a file
-        Console(width=max(200, Console().width)).print(table)
+        _print(table)
+    _print(_leads(rows, scenes))
+
+
+def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
+    """The best of each localisation score, and how surely it is better than what comes next.
+
+    What comes next is the best row of another method: two upsamplings of one method may be alike.
+    """
+    chance = next(row for row in rows if row.method == CHANCE)
+    titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
+    table = Table("", *titles, title="Leads, intervals over scenes")
+    for column in TABLES["Localisation"]:
+        if column.key not in chance.tiles:
+            continue
+        first = max(rows, key=column.value)
+        others = (row for row in rows if row.method != first.method)
+        second = max(others, key=column.value)
+        over_chance, over_second = (
+            mean_interval(first.tiles[column.key] - row.tiles[column.key], scenes)
+            for row in (chance, second)
+        )
+        table.add_row(
+            column.title,
+            *(first.name, f"{column.value(first):.3f}", _signed(over_chance)),
+            *(second.name, f"{column.value(second):.3f}", _signed(over_second)),
+        )
+    return table
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def _print(table: Table) -> None:
+    """As wide as the table needs, also where the output goes to a file."""
+    Console(width=max(200, Console().width)).print(table)
 
 
 def _is_there(column: Column, row: Row) -> bool:

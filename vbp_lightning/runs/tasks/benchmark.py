@@ -93,7 +93,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     if cfg.cascaded:
         _cascade(kept, rows, subject.model, judged.tiles[: cfg.cascaded], target)
     print(f"{len(judged.tiles)} road tiles of {len(set(judged.scenes))} scenes, {source.split}")
-    print_tables(list(rows.values()))
+    print_tables(list(rows.values()), judged.scenes)
     yield from _write(Path(cfg.output), cfg, list(rows.values()), judged)
 
 
