@@ -117,18 +117,16 @@ def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
     return np.concatenate(parts)
 
 
-def seconds_of_one(
-    method: Attribution, tiles: Tensor, target: int | None, repeats: int = 3
-) -> float:
-    """Seconds for a tile by itself: the fastest of some calls.
+def fastest_call(method: Attribution, tiles: Tensor, target: int | None, repeats: int = 3) -> float:
+    """Seconds that some tiles take at once: the fastest of some calls.
 
     Args:
         method: After its first call, so that nothing is set up any more.
-        tiles: ``(N, C, H, W)``, of which the first is taken.
+        tiles: ``(N, C, H, W)``.
         target: The class.
         repeats: Calls.
     """
-    return min(_seconds(method, tiles[:1], target) for _ in range(repeats))
+    return min(_seconds(method, tiles, target) for _ in range(repeats))
 
 
 def _seconds(method: Attribution, tiles: Tensor, target: int | None) -> float:

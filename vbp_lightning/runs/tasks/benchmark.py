@@ -1,6 +1,5 @@
 """``task=benchmark``: every method scored against the road pixels of a split."""
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,9 +37,9 @@ from vbp_lightning.runs.contenders import (
     JudgedTiles,
     Maps,
     contenders_of,
+    fastest_call,
     maps_of,
     road_tiles,
-    seconds_of_one,
 )
 from vbp_lightning.runs.inspecting import layer_name
 from vbp_lightning.runs.progress import shown_progress
@@ -52,6 +51,10 @@ _FIGURE_SCORES = {
     "sharpened_mass": "relevance mass, best power",
     "pointing_game_2px": "pointing game, 2 px",
 }
+
+
+_TIMED = 16
+"""Tiles at once when the cost of one among others is taken."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -88,6 +91,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     contenders = contenders_of(cfg)
     rows = _scored(contenders, subject.model, judged, apart, target)
     kept = [each for each in contenders if each.name in rows]
+    _time(kept, rows, subject.model, judged.tiles, target)
     if cfg.perturbed:
         _perturb(kept, rows, subject.model, judged.tiles[: cfg.perturbed], target)
     if cfg.cascaded:
@@ -104,7 +108,7 @@ def _scored(
     apart: JudgedTiles | None,
     target: int | None,
 ) -> dict[str, Row]:
-    """Localisation, artefacts, likeness to LRP and cost of each, by its name."""
+    """Localisation, artefacts and likeness to LRP of each, by its name."""
     rows: dict[str, Future[Row]] = {}
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
@@ -114,18 +118,13 @@ def _scored(
         for contender in shown_progress(order, "Scoring"):
             try:
                 method = contender.build(model)
-                start = time.perf_counter()
                 maps = maps_of(method, judged.tiles, target)
-                seconds = time.perf_counter() - start
             except (UnsupportedNetworkError, ValueError) as error:
                 print(f"{contender.name} is left out: {one_line(error)}")
                 continue
             if contender.method == "lrp":
                 of_lrp = maps
-            numbers = _artefacts(contender, model, judged.tiles) | {
-                "ms_single": 1e3 * seconds_of_one(method, judged.tiles, target),
-                "ms_batch": 1e3 * seconds / len(maps),
-            }
+            numbers = _artefacts(contender, model, judged.tiles)
             tuning = None
             if apart is not None:
                 tuning = maps_of(method, apart.tiles, target), apart
@@ -169,6 +168,24 @@ def _artefacts(contender: Contender, model: nn.Module, tiles: Tensor) -> dict[st
     if contender.method != "visual_backprop":
         return {}
     return vars(artefacts(model, contender.upsampling, tiles))
+
+
+def _time(
+    contenders: Sequence[Contender],
+    rows: dict[str, Row],
+    model: nn.Module,
+    tiles: Tensor,
+    target: int | None,
+) -> None:
+    """What a tile costs by itself and among others, when nothing else is being computed."""
+    for contender in shown_progress(contenders, "Timing"):
+        method = contender.build(model)
+        method.attribute(tiles[:1], target)
+        together = tiles[:_TIMED]
+        rows[contender.name].numbers |= {
+            "ms_single": 1e3 * fastest_call(method, tiles[:1], target),
+            "ms_batch": 1e3 * fastest_call(method, together, target) / len(together),
+        }
 
 
 def _perturb(
