@@ -71,7 +71,7 @@ def test_without_the_class_two_equal_factors():
     net[-1].weight.data.abs_()
     net[4].weight.data.abs_()
     mask = SymmetricVisualBackProp(net, skip=1, turns=1).attribute(images(), 1)
-    plain = VisualBackProp(net, "bilinear", skip=1).attribute(images(), normalize=False)
+    plain = VisualBackProp(net, "deconv_normalized", skip=1).attribute(images(), normalize=False)
     square = plain**2
     low, high = square.amin((2, 3), keepdim=True), square.amax((2, 3), keepdim=True)
     torch.testing.assert_close(mask, (square - low) / (high - low), atol=1e-5, rtol=1e-4)

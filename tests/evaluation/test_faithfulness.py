@@ -86,10 +86,30 @@ def test_a_true_map_beats_its_opposite_and_noise_lies_between():
         assert (true > none > false) if good_is_large else (true < none < false)
 
 
+def test_road_written_out():
+    """Half of P without the least less P without the most relevant pixels, the mean over shares."""
+    tiles, maps, model = bright_tile(), relevance_of(REGION), RegionNet().eval()
+    shares = (0.1, 0.3, 0.8)
+    expected = []
+    for tile, relevance in zip(tiles, maps, strict=True):
+        order = np.argsort(-relevance.ravel())
+        total = 0.0
+        for share in shares:
+            count = round(share * 256)
+            for sign, places in ((-1, order[:count]), (1, order[-count:])):
+                removed = np.zeros(256, bool)
+                removed[places] = True
+                image = linear_imputation(tile, removed.reshape(16, 16))
+                total += sign * float(model(image[None]).sigmoid())
+        expected.append(total / len(shares) / 2)
+    np.testing.assert_allclose(road(model, tiles, maps, shares=shares), expected, rtol=1e-5)
+    assert min(expected) > 0.1
+
+
 def test_road_is_nothing_for_a_network_that_looks_nowhere():
-    blind = RegionNet(np.zeros((16, 16), bool) | (np.arange(256).reshape(16, 16) == 0))
-    tiles = torch.zeros(2, 3, 16, 16)
-    assert road(blind, tiles, relevance_of(REGION)).tolist() == [0, 0]
+    blind = RegionNet()
+    blind.region.zero_()
+    assert road(blind, bright_tile(), relevance_of(REGION)).tolist() == [0, 0]
 
 
 def test_ties_fall_in_the_same_order_in_every_map():
@@ -156,10 +176,19 @@ def test_shifting_a_lamp_in_the_dark():
     np.testing.assert_allclose(response.rest, 0, atol=1e-5)
 
 
-def test_a_map_of_the_wrong_place_moves_nothing():
+def test_the_rest_and_the_control_move_what_a_map_of_the_wrong_place_leaves_out():
     tile = torch.zeros(1, 3, 20, 20)
     tile[:, :, 2:6, 8:13] = 1
-    relevance = tile[:, 0].numpy()[:, ::-1, ::-1].copy()
+    relevance = np.roll(tile[:, 0].numpy(), (10, 10), (1, 2))
     response = shift_response(ColumnNet(), tile, relevance, area=20 / 400, distances=(2,))
     np.testing.assert_allclose(response.salient, 0, atol=1e-5)
+    np.testing.assert_allclose(response.rest, 2, rtol=1e-5)
     np.testing.assert_allclose(response.control, 2, rtol=1e-5)
+
+
+def test_the_control_of_a_centred_map_lies_elsewhere():
+    tile = torch.zeros(1, 3, 20, 20)
+    tile[:, :, 8:12, 8:12] = 1
+    response = shift_response(ColumnNet(), tile, tile[:, 0].numpy(), area=16 / 400, distances=(2,))
+    np.testing.assert_allclose(response.salient, 2, rtol=1e-5)
+    np.testing.assert_allclose(response.control, 0, atol=1e-5)

@@ -193,6 +193,21 @@ def test_the_best_overlap_moves_with_a_power():
     )
 
 
+def test_overlap_of_zeros_of_no_road_and_of_nothing_but_road():
+    maps = np.random.default_rng(5).random((1, 6, 6))
+    truth = np.zeros((1, 6, 6), bool)
+    truth[0, :2] = True
+    zeros = np.zeros((1, 6, 6))
+    # a map of zeros counts as a constant one, all of which is called road
+    assert intersection_over_union(zeros, truth, [0, 0.5, 1]).tolist() == [[1 / 3] * 3]
+    assert intersection_over_union(zeros + 7, truth, [0, 0.5, 1]).tolist() == [[1 / 3] * 3]
+    assert intersection_over_union(maps, truth & False, [0, 0.5]).tolist() == [[0, 0]]
+    # with road everywhere it is the share of pixels that are called road
+    called = (maps / maps.max() >= 0.5).mean()
+    found = intersection_over_union(maps, truth | True, [0, 0.5])
+    np.testing.assert_allclose(found, [[1, called]])
+
+
 def test_the_best_threshold_is_the_best_of_all_values():
     rng = np.random.default_rng(4)
     truth = rng.random((2, 7, 7)) < 0.3

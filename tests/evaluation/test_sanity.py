@@ -69,12 +69,28 @@ def test_visual_backprop_does_not_see_the_head_and_saliency_does():
     stages = cascade(net)
     tiles = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     head = [stage.part == "head" for stage in stages]
-    of_vbp = cascade_similarity(maps_by(VisualBackProp, tiles), net, stages)
+    of_vbp, of_vbp_sizes = cascade_similarity(maps_by(VisualBackProp, tiles), net, stages)
     assert of_vbp.shape == (6, 3)
+    np.testing.assert_array_equal(of_vbp, of_vbp_sizes)  # never negative
     np.testing.assert_allclose(of_vbp[head], 1)
     assert of_vbp[-1].max() < 0.99
-    of_saliency = cascade_similarity(maps_by(Saliency, tiles), net, stages)
+    of_saliency = cascade_similarity(maps_by(Saliency, tiles), net, stages)[0]
     assert of_saliency[head].max() < 0.99
+
+
+def test_signs_at_random_hide_places_that_stay():
+    """Of maps whose sizes are kept and whose signs are drawn anew, only the sizes are alike."""
+    net = network()
+    stages = cascade(net)
+    sizes = np.random.default_rng(0).random((2, 96, 96))
+
+    def explain(model):
+        number = [net, *(stage.model for stage in stages)].index(model)
+        return sizes * np.random.default_rng(number + 1).choice([-1, 1], sizes.shape)
+
+    signed, of_sizes = cascade_similarity(explain, net, stages)
+    np.testing.assert_allclose(signed, 0, atol=0.05)
+    np.testing.assert_allclose(of_sizes, 1)
 
 
 def test_nothing_to_randomise():

@@ -101,7 +101,8 @@ def comb_energy(masks: Masks, stride: int) -> npt.NDArray[np.float64]:
         stride: Pixels.
 
     Returns:
-        ``(N,)`` in [0, 1]; 0 for a constant mask.
+        ``(N,)`` from 0, as for a constant mask; the window spreads the power of even the purest
+        grid over neighbouring frequencies and leaves it 4/9.
 
     Raises:
         ValueError: A side is no multiple of the stride.

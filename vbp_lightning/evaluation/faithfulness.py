@@ -32,8 +32,8 @@ class ShiftResponse:
         salient: ``(N,)`` mean absolute change where the most relevant pixels move, the rest stays.
         rest: The same where all others move and those stay.
         whole: Where everything moves.
-        control: As ``salient`` with as many pixels in the same shape elsewhere: the salient ones
-            turned by half a turn about the tile's middle.
+        control: As ``salient`` with as many pixels in the same pattern elsewhere: the salient ones
+            rolled by half the tile, down and to the right.
     """
 
     salient: Floats
@@ -204,8 +204,8 @@ def shift_response(
     moves = [move for distance in distances for move in (distance, -distance)]
     totals = np.zeros((4, len(tiles)))
     for index, (tile, chosen) in enumerate(zip(tiles, salient, strict=True)):
-        turned = np.ascontiguousarray(chosen[::-1, ::-1])
-        without, elsewhere = (linear_imputation(tile, each, noise=0) for each in (chosen, turned))
+        rolled = np.roll(chosen, (chosen.shape[0] // 2, chosen.shape[1] // 2), (0, 1))
+        without, elsewhere = (linear_imputation(tile, each, noise=0) for each in (chosen, rolled))
         images = [tile]
         for move in moves:
             whole = _moved(tile, move)
@@ -213,7 +213,7 @@ def shift_response(
                 _merged(_moved_pixels(chosen, move), whole, without),
                 _merged(chosen, tile, _moved(without, move)),
                 whole,
-                _merged(_moved_pixels(turned, move), whole, elsewhere),
+                _merged(_moved_pixels(rolled, move), whole, elsewhere),
             ]
         scores = _scores(model, torch.stack(images), target)
         changes = np.abs(scores[1:] - scores[0]).reshape(len(moves), 4)

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import coo_matrix, csc_matrix
+from scipy.sparse import coo_matrix, csc_matrix, csr_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
@@ -52,7 +52,7 @@ def linear_imputation(
 
 
 @lru_cache(maxsize=8)
-def _weights(height: int, width: int) -> csc_matrix:
+def _weights(height: int, width: int) -> csr_matrix:
     """``(H·W, H·W)``: the weight of each neighbour of each pixel, rows summing to one."""
     numbers = np.arange(height * width).reshape(height, width)
     rows, columns, weights = [], [], []

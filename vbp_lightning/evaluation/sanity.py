@@ -110,8 +110,14 @@ def cascade_similarity(
         stages: Of :func:`cascade`.
 
     Returns:
-        ``(stages, N)`` rank correlations. One that stays at 1 does not depend on what was
-        randomised.
+        ``(2, stages, N)`` rank correlations, of the maps as they are and of their absolute values:
+        where signs come out at random, only those can tell of places that stay (Adebayo et al. give
+        both). One that stays at 1 does not depend on what was randomised.
     """
     trained = explain(model)
-    return np.stack([rank_correlation(explain(stage.model), trained) for stage in stages])
+    found = []
+    for stage in stages:
+        maps = explain(stage.model)
+        of_sizes = rank_correlation(np.abs(maps), np.abs(trained))
+        found.append([rank_correlation(maps, trained), of_sizes])
+    return np.stack(found, axis=1)

@@ -86,10 +86,12 @@ TABLES = {
         Column("road", "ROAD"),
         Column("shift_salient", "shift salient"),
         Column("shift_rest", "rest", "low"),
-        Column("shift_whole", "all", ""),
+        Column("shift_whole", "whole", ""),
         Column("shift_control", "control", ""),
         Column("cascade_head", "cascade head", ""),
-        Column("cascade_convolutional", "conv", ""),
+        Column("cascade_convolutional", "all", ""),
+        Column("cascade_head_sizes", "head, sizes", ""),
+        Column("cascade_convolutional_sizes", "all, sizes", ""),
         Column("lrp_correlation", "ρ with LRP", ""),
         Column("lrp_size_correlation", "ρ, sizes", ""),
         Column("ms_single", "ms, 1 tile", "low", 2),
@@ -136,6 +138,7 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
     """The best of each localisation score, and how surely it is better than what comes next.
 
     What comes next is the best row of another method: two upsamplings of one method may be alike.
+    That both were picked by these very tiles is not in the interval.
     """
     chance = next(row for row in rows if row.method == CHANCE)
     titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
@@ -185,7 +188,8 @@ def csv_rows(rows: Sequence[Row], scenes: Sequence[str]) -> Iterator[dict[str, s
 
     Of every localisation score ``s`` there are ``s``, ``s_low`` and ``s_high`` (bootstrap over
     scenes), ``s_lift…`` (less chance, paired), and ``s_behind…``: how much the best row has more,
-    paired; its lower end above zero says that it is better than this one.
+    paired; its lower end above zero says that it is better than this one. The perturbation scores
+    have bounds, too, over the scenes of their fewer tiles.
 
     Args:
         rows: With a baseline ``uniform`` among them.
@@ -200,14 +204,15 @@ def csv_rows(rows: Sequence[Row], scenes: Sequence[str]) -> Iterator[dict[str, s
         flat: dict[str, str | float] = {"method": row.method, "upsampling": row.upsampling}
         for name in names:
             of_row = row.tiles[name]
-            flat |= _three(name, mean_interval(of_row, scenes))
-            flat |= _three(f"{name}_lift", mean_interval(of_row - chance.tiles[name], scenes))
+            flat |= with_bounds(name, mean_interval(of_row, scenes))
+            flat |= with_bounds(f"{name}_lift", mean_interval(of_row - chance.tiles[name], scenes))
             behind = mean_interval(best[name].tiles[name] - of_row, scenes)
-            flat |= _three(f"{name}_behind", behind)
+            flat |= with_bounds(f"{name}_behind", behind)
         yield flat | {key: row.numbers.get(key, float("nan")) for key in keys}
 
 
-def _three(name: str, interval: Interval) -> dict[str, float]:
+def with_bounds(name: str, interval: Interval) -> dict[str, float]:
+    """A number by its name, and the bounds of its interval by ``…_low`` and ``…_high``."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

@@ -30,7 +30,14 @@ from vbp_lightning.evaluation import (
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting import cascade_figure, figure_to_array, score_figure
 from vbp_lightning.runs.arrays import write_arrays, write_picture
-from vbp_lightning.runs.benchmark_table import CHANCE, Row, csv_rows, print_tables, write_csv
+from vbp_lightning.runs.benchmark_table import (
+    CHANCE,
+    Row,
+    csv_rows,
+    print_tables,
+    with_bounds,
+    write_csv,
+)
 from vbp_lightning.runs.contenders import (
     Build,
     Contender,
@@ -93,7 +100,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     kept = [each for each in contenders if each.name in rows]
     _time(kept, rows, subject.model, judged.tiles, target)
     if cfg.perturbed:
-        _perturb(kept, rows, subject.model, judged.tiles[: cfg.perturbed], target)
+        _perturb(kept, rows, subject.model, judged, cfg.perturbed, target)
     if cfg.cascaded:
         _cascade(kept, rows, subject.model, judged.tiles[: cfg.cascaded], target)
     print(f"{len(judged.tiles)} road tiles of {len(set(judged.scenes))} scenes, {source.split}")
@@ -192,18 +199,23 @@ def _perturb(
     contenders: Sequence[Contender],
     rows: dict[str, Row],
     model: nn.Module,
-    tiles: Tensor,
+    judged: JudgedTiles,
+    count: int,
     target: int | None,
 ) -> None:
-    """Deletion, insertion, ROAD and the shift test on a few tiles."""
+    """Deletion, insertion, ROAD and the shift test on the first tiles."""
+    tiles, scenes = judged.tiles[:count], judged.scenes[:count]
     for contender in shown_progress(contenders, f"Taking pixels out of {len(tiles)} tiles"):
         maps = maps_of(contender.build(model), tiles, target)
-        numbers = rows[contender.name].numbers
-        numbers["deletion"] = float(deletion(model, tiles, maps, target).mean())
-        numbers["insertion"] = float(insertion(model, tiles, maps, target).mean())
-        numbers["road"] = float(road(model, tiles, maps, target).mean())
-        shifts = shift_response(model, tiles, maps, target)
-        numbers |= {f"shift_{name}": float(of.mean()) for name, of in vars(shifts).items()}
+        shifts = vars(shift_response(model, tiles, maps, target))
+        found = {
+            "deletion": deletion(model, tiles, maps, target),
+            "insertion": insertion(model, tiles, maps, target),
+            "road": road(model, tiles, maps, target),
+            **{f"shift_{name}": changes for name, changes in shifts.items()},
+        }
+        for name, values in found.items():
+            rows[contender.name].numbers |= with_bounds(name, mean_interval(values, scenes))
 
 
 def _cascade(
@@ -215,18 +227,19 @@ def _cascade(
 ) -> None:
     """Rank correlation with the maps of networks randomised from the output down."""
     stages = cascade(model)
+    layers = [layer_name(stage.layer) for stage in stages]
     for contender in shown_progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
         row = rows[contender.name]
 
         def explained(network: nn.Module, build: Build = contender.build) -> Maps:
             return maps_of(build(network), tiles, target)
 
-        similar = cascade_similarity(explained, model, stages).mean(axis=1)
-        layers = [layer_name(stage.layer) for stage in stages]
-        row.cascade = dict(zip(layers, similar.tolist(), strict=True))
+        similar, of_sizes = cascade_similarity(explained, model, stages).mean(axis=2).tolist()
+        row.cascade = dict(zip(layers, similar, strict=True))
         # of each part, what it is when all of it is randomised
-        parts = zip(stages, similar.tolist(), strict=True)
-        row.numbers |= {f"cascade_{stage.part}": value for stage, value in parts}
+        for stage, signed, size in zip(stages, similar, of_sizes, strict=True):
+            row.numbers[f"cascade_{stage.part}"] = signed
+            row.numbers[f"cascade_{stage.part}_sizes"] = size
 
 
 def _write(
@@ -252,5 +265,6 @@ def _write(
     yield write_picture(output / "localisation.png", figure_to_array(figure))
     curves = {row.name: row.cascade for row in rows if row.cascade}
     if curves:
-        figure = cascade_figure(curves, f"{cfg.cascaded} road tiles, {cfg.split} split")
+        count = min(cfg.cascaded, len(judged.scenes))
+        figure = cascade_figure(curves, f"{count} road tiles, {cfg.split} split")
         yield write_picture(output / "cascade.png", figure_to_array(figure))
