@@ -48,6 +48,9 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     assert list(lrp)[-1] == "ms_batch"
     arrays = np.load(tmp_path / "out" / "benchmark.npz")
     assert arrays["average_precision"].shape == (count, len(arrays["scenes"]))
+    assert arrays["corners"].shape == (len(arrays["scenes"]), 2)
+    # of a constant map's relevance the road has its share
+    np.testing.assert_allclose(arrays["relevance_mass"][0], arrays["road_shares"])
     place = list(arrays["methods"]).index("lrp")
     mean = arrays["average_precision"][place].mean()
     assert float(lrp["average_precision"]) == pytest.approx(mean, rel=1e-5)

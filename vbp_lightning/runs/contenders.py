@@ -53,11 +53,13 @@ class JudgedTiles:
         tiles: ``(N, C, H, W)`` float32, raw.
         truth: ``(N, H, W)`` bool.
         scenes: The scene of each.
+        corners: ``(N, 2)``, row and column of each one's first pixel in its scene.
     """
 
     tiles: Tensor
     truth: npt.NDArray[np.bool_]
     scenes: list[str]
+    corners: npt.NDArray[np.int64]
 
 
 def contenders_of(cfg: DictConfig) -> list[Contender]:
@@ -106,7 +108,8 @@ def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: i
             "road vectors"
         )
     scenes = [tile.tile.scene for tile in drawn]
-    return JudgedTiles(datamodule.read_tiles(drawn), truth, scenes)
+    corners = np.array([(tile.tile.row, tile.tile.col) for tile in drawn], dtype=np.int64)
+    return JudgedTiles(datamodule.read_tiles(drawn), truth, scenes, corners)
 
 
 def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:

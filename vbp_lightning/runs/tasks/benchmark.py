@@ -250,10 +250,13 @@ def _write(
     yield write_arrays(
         output / "benchmark.npz",
         cfg,
-        dict.fromkeys(names, "score of a tile"),
+        {"corners": "px", "road_shares": "part of a tile"}
+        | dict.fromkeys(names, "score of a tile"),
         methods=[row.method for row in rows],
         upsamplings=[row.upsampling for row in rows],
         scenes=judged.scenes,
+        corners=judged.corners,
+        road_shares=judged.truth.mean(axis=(1, 2)),
         **{name: np.stack([row.tiles[name] for row in rows]) for name in names},
     )
     intervals = {
