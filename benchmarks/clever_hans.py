@@ -59,7 +59,7 @@ def report(checkpoint: str) -> None:
     chosen = is_road & marks.any(axis=(1, 2)) & ~roads.all(axis=(1, 2))
     methods: dict[str, VisualBackProp | SymmetricVisualBackProp] = {
         "VisualBackProp": VisualBackProp(model, "resize_conv"),
-        "symmetric VisualBackProp": SymmetricVisualBackProp(model, "resize_conv"),
+        "symmetric VisualBackProp": SymmetricVisualBackProp(model),
     }
     for name, method in methods.items():
         for kind, tiles in (("with", marked), ("without", plain)):
