@@ -12,6 +12,7 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import (
+    CHUNK,
     Progress,
     ScoreModel,
     Target,
@@ -66,7 +67,7 @@ class Saliency:
         chunk: Samples at a time.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = 64) -> None:
+    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
         self.model = model
         self.form = checked_form(form)
         self.chunk = chunk
@@ -117,7 +118,7 @@ class GuidedBackprop:
         form: Form = "absolute",
         layer: str | None = None,
         unit: tuple[int, ...] = (0,),
-        chunk: int = 64,
+        chunk: int = CHUNK,
     ) -> None:
         self.model = model
         self.form = checked_form(form)
@@ -176,7 +177,7 @@ class DeconvNet:
         chunk: Samples at a time.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = 64) -> None:
+    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
         self.model = model
         self.form = checked_form(form)
         self.chunk = chunk
@@ -228,7 +229,7 @@ class IntegratedGradients:
         baseline: Literal["mean", "zero"] = "mean",
         steps: int = 32,
         form: Form = "signed",
-        chunk: int = 64,
+        chunk: int = CHUNK,
     ) -> None:
         if baseline not in ("mean", "zero"):
             raise ValueError(f"baseline is {baseline!r}; choose mean or zero")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vbp_lightning.attribution.gradients import Form, checked_form, over_channels
 from vbp_lightning.attribution.relevance import RelevancePass
 from vbp_lightning.attribution.scores import (
+    CHUNK,
     Progress,
     Target,
     class_scores,
@@ -80,7 +81,7 @@ class Lrp:
         epsilon: float = 1e-6,
         gamma: float = 0.0,
         form: Form = "signed",
-        chunk: int = 64,
+        chunk: int = CHUNK,
     ) -> None:
         if not (0 <= epsilon < float("inf") and gamma >= 0):
             raise ValueError(f"epsilon is {epsilon} and gamma {gamma}; give at least 0")

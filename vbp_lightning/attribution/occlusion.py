@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import Progress, Target, class_scores, in_chunks
+from vbp_lightning.attribution.scores import CHUNK, Progress, Target, class_scores, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
 
 _BLUR = 0.25
@@ -41,7 +41,7 @@ class Occlusion:
         stride: int = 8,
         fill: float | Literal["mean", "blur"] = "mean",
         output: Literal["drop", "probability", "probability_drop"] = "drop",
-        chunk: int = 64,
+        chunk: int = CHUNK,
     ) -> None:
         if window < 1 or stride < 1:
             raise ValueError(f"window is {window} and stride {stride}; give at least 1")

@@ -18,6 +18,11 @@ Target = int | Tensor | None
 Progress = Callable[[int], object]
 """Is told, after each chunk of samples, how many it held: an ``advance`` of a progress bar."""
 
+CHUNK = 16
+"""Samples at a time of the methods that take many passes or keep every layer's output: with more,
+the maps of the road networks outgrow what the allocator keeps, and on a CPU getting their memory
+anew takes as long as computing them."""
+
 _RELU_OPERATIONS = ("relu", "threshold", "clamp_min", "hardtanh")
 
 
