@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import Progress, Target, in_chunks
-from vbp_lightning.attribution.visual_backprop import VisualBackProp, check_images, min_max
+from vbp_lightning.attribution.visual_backprop import VisualBackProp, min_max
 
 
 class SymmetricVisualBackProp:
@@ -88,7 +88,6 @@ class SymmetricVisualBackProp:
                 total += torch.rot90(masks[0] * masks[1], -turn, (2, 3))
             return min_max(total)
 
-        check_images(inputs)
         return in_chunks(act, inputs, target, self.chunk, progress)
 
     def _turns(self, images: Tensor) -> Iterator[int]:

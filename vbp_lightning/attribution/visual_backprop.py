@@ -15,7 +15,7 @@ from vbp_lightning.attribution.recording import (
     Recorder,
     names_of,
 )
-from vbp_lightning.attribution.scores import Progress, Target, in_chunks
+from vbp_lightning.attribution.scores import Progress, Target, check_images, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 
@@ -137,7 +137,6 @@ class VisualBackProp:
             ValueError: The inputs are no batch of floating-point images, the network has no more
                 maps than are to be skipped, or a target is out of range.
         """
-        check_images(inputs)
         return in_chunks(
             lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
             inputs,
@@ -232,13 +231,6 @@ class VisualBackProp:
                 mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
                 grown.append((mask, factors))
             return upsample(mask, maps[0].layers), factors, grown
-
-
-def check_images(inputs: Tensor) -> None:
-    """Raises ``ValueError`` where inputs are no batch of floating-point images."""
-    if inputs.dim() != 4 or not inputs.is_floating_point():
-        kind = f"{tuple(inputs.shape)} {inputs.dtype}"
-        raise ValueError(f"inputs are {kind}; VisualBackProp takes floating point (N, C, H, W)")
 
 
 def _without_first(maps: tuple[FeatureMap, ...], count: int) -> tuple[FeatureMap, ...]:

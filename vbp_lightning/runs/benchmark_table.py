@@ -140,7 +140,7 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
     What comes next is the best row of another method: two upsamplings of one method may be alike.
     That both were picked by these very tiles is not in the interval.
     """
-    chance = next(row for row in rows if row.method == CHANCE)
+    chance = _chance(rows)
     titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
     table = Table("", *titles, title="Leads, intervals over scenes")
     for column in TABLES["Localisation"]:
@@ -159,6 +159,10 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
             *(second.name, f"{column.value(second):.3f}", _signed(over_second)),
         )
     return table
+
+
+def _chance(rows: Sequence[Row]) -> Row:
+    return next(row for row in rows if row.method == CHANCE)
 
 
 def _signed(interval: Interval) -> str:
@@ -195,7 +199,7 @@ def csv_rows(rows: Sequence[Row], scenes: Sequence[str]) -> Iterator[dict[str, s
         rows: With a baseline ``uniform`` among them.
         scenes: The scene of each tile.
     """
-    chance = next(row for row in rows if row.method == CHANCE)
+    chance = _chance(rows)
     names = list(chance.tiles)
     best = {name: max(rows, key=lambda row: float(row.tiles[name].mean())) for name in names}
     keys = list(dict.fromkeys(key for row in rows for key in row.numbers))

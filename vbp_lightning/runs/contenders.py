@@ -1,6 +1,5 @@
 """What the benchmark compares, and the tiles that it is judged by."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,21 +117,3 @@ def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
         method.attribute(part, target)[:, 0].float().numpy() for part in torch.split(tiles, _BLOCK)
     ]
     return np.concatenate(parts)
-
-
-def fastest_call(method: Attribution, tiles: Tensor, target: int | None, repeats: int = 3) -> float:
-    """Seconds that some tiles take at once: the fastest of some calls.
-
-    Args:
-        method: After its first call, so that nothing is set up any more.
-        tiles: ``(N, C, H, W)``.
-        target: The class.
-        repeats: Calls.
-    """
-    return min(_seconds(method, tiles, target) for _ in range(repeats))
-
-
-def _seconds(method: Attribution, tiles: Tensor, target: int | None) -> float:
-    start = time.perf_counter()
-    method.attribute(tiles, target)
-    return time.perf_counter() - start
