@@ -14,6 +14,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # the talk as outputs/slides.pdf: needs Node.js 18 or newer and Chrome, Chromium, Edge or Firefox
 slides:

@@ -4,8 +4,8 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.runs.failures import end_with
-from vbp_lightning.runs.subject import load_subject
+from vbp_lightning.cli import end_with
+from vbp_lightning.explaining.subject import load_subject
 
 
 def explain(cfg: DictConfig) -> None:

@@ -10,15 +10,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.callbacks import AtomicCheckpointIO
+from vbp_lightning.cli import end_with, print_error
 from vbp_lightning.errors import UserError
-from vbp_lightning.runs.check import check_data
-from vbp_lightning.runs.failures import end_with, print_error
-from vbp_lightning.runs.folder import claimed, finished_metrics
-from vbp_lightning.runs.logger import build_logger
-from vbp_lightning.runs.model import build_model
-from vbp_lightning.runs.report import report_end, report_start
-from vbp_lightning.runs.resume import expand_resume
-from vbp_lightning.runs.settings import prepare_run
+from vbp_lightning.training.check import check_data
+from vbp_lightning.training.folder import claimed, finished_metrics
+from vbp_lightning.training.logger import build_logger
+from vbp_lightning.training.model import build_model
+from vbp_lightning.training.report import report_end, report_start
+from vbp_lightning.training.resumption import expand_resume
+from vbp_lightning.training.settings import prepare_run
 
 
 def train(cfg: DictConfig) -> float:

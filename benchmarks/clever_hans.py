@@ -17,8 +17,9 @@ from torch import Tensor
 
 from vbp_lightning import RoadClassifier, RoadTileDataModule, VisualBackProp
 from vbp_lightning.attribution import SymmetricVisualBackProp
-from vbp_lightning.data import Label, SyntheticScenes
-from vbp_lightning.evaluation import average_precision, positive_part, relevance_mass
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.tile import Label
+from vbp_lightning.evaluation.localisation import average_precision, positive_part, relevance_mass
 
 ROOT = "outputs/data/synthetic"
 MARK = 24

@@ -26,9 +26,10 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.flop_counter import FlopCounterMode
 
 from vbp_lightning import RoadClassifier
-from vbp_lightning.data import DataError, Tile
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.tiles.tile import Tile
+from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models.networks import RoadNetwork
-from vbp_lightning.runs.tile_sources import own_data
 
 ARCHITECTURES = ("maxpool", "strided")
 DRAWS = 2000

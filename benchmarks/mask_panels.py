@@ -16,7 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from vbp_lightning.attribution import UPSAMPLINGS
 from vbp_lightning.callbacks import MaskPanels
-from vbp_lightning.data import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.models import RoadClassifier
 
 LIMIT_SECONDS = 0.25

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vbp_lightning.inspection import nearest
+from vbp_lightning.inspection.neighbors import nearest
 
 TILES, FEATURES, REPEATS = 100_000, 512, 5
 

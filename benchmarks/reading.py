@@ -29,13 +29,14 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.features import rasterize
 from rasterio.windows import Window
 
-from vbp_lightning.data import RoadTileDataModule, RoadWidths, Scene, VectorLabels
-from vbp_lightning.data.dataset import crops
-from vbp_lightning.data.grid import tile_grid
-from vbp_lightning.data.ground import PixelGrid
-from vbp_lightning.data.raster import OpenImage, Reading
-from vbp_lightning.data.vectors import draw_roads, road_shapes
-from vbp_lightning.runs.settings import keep_freed_memory
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import RoadWidths, Scene, VectorLabels
+from vbp_lightning.data.imagery.extent import PixelGrid
+from vbp_lightning.data.imagery.raster import OpenImage, Reading
+from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
+from vbp_lightning.data.tiles.dataset import crops
+from vbp_lightning.data.tiles.grid import tile_grid
+from vbp_lightning.training.settings import keep_freed_memory
 
 SIZE = 8192
 REPEATS = 7

@@ -26,11 +26,11 @@ import torch
 from rasterio.windows import Window
 from torch import nn
 
-from vbp_lightning.data import Reading
+from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.scene_maps.geometry import Block
-from vbp_lightning.scene_maps.prediction import SceneMapping
-from vbp_lightning.scene_maps.scenes import MapSettings, scene_job
+from vbp_lightning.scene_maps.mapping import SceneMapping
+from vbp_lightning.scene_maps.output_grid import Block
+from vbp_lightning.scene_maps.scene_job import MapSettings, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
 SIDE = 1024

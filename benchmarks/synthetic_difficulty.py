@@ -25,8 +25,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
-from vbp_lightning.data.scenes import Scene
-from vbp_lightning.data.synthetic import SyntheticScenes
+from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.models.networks import TILE_SIZE, RoadNetwork
 
 ROAD_SHARE = 0.05

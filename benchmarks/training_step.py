@@ -20,7 +20,7 @@ from torch import nn
 
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.callbacks import RunSummary
-from vbp_lightning.data import SyntheticScenes
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
 
 STEPS = 20
 ROUNDS = 4

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vbp_lightning.attribution import VisualBackProp
-    from vbp_lightning.data import RoadTileDataModule
+    from vbp_lightning.data.datamodule import RoadTileDataModule
     from vbp_lightning.models import RoadClassifier
 
 __all__ = ["RoadClassifier", "RoadTileDataModule", "VisualBackProp"]

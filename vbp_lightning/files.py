@@ -1,6 +1,7 @@
-"""Writing files so that none is ever seen half-written."""
+"""Writing files so that none is ever seen half-written, and digests of their content."""
 
 import glob
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,3 +38,9 @@ def remove_unfinished(path: Path) -> None:
     """
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
         leftover.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

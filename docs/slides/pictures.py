@@ -38,10 +38,10 @@ from vbp_lightning.attribution import (
     Saliency,
     SymmetricVisualBackProp,
 )
-from vbp_lightning.evaluation import positive_part
+from vbp_lightning.evaluation.localisation import positive_part
 from vbp_lightning.inspection.layers import layer_outputs
 from vbp_lightning.models.networks import TILE_SIZE, RoadNetwork
-from vbp_lightning.plotting import RGB, mask_to_rgb, overlay, to_rgb
+from vbp_lightning.plotting.display import RGB, mask_to_rgb, overlay, to_rgb
 from vbp_lightning.scene_maps.views import reduced_mask
 
 HERE = Path(__file__).parent

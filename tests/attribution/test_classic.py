@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.attribution.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
 from vbp_lightning.attribution import (
     Cam,
     DeconvNet,

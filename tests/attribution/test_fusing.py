@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-from nets import seasoned
-from test_recording import images
 from torch import nn
 
+from tests.helpers.nets import images, seasoned
 from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp, fusing
 
 

@@ -10,7 +10,7 @@ from captum.attr import LRP as CaptumLrp
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import nn
 
-from tests.attribution.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
 from vbp_lightning.attribution import Lrp, UnsupportedNetworkError
 from vbp_lightning.models import RoadNetwork
 

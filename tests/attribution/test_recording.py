@@ -3,15 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import Block, seasoned
 from torch import nn
 
+from tests.helpers.nets import Block, images, seasoned
 from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
-
-
-def images(samples=2, channels=3, size=32):
-    shape = (samples, channels, size, size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 class Net(nn.Module):

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from nets import seasoned
 from torch import nn
 
+from tests.helpers.nets import seasoned
 from vbp_lightning.attribution import SymmetricVisualBackProp, VisualBackProp
 
 

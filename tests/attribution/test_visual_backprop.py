@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from nets import AlexNet, ResNet, seasoned, vgg
 from torch import nn
 
+from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
 from vbp_lightning.attribution import UPSAMPLINGS, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.errors import UserError
 from vbp_lightning.models.networks import RoadNetwork

@@ -8,8 +8,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks import ExplanationScores
-from vbp_lightning.data import Label, LabelledTile, Tile
-from vbp_lightning.evaluation import average_precision, relevance_mass
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from vbp_lightning.evaluation.localisation import average_precision, relevance_mass
 from vbp_lightning.models import RoadClassifier
 
 SIZE = 32

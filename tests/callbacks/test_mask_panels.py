@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import DataLoader, TensorDataset
 
 from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
-from vbp_lightning.data import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.canvas import VERMILION
 

@@ -12,7 +12,8 @@ import rasterio
 from affine import Affine
 from rasterio.errors import NotGeoreferencedWarning
 
-from vbp_lightning.data import RoadTileDataModule, Scene, Split
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import Scene, Split
 
 
 def write_raster(path: Path, pixels: np.ndarray, **profile: object) -> Path:

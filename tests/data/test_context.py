@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from vbp_lightning.data import Augmentation, CutImages, DataError, Reading, Tile
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.tiles.tile import Tile
+from vbp_lightning.explaining.image_inputs import CutImages
 
 
 def padded_scene(datamodule, name, context):
@@ -98,7 +102,7 @@ def test_training_and_held_out_tiles_share_no_pixel_of_their_context(make_datamo
 
 
 def test_a_margin_below_the_context_is_refused(listed):
-    from vbp_lightning.data import RoadTileDataModule
+    from vbp_lightning.data.datamodule import RoadTileDataModule
 
     with pytest.raises(DataError, match=r"block_margin=30: .*data\.context = 40"):
         RoadTileDataModule(listed(()), block_margin=30, context=8, augment=Augmentation(jitter=24))

@@ -14,15 +14,11 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from vbp_lightning.data import (
-    SPLITS,
-    Augmentation,
-    DataError,
-    FolderScenes,
-    Label,
-    RoadTileDataModule,
-    Tile,
-)
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.scene import SPLITS, DataError
+from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.tiles.tile import Label, Tile
 
 
 def on_disk(datamodule):

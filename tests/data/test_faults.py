@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from vbp_lightning.data import Augmentation, DataError, FolderScenes, RoadTileDataModule
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.errors import UserError
 
 

@@ -2,13 +2,11 @@
 
 import pytest
 
-from vbp_lightning.data import (
-    Augmentation,
-    DataError,
-    FolderScenes,
-    RoadTileDataModule,
-    stored_datamodule,
-)
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.stored import stored_datamodule
+from vbp_lightning.data.tiles.augmentation import Augmentation
 
 
 def settings(tmp_path):

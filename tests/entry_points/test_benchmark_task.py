@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.checkpoints import saved
+from tests.helpers.checkpoints import saved
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.attribution import UPSAMPLINGS
-from vbp_lightning.data import SyntheticScenes
-from vbp_lightning.evaluation import BASELINES
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.evaluation.baselines import BASELINES
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.attribution.nets import AlexNet
-from tests.checkpoints import saved
+from tests.helpers.checkpoints import saved
+from tests.helpers.nets import AlexNet
 from vbp_lightning import RoadClassifier
 from vbp_lightning.attribution import GradCam
 
@@ -138,7 +138,7 @@ def alexnet(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "alexnet.safetensors"
     save_file(AlexNet().state_dict(), path)
-    return ("network._target_=tests.attribution.nets.AlexNet", f"network.weights={path}")
+    return ("network._target_=tests.helpers.nets.AlexNet", f"network.weights={path}")
 
 
 def test_a_foreign_network(call, alexnet, image, tmp_path):
@@ -159,8 +159,8 @@ def test_a_foreign_network(call, alexnet, image, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("network._target_=tests.attribution.nets.vgg", "missing"),
-        ("network._target_=tests.attribution.nets.Nothing", "nets.Nothing: cannot be built"),
+        ("network._target_=tests.helpers.nets.vgg", "missing"),
+        ("network._target_=tests.helpers.nets.Nothing", "nets.Nothing: cannot be built"),
         ("network._target_=os.getcwd", "os.getcwd: returns a str, not a network"),
         ("network.weights=none.pt", "none.pt: no such file (network.weights)"),
         ("network.weights=evil.pt", "evil.pt: holds more than tensors"),

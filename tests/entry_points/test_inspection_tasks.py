@@ -1,7 +1,5 @@
 """The tasks of ``explain.py`` that look at the network itself, end to end on untrained networks."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import rasterio
@@ -9,13 +7,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.attribution.nets import AlexNet
-from tests.checkpoints import saved
+from tests.helpers.checkpoints import saved
+from tests.helpers.nets import AlexNet
 from vbp_lightning import RoadClassifier, RoadTileDataModule
-from vbp_lightning.data import SyntheticScenes
-from vbp_lightning.inspection import UnitScore, layer_outputs
-
-NETS = str(Path(__file__).parents[1] / "attribution")
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.inspection.layers import UnitScore, layer_outputs
 
 
 @pytest.fixture
@@ -188,7 +184,6 @@ def test_gradient_flow(call, here, tmp_path):
 
 @pytest.mark.parametrize("task", ["filters", "feature_maps", "neighbors", "maximal_patches"])
 def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
-    monkeypatch.syspath_prepend(NETS)
     torch.manual_seed(0)
     path = tmp_path / "alexnet.safetensors"
     save_file(AlexNet().state_dict(), path)
@@ -196,7 +191,11 @@ def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
     folder.mkdir()
     for name in ("a.tif", "b.tif", "c.tif"):
         (folder / name).write_bytes((tmp_path / "scene.tif").read_bytes())
-    foreign = ("network._target_=nets.AlexNet", f"network.weights={path}", f"input={folder}")
+    foreign = (
+        "network._target_=tests.helpers.nets.AlexNet",
+        f"network.weights={path}",
+        f"input={folder}",
+    )
     process = call("explain.py", *foreign, f"task={task}", "output=out")
     assert process.returncode == 0, process.stderr
     arrays_of(tmp_path, task)

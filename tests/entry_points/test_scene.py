@@ -6,7 +6,7 @@ import rasterio
 import torch
 from affine import Affine
 
-from tests.checkpoints import saved
+from tests.helpers.checkpoints import saved
 from vbp_lightning import RoadClassifier
 
 TURNED = Affine.translation(500_000, 5_400_000) @ Affine.rotation(20) @ Affine.scale(0.5, -0.5)

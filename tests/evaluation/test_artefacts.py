@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
-from vbp_lightning.evaluation import (
+from vbp_lightning.evaluation.artefacts import (
     artefacts,
     block_ratio,
     border_ratio,

@@ -3,7 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from vbp_lightning.evaluation import BASELINES, Brightness, CentreGaussian, Edges, RandomNoise
+from vbp_lightning.evaluation.baselines import (
+    BASELINES,
+    Brightness,
+    CentreGaussian,
+    Edges,
+    RandomNoise,
+)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vbp_lightning.evaluation import mean_interval
+from vbp_lightning.evaluation.bootstrap import mean_interval
 
 
 def test_the_interval_holds_the_mean_and_shrinks_with_more_scenes():

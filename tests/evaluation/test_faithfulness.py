@@ -3,15 +3,15 @@ import pytest
 import torch
 from torch import nn
 
-from vbp_lightning.evaluation import (
+from vbp_lightning.evaluation.faithfulness import (
     deletion,
     insertion,
-    linear_imputation,
     pixel_ranks,
     removal_curves,
     road,
     shift_response,
 )
+from vbp_lightning.evaluation.imputation import linear_imputation
 
 REGION = np.zeros((16, 16), bool)
 REGION[4:8, 5:11] = True

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score
 
-from vbp_lightning.evaluation import (
+from vbp_lightning.evaluation.localisation import (
     average_precision,
     best_threshold,
     intersection_over_union,

@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from vbp_lightning.attribution import Saliency, VisualBackProp
-from vbp_lightning.evaluation import cascade, cascade_similarity, rank_correlation
+from vbp_lightning.evaluation.sanity import cascade, cascade_similarity, rank_correlation
 from vbp_lightning.models import RoadNetwork
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.inspection.examples import NETS
+from tests.helpers.examples import NETS
 from vbp_lightning.attribution.scores import ScoreModel
-from vbp_lightning.inspection import LogOdds, Standardised, UnitScore, ascend, fool, log_odds
+from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool, log_odds
+from vbp_lightning.inspection.layers import UnitScore
 
 
 class Linear(nn.Module):

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inspection.examples import images, road
+from tests.helpers.examples import images, road
 from vbp_lightning.errors import UserError
-from vbp_lightning.inspection import (
-    file_digest,
-    layer_outputs,
+from vbp_lightning.files import file_digest
+from vbp_lightning.inspection.feature_store import (
     open_store,
     still_holds,
     store_folder,
     write_store,
 )
+from vbp_lightning.inspection.layers import layer_outputs
 
 SETTINGS = {"checkpoint": "abc", "split": "val", "tile_size": 96}
 LABELS = np.array([1, 0, -1, 1, 0])

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.inspection.examples import NETS, images, road
-from vbp_lightning.inspection import exciting_colours, filters_of, layer_outputs
+from tests.helpers.examples import NETS, images, road
+from vbp_lightning.inspection.filters import exciting_colours, filters_of
+from vbp_lightning.inspection.layers import layer_outputs
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.inspection.examples import NETS, images, road
+from tests.helpers.examples import NETS, images, road
 from vbp_lightning import RoadClassifier
-from vbp_lightning.inspection import (
+from vbp_lightning.inspection.layers import (
     UnitScore,
     executed_modules,
     features_and_outputs,

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inspection.examples import NETS, images
-from vbp_lightning.inspection import (
-    Box,
-    crop,
-    layer_outputs,
-    receptive_fields,
-    strongest_activations,
-)
+from tests.helpers.examples import NETS, images
+from vbp_lightning.inspection.layers import layer_outputs
+from vbp_lightning.inspection.maximal_patches import crop, strongest_activations
+from vbp_lightning.inspection.receptive_field import Box, receptive_fields
 
 
 @pytest.mark.parametrize(("name", "layer"), [("strided", "block2"), ("resnet", "layer2.1.relu")])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vbp_lightning.inspection import nearest, nearest_pixels
+from vbp_lightning.inspection.neighbors import nearest, nearest_pixels
 
 TILES = np.random.default_rng(0).normal(size=(40, 3, 6, 6)).astype(np.float32)
 QUERIES = np.array([0, 17, 39])

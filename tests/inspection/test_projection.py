@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.inspection import on_grid, principal_components, tsne
+from vbp_lightning.inspection.projection import on_grid, principal_components, tsne
 
 
 def blobs():

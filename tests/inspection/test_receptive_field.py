@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.attribution.nets import seasoned
-from tests.inspection.examples import NETS, images
-from vbp_lightning.inspection import Box, Unfollowed, receptive_fields
+from tests.helpers.examples import NETS, images
+from tests.helpers.nets import seasoned
 from vbp_lightning.inspection.layers import visiting
+from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 
 
 def transparent(net):

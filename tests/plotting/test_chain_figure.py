@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from vbp_lightning.plotting import ChainStep, chain_figure, mask_to_rgb, overlay
 from vbp_lightning.plotting.canvas import Canvas
-from vbp_lightning.plotting.display import colour_table
+from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
+from vbp_lightning.plotting.display import colour_table, mask_to_rgb, overlay
 
 
 def step(name, size, seed):

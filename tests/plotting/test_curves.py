@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from vbp_lightning.plotting import (
+from vbp_lightning.plotting.curves import (
     calibration_figure,
     confusion_figure,
     figure_to_array,

@@ -4,8 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vbp_lightning.plotting import MASK_GAMMA, mask_to_rgb, overlay, scale_mask, to_rgb
-from vbp_lightning.plotting.display import colour_table
+from vbp_lightning.plotting.display import (
+    MASK_GAMMA,
+    colour_table,
+    mask_to_rgb,
+    overlay,
+    scale_mask,
+    to_rgb,
+)
 
 
 def ramp(bands, scale=1.0, offset=0.0):

@@ -2,9 +2,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from vbp_lightning.plotting import TileCaption, mask_panel, mask_to_rgb, overlay, truth_heading
 from vbp_lightning.plotting.canvas import VERMILION, Canvas, font
-from vbp_lightning.plotting.display import colour_table
+from vbp_lightning.plotting.display import colour_table, mask_to_rgb, overlay
+from vbp_lightning.plotting.mask_panel import TileCaption, mask_panel, truth_heading
 
 RIGHT = TileCaption(truth_heading("road", 0.2), 0.9, wrong=False)
 WRONG = TileCaption(truth_heading("road", 0.2), 0.1, wrong=True)

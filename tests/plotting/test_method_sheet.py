@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vbp_lightning.plotting import TileCaption, method_sheet
-from vbp_lightning.plotting.method_sheet import coloured, scaled
+from vbp_lightning.plotting.mask_panel import TileCaption
+from vbp_lightning.plotting.method_sheet import coloured, method_sheet, scaled
 
 CAPTIONS = [TileCaption("true: road", 0.9, False), TileCaption("true: non-road", 0.8, True)]
 

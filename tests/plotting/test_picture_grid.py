@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from vbp_lightning.plotting import patches_to_rgb, to_rgb
+from vbp_lightning.plotting.display import to_rgb
+from vbp_lightning.plotting.picture_grid import patches_to_rgb
 
 
 def test_patches_have_the_colours_of_their_tiles_and_padding_is_chequered():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vbp_lightning.plotting import compress_page, encode_png
+from vbp_lightning.plotting.png import compress_page, encode_png
 
 
 def decode(png):

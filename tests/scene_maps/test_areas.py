@@ -6,10 +6,10 @@ import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
-from vbp_lightning.data import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.geometry import CellGrid
 from vbp_lightning.scene_maps.hardest import hardest, judged
+from vbp_lightning.scene_maps.output_grid import CellGrid
 
 
 def test_areas_are_connected_by_edges_and_hold_their_mean():

@@ -6,7 +6,7 @@ import torch
 
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models import RoadNetwork
-from vbp_lightning.scene_maps.geometry import Block, CellGrid, blocks_of
+from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 from vbp_lightning.scene_maps.seamless import HALO, SeamlessMapper, sliding_max, sliding_mean
 from vbp_lightning.scene_maps.tilewise import TileMapper
 

@@ -4,12 +4,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.gradients import (
-    Form,
-    GuidedBackprop,
-    module_named,
-    over_channels,
-)
+from vbp_lightning.attribution.gradients import Form, GuidedBackprop, module_named, over_channels
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import (
     Progress,

@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution.class_aware import Weighting, weighted_for_class
 from vbp_lightning.attribution.fusing import FusedPass
-from vbp_lightning.attribution.recording import (
-    FeatureMap,
-    InputsChangedError,
-    Recorder,
-    names_of,
-)
+from vbp_lightning.attribution.recording import FeatureMap, InputsChangedError, Recorder, names_of
 from vbp_lightning.attribution.scores import Progress, Target, check_images, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool

@@ -6,7 +6,7 @@ from vbp_lightning.callbacks.checkpoints import (
     RunCheckpoint,
 )
 from vbp_lightning.callbacks.explanation_scores import ExplanationScores
-from vbp_lightning.callbacks.gradient_flow import GradientFlow
+from vbp_lightning.callbacks.gradient_monitor import GradientFlow
 from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
 from vbp_lightning.callbacks.run_summary import RunSummary
 

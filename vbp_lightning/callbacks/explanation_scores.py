@@ -6,16 +6,16 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.callbacks.tile_choice import spread_road_tiles, where_road_is_known
-from vbp_lightning.data import RoadTileDataModule
-from vbp_lightning.evaluation import (
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.tiles.choice import spread_road_tiles, where_road_is_known
+from vbp_lightning.evaluation.localisation import (
+    Truth,
     average_precision,
     pointing_game,
     positive_part,
     rank_accuracy,
     relevance_mass,
 )
-from vbp_lightning.evaluation.localisation import Truth
 from vbp_lightning.models import RoadClassifier
 
 
@@ -74,7 +74,7 @@ class ExplanationScores(pl.Callback):
         """
         if self._judged is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
-            road, truth = where_road_is_known(datamodule, road)
+            road, truth = where_road_is_known(road, datamodule.read_masks(road).numpy())
             self._judged = datamodule.read_tiles(road), truth
         tiles, truth = self._judged
         if not len(tiles):

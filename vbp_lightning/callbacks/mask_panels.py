@@ -14,23 +14,16 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
-from vbp_lightning.callbacks.tile_choice import TileGroup, choose_by_share, choose_by_verdict
-from vbp_lightning.data import Label, LabelledTile, RoadTileDataModule
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.tiles.choice import TileGroup, choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.plotting import (
-    RGB,
-    TILES_PER_PAGE,
-    ChainStep,
-    TileCaption,
-    chain_figure,
-    compress_page,
-    encode_png,
-    mask_panel,
-    to_rgb,
-    truth_heading,
-)
+from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
+from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel, truth_heading
+from vbp_lightning.plotting.png import compress_page, encode_png
 
 PANELS_FOLDER = "panels"
 LABEL_NAMES = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}

@@ -14,7 +14,7 @@ from torch.utils.tensorboard._pytorch_graph import graph as trace_graph
 
 from vbp_lightning.models import RoadClassifier, RoadNetwork
 from vbp_lightning.models.networks import TILE_SIZE, Architecture, Head
-from vbp_lightning.plotting import (
+from vbp_lightning.plotting.curves import (
     calibration_figure,
     confusion_figure,
     figure_to_array,

@@ -16,27 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from vbp_lightning.data.augmentation import Augmentation
-from vbp_lightning.data.dataset import Batch, TileDataset, TrainingTiles, crops
-from vbp_lightning.data.grid import overlap
+from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.normalisation import Normalisation
+from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
+from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.kinds import kind_faults, record_faults
-from vbp_lightning.data.normalisation import Normalisation
 from vbp_lightning.data.plain import plain, target_of
-from vbp_lightning.data.planning import plan_tiles, without_shared_ground
-from vbp_lightning.data.raster import Reading
-from vbp_lightning.data.reading import SceneInfo, for_each_scene, scene_info
-from vbp_lightning.data.sampling import BalancedBatches, OrderedBatches
-from vbp_lightning.data.scenes import SPLITS, DataError, Label, LabelledTile, Scene, Split, Tile
 from vbp_lightning.data.settings import setting_faults
-from vbp_lightning.data.splits import (
-    Region,
-    block_regions,
-    read_regions,
-    scene_regions,
-    write_regions,
-)
-from vbp_lightning.data.store import SceneStore, build_store, survey_scenes
-from vbp_lightning.data.survey import (
+from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.tiles.labelling import TileTable, label_tiles
+from vbp_lightning.data.tiles.planning import plan_tiles, without_shared_ground
+from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
+from vbp_lightning.data.tiles.scan import (
     Survey,
     different_types,
     repeated_names,
@@ -44,8 +37,16 @@ from vbp_lightning.data.survey import (
     split_faults,
     too_small,
 )
-from vbp_lightning.data.table import write_tiles
-from vbp_lightning.data.tiles import TileTable, label_tiles
+from vbp_lightning.data.tiles.splits import (
+    Region,
+    block_regions,
+    read_regions,
+    scene_regions,
+    write_regions,
+)
+from vbp_lightning.data.tiles.store import SceneStore, build_store, survey_scenes
+from vbp_lightning.data.tiles.table import write_tiles
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 
 _AUGMENTATION = Augmentation()
 

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from vbp_lightning.data.augmentation import Augmentation
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.layouts import FolderScenes, LabelledImages, SpaceNetScenes, VectorScenes
-from vbp_lightning.data.scenes import DataError, RoadWidths
-from vbp_lightning.data.synthetic import SyntheticScenes
+from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.labelled_images import LabelledImages
+from vbp_lightning.data.datasets.scene import DataError, RoadWidths
+from vbp_lightning.data.datasets.spacenet import SpaceNetScenes
+from vbp_lightning.data.datasets.vector import VectorScenes
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.augmentation import Augmentation
 
 _BUILDERS: dict[str, Callable[..., Any]] = {
     f"vbp_lightning.data.{kind.__qualname__}": kind

@@ -43,12 +43,6 @@ class FeatureStore:
         return len(self.features)
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def store_folder(root: Path, settings: Mapping[str, Any]) -> Path:
     """The folder of a store: named by the split and a hash of everything that features depend on.
 

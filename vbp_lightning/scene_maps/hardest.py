@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vbp_lightning.data import Label, LabelledTile
-from vbp_lightning.scene_maps.geometry import CellGrid
+from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.scene_maps.output_grid import CellGrid
 
 
 @dataclass(frozen=True)

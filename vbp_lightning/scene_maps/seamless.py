@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.data.image import ReadPixels
+from vbp_lightning.data.imagery.unlabelled import ReadPixels
 from vbp_lightning.models.networks import TILE_SIZE, TOTAL_STRIDE, RoadNetwork
-from vbp_lightning.scene_maps.geometry import Block, CellGrid
-from vbp_lightning.scene_maps.maps import BlockMaps, usable_windows
+from vbp_lightning.scene_maps.block_maps import BlockMaps, usable_windows
+from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
 HALO = TILE_SIZE // 2 + TOTAL_STRIDE
 """Pixels around a block that its maps depend on: half a window and the 7 px by which a feature

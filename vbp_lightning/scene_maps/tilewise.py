@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.data.image import ReadPixels
-from vbp_lightning.scene_maps.geometry import Block, CellGrid
-from vbp_lightning.scene_maps.maps import BlockMaps, usable_windows
+from vbp_lightning.data.imagery.unlabelled import ReadPixels
+from vbp_lightning.scene_maps.block_maps import BlockMaps, usable_windows
+from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
 Blend = Literal["mean", "max", "centre"]
 

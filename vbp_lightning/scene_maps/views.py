@@ -7,9 +7,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from vbp_lightning.data.raster import without_place
-from vbp_lightning.scene_maps.rasters import CACHE, MASK_NODATA, MASK_STEPS
-from vbp_lightning.scene_maps.scenes import PERCENT, SceneJob, stretched
+from vbp_lightning.data.imagery.raster import without_place
+from vbp_lightning.scene_maps.geotiff import CACHE, MASK_NODATA, MASK_STEPS
+from vbp_lightning.scene_maps.scene_job import PERCENT, SceneJob, stretched
 
 _ROWS = 512
 

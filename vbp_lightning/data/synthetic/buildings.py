@@ -6,10 +6,10 @@ and without roads alike. Yards, car parks, their aisles and their driveways do n
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.canvas import Canvas, Colour, colour, varied
-from vbp_lightning.data.synthetic.geometry import Array, Rectangle, coverage, stripe
+from vbp_lightning.data.synthetic.painting import Canvas, Colour, colour, varied
 from vbp_lightning.data.synthetic.palette import Palette
 from vbp_lightning.data.synthetic.roads import Network
+from vbp_lightning.data.synthetic.shapes import Array, Rectangle, coverage, stripe
 
 CAR_COLOURS = (
     colour(0.85, 0.85, 0.86),

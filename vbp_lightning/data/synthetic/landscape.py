@@ -5,8 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.canvas import Canvas, colour, varied
-from vbp_lightning.data.synthetic.geometry import (
+from vbp_lightning.data.synthetic.noise import fractal_noise, smooth_noise
+from vbp_lightning.data.synthetic.painting import Canvas, colour, varied
+from vbp_lightning.data.synthetic.palette import Palette
+from vbp_lightning.data.synthetic.shapes import (
     Array,
     LineField,
     Rectangle,
@@ -15,8 +17,6 @@ from vbp_lightning.data.synthetic.geometry import (
     stripe,
     through,
 )
-from vbp_lightning.data.synthetic.noise import fractal_noise, smooth_noise
-from vbp_lightning.data.synthetic.palette import Palette
 
 Use = Literal["meadow", "crop", "stubble", "ploughed", "bare", "orchard", "wood", "plots"]
 USES: tuple[Use, ...] = (

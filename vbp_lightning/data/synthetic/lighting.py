@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from vbp_lightning.data.synthetic.canvas import Canvas, colour
-from vbp_lightning.data.synthetic.geometry import Array
+from vbp_lightning.data.synthetic.painting import Canvas, colour
+from vbp_lightning.data.synthetic.shapes import Array
 
 
 @dataclass(frozen=True)

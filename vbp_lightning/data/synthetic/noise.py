@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.geometry import Array, Grid
+from vbp_lightning.data.synthetic.shapes import Array, Grid
 
 
 def smooth_noise(rng: np.random.Generator, grid: Grid, scale: float) -> Array:

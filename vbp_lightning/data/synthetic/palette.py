@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.canvas import Colour, colour, varied
+from vbp_lightning.data.synthetic.painting import Colour, colour, varied
 
 
 def _between(rng: np.random.Generator, one: Colour, other: Colour) -> Colour:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.canvas import Canvas, colour, varied
-from vbp_lightning.data.synthetic.geometry import coverage, line_field, stripe, through
+from vbp_lightning.data.synthetic.painting import Canvas, colour, varied
 from vbp_lightning.data.synthetic.palette import Palette
+from vbp_lightning.data.synthetic.shapes import coverage, line_field, stripe, through
 
 GAUGE = 1.435
 """Distance between the rails, metres."""

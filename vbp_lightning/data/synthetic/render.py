@@ -15,8 +15,8 @@ from vbp_lightning.data.synthetic import (
     sensor,
     vegetation,
 )
-from vbp_lightning.data.synthetic.canvas import Canvas
-from vbp_lightning.data.synthetic.geometry import Grid
+from vbp_lightning.data.synthetic.painting import Canvas
+from vbp_lightning.data.synthetic.shapes import Grid
 
 PIXEL_SIZES = (0.5, 0.6, 0.7, 0.8)
 """Ground sampling distances, metres, one drawn for each scene."""

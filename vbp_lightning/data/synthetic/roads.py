@@ -5,8 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from vbp_lightning.data.synthetic.canvas import Canvas, colour, varied
-from vbp_lightning.data.synthetic.geometry import (
+from vbp_lightning.data.synthetic.noise import smooth_noise
+from vbp_lightning.data.synthetic.painting import Canvas, colour, varied
+from vbp_lightning.data.synthetic.palette import Palette
+from vbp_lightning.data.synthetic.shapes import (
     Array,
     Grid,
     LineField,
@@ -18,8 +20,6 @@ from vbp_lightning.data.synthetic.geometry import (
     stripe,
     through,
 )
-from vbp_lightning.data.synthetic.noise import smooth_noise
-from vbp_lightning.data.synthetic.palette import Palette
 
 Kind = Literal["highway", "main", "street", "lane", "track"]
 KINDS: tuple[Kind, ...] = ("highway", "main", "street", "lane", "track")

@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from vbp_lightning.data.synthetic.canvas import colour
-from vbp_lightning.data.synthetic.geometry import Array, Grid
 from vbp_lightning.data.synthetic.noise import smooth_noise
+from vbp_lightning.data.synthetic.painting import colour
+from vbp_lightning.data.synthetic.shapes import Array, Grid
 
 
 def expose(rgb: Array, grid: Grid, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.data.synthetic.canvas import Canvas
-from vbp_lightning.data.synthetic.geometry import Array, Grid, Points, Rectangle, coverage
 from vbp_lightning.data.synthetic.landscape import Parcel
+from vbp_lightning.data.synthetic.painting import Canvas
 from vbp_lightning.data.synthetic.palette import Palette
 from vbp_lightning.data.synthetic.roads import Network
+from vbp_lightning.data.synthetic.shapes import Array, Grid, Points, Rectangle, coverage
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,277 @@
+"""Splits by scene."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
+from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
+from vbp_lightning.data.imagery.reading import SceneInfo
+from vbp_lightning.data.tiles.grid import tile_grid
+from vbp_lightning.data.tiles.splits import (
+    block_regions,
+    draw_splits,
+    overlaps,
+    read_regions,
+    scene_regions,
+    split_of_tiles,
+    training_pixels,
+    write_regions,
+)
+
+
+def alone(names):
+    return [[name] for name in names]
+
+
+names = st.lists(st.text("abc", min_size=1, max_size=4), min_size=3, max_size=30, unique=True)
+
+
+@given(names, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_every_scene_has_one_split_whatever_the_order(names, seed, random):
+    splits = draw_splits(alone(names), 0.2, 0.1, seed)
+    assert splits.keys() == set(names)
+    shuffled = random.sample(names, len(names))
+    assert draw_splits(alone(shuffled), 0.2, 0.1, seed) == splits
+    counts = [list(splits.values()).count(split) for split in ("train", "val", "test")]
+    expected = [max(1, round(0.2 * len(names))), max(1, round(0.1 * len(names)))]
+    assert counts == [len(names) - sum(expected), *expected]
+
+
+def test_seeds_differ_and_zero_fractions_draw_nothing():
+    many = alone(f"s{i}" for i in range(40))
+    assert draw_splits(many, 0.3, 0.3, 0) != draw_splits(many, 0.3, 0.3, 1)
+    assert set(draw_splits(many, 0.3, 0, 0).values()) == {"train", "val"}
+    assert set(draw_splits(many, 0, 0, 0).values()) == {"train"}
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=12), st.integers(0, 20))
+def test_groups_stay_together(sizes, seed):
+    groups = [[f"{group}.{item}" for item in range(size)] for group, size in enumerate(sizes)]
+    splits = draw_splits(groups, 0.3, 0.3, seed)
+    assert all(len({splits[name] for name in group}) == 1 for group in groups)
+    assert splits.keys() == {name for group in groups for name in group}
+    assert "train" in splits.values()
+
+
+def info_of(name, x=0.0, split=None, width=80, height=64, crs="EPSG:32632", pixel=0.5):
+    transform = Affine(pixel, 0, 4e5 + x, 0, -pixel, 5e6)
+    grid = PixelGrid(height, width, transform, CRS.from_string(crs) if crs else None)
+    scene = Scene(name, Path(f"{name}.tif"), Path(f"{name}_roads.tif"), split)
+    return SceneInfo(scene, grid, 3, np.dtype(np.uint8), ["1", "2", "3"])
+
+
+def whole(regions):
+    assert all(len(parts) == 1 for parts in regions.values())
+    return {name: parts[0].split for name, parts in regions.items()}
+
+
+def test_a_scene_keeps_its_own_split():
+    infos = [info_of(name, 1000 * i, "test") for i, name in enumerate("ab")]
+    infos += [info_of(name, 5000 + 1000 * i) for i, name in enumerate("cde")]
+    splits = whole(scene_regions(infos, 0.34, 0, 0))
+    assert (splits["a"], splits["b"]) == ("test", "test")
+    assert sorted(splits[name] for name in "cde") == ["train", "train", "val"]
+
+
+def test_one_scene_is_left_to_train():
+    assert draw_splits(alone("a"), 0.4, 0.4, 0) == {"a": "train"}
+    assert sorted(draw_splits(alone("ab"), 0.4, 0.4, 0).values()) == ["test", "train"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_scenes_of_one_place_are_kept_on_one_side(seed):
+    # Twelve scenes of 40 m in pairs that overlap by 10 m; one of each pair in another CRS.
+    infos = []
+    for pair in range(6):
+        infos.append(info_of(f"{pair}a", 1000 * pair))
+        infos.append(info_of(f"{pair}b", 1000 * pair + 30))
+    splits = whole(scene_regions(infos, 0.3, 0.3, seed))
+    assert all(splits[f"{pair}a"] == splits[f"{pair}b"] for pair in range(6))
+    assert set(splits.values()) == {"train", "val", "test"}
+
+
+def test_an_undecided_scene_follows_the_one_it_overlaps():
+    infos = [info_of("a", 0, "test"), info_of("b", 30), info_of("c", 5000), info_of("d", 9000)]
+    assert whole(scene_regions(infos, 0, 0, 0))["b"] == "test"
+
+
+def brute_overlap(first, second):
+    """Whether two upright rasters of one CRS share more than a pixel each way."""
+
+    def extent(info):
+        t = info.grid.transform
+        return t.c, t.f - 0.5 * info.grid.height, t.c + 0.5 * info.grid.width, t.f
+
+    a, b = extent(first), extent(second)
+    return min(a[2], b[2]) - max(a[0], b[0]) > 1.0 and min(a[3], b[3]) - max(a[1], b[1]) > 1.0
+
+
+@given(st.lists(st.integers(0, 400), min_size=2, max_size=8))
+def test_overlaps_against_rectangles(places):
+    infos = [info_of(str(i), x) for i, x in enumerate(places)]
+    pairs = set(overlaps(infos))
+    for a in range(len(infos)):
+        for b in range(a + 1, len(infos)):
+            gap = abs(places[a] - places[b])
+            if gap not in (39, 40):  # about a pixel of overlap: either is right
+                assert ((a, b) in pairs) == brute_overlap(infos[a], infos[b])
+
+
+def test_overlap_is_seen_across_reference_systems():
+    utm = info_of("utm")
+    lon, lat = longitude_latitude(utm.grid, np.array([40.0]), np.array([32.0]))
+    grid = PixelGrid(50, 50, Affine(5e-6, 0, lon[0], 0, -5e-6, lat[0]), CRS.from_epsg(4326))
+    degrees = replace(utm, grid=grid, scene=replace(utm.scene, name="degrees"))
+    assert overlaps([utm, degrees]) == [(0, 1)]
+    away = replace(degrees, grid=replace(grid, transform=Affine(5e-6, 0, lon[0] + 1, 0, -5e-6, 48)))
+    assert overlaps([utm, away]) == []
+
+
+@given(
+    st.integers(30, 200),
+    st.integers(30, 200),
+    st.integers(20, 90),
+    st.sampled_from(["px", "m"]),
+    st.integers(0, 3),
+)
+def test_blocks_cover_a_scene_once(height, width, size, unit, seed):
+    info = info_of("a", height=height, width=width)
+    side = size if unit == "px" else size * 0.5
+    regions = block_regions([info], side, unit, 0.25, 0.25, seed)["a"]
+    covered = np.zeros((height, width), int)
+    for region in regions:
+        covered[
+            region.row : region.row + region.height, region.col : region.col + region.width
+        ] += 1
+        for length, total in ((region.height, height), (region.width, width)):
+            assert length == total or 0.5 * size - 2 <= length <= 1.5 * size + 2
+    assert (covered == 1).all()
+
+
+@given(
+    st.integers(20, 120),
+    st.integers(20, 120),
+    st.integers(8, 40),
+    st.integers(1, 12),
+    st.integers(0, 9),
+    st.integers(0, 99),
+)
+def test_tiles_of_blocks_against_pixels(height, width, block, tile_size, margin, seed):
+    info = info_of("a", height=height, width=width)
+    regions = block_regions([info], block, "px", 0.3, 0.2, seed)["a"]
+    plane = np.full((height, width), -1)
+    for r in regions:
+        plane[r.row : r.row + r.height, r.col : r.col + r.width] = SPLITS.index(r.split)
+    corners = tile_grid((height, width), tile_size, 3, True)
+    found = split_of_tiles(corners, tile_size, margin, regions, (height, width))
+    for (row, col), split in zip(corners.tolist(), found.tolist(), strict=True):
+        inside = set(plane[row : row + tile_size, col : col + tile_size].flat)
+        wide = plane[
+            max(0, row - margin) : row + tile_size + margin,
+            max(0, col - margin) : col + tile_size + margin,
+        ]
+        expected = inside.pop() if len(inside) == 1 else -1
+        if expected == 0 and set(wide.flat) != {0}:
+            expected = -1
+        assert split == expected
+
+
+@given(st.integers(0, 30), st.integers(1, 40))
+def test_training_pixels_against_the_regions(top, rows):
+    info = info_of("a")
+    regions = block_regions([info], 20, "px", 0.3, 0.3, 1)["a"]
+    plane = np.zeros(info.grid.shape, bool)
+    for r in regions:
+        if r.split == "train":
+            plane[r.row : r.row + r.height, r.col : r.col + r.width] = True
+    part = training_pixels(regions, slice(top, top + rows), info.grid.width)
+    assert np.array_equal(part[: 64 - top], plane[top : top + rows])
+
+
+def test_a_written_split_reads_back(tmp_path):
+    infos = [info_of("a, b"), info_of("c", 1000)]
+    for regions in (
+        block_regions(infos, 20, "px", 0.3, 0.3, 1),
+        scene_regions(infos, 0.5, 0, 0),
+    ):
+        write_regions(tmp_path / "splits.csv", regions)
+        assert read_regions(tmp_path / "splits.csv", infos) == regions
+
+
+def test_a_list_of_ones_own(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("scene,split\nb,test\na,train\nelsewhere,val\n")
+    regions = read_regions(path, [info_of("a"), info_of("b")])
+    assert whole(regions) == {"a": "train", "b": "test"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name,split\na,train\n", "needs a header with scene and split"),
+        ("scene,split\n", "needs a header with scene and split"),
+        ("scene,split\na,training\n", "line 2 says split 'training'"),
+        ("scene,split\nb,train\n", "says nothing of scene a"),
+        ("scene,row,col,height,width,split\na,0,0,64,81,val\n", "line 2 is no rectangle inside"),
+        ("scene,row,col,height,width,split\na,0,,64,8,val\n", "line 2 is no rectangle inside"),
+        (
+            "scene,row,col,height,width,split\na,0,0,9,9,val\na,8,8,9,9,train\n",
+            "has overlapping rectangles in scene a",
+        ),
+    ],
+)
+def test_faults_of_a_list(tmp_path, text, said):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_regions(path, [info_of("a")])
+    (line,) = caught.value.lines
+    assert line.startswith(f"{path}: ")
+    assert said in line
+    assert "data.split_file" in line
+
+
+def test_blocks_of_metres_need_a_place():
+    with pytest.raises(DataError, match=r"a\.tif: is not georeferenced.*data\.block_unit"):
+        block_regions([info_of("a", crs=None)], 100, "m", 0.2, 0.2, 0)
+
+
+@pytest.fixture
+def warned(listed, make_scene, caplog):
+    """What is said of scenes of 80 × 64 px of 0.5 m, at given places and in given CRSs."""
+
+    def say(**places):
+        scenes = []
+        for name, (split, x, y, crs) in places.items():
+            transform = Affine(0.5, 0, x, 0, -0.5, y)
+            scenes.append(make_scene(name, split, crs=crs, transform=transform))
+        with caplog.at_level(logging.WARNING):
+            RoadTileDataModule(listed(tuple(scenes)), tile_size=16).setup()
+        return caplog.messages
+
+    return say
+
+
+def test_neighbours_and_other_reference_systems_are_not(warned):
+    messages = warned(
+        a=("train", 0, 0, "EPSG:32632"),
+        b=("val", 40, 0, "EPSG:32632"),  # begins where a ends
+        c=("test", 0, 0, "EPSG:32633"),
+        d=("test", 0, -31.6, "EPSG:32632"),  # shares less than a pixel with a
+    )
+    assert messages == []
+
+
+def test_scenes_without_reference_are_not_compared(listed, make_scene, caplog):
+    scenes = tuple(make_scene(split, split) for split in ("train", "val", "test"))
+    RoadTileDataModule(listed(scenes), tile_size=16).setup()
+    assert caplog.messages == []

@@ -1,0 +1,54 @@
+"""What ``task=scene`` writes beside the maps."""
+
+import numpy as np
+import pytest
+import rasterio
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.tiles.tile import Label
+from vbp_lightning.explaining import scene_extras
+from vbp_lightning.scene_maps.hardest import JudgedTile
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = pixels.shape
+    shape = {"width": width, "height": height, "count": count}
+    with rasterio.open(path, "w", driver="GTiff", dtype=pixels.dtype, **shape) as raster:
+        raster.write(pixels)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch):
+    """Pixels and outlines of the part that the label is of."""
+    rng = np.random.default_rng(0)
+    roads = np.zeros((1, 64, 64), np.uint8)
+    roads[:, :, 20:24] = 255
+    for split in ("train", "val", "test"):
+        pixels = rng.integers(0, 255, (3, 64, 64), np.uint8)
+        write(tmp_path / split / "images" / "a.tif", pixels)
+        write(tmp_path / split / "masks" / "a.tif", roads)
+    source = FolderScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
+    datamodule = RoadTileDataModule(source, tile_size=16, context=8)
+    datamodule.setup()
+    tiles = [JudgedTile(tile, 0.5) for tile in datamodule.tiles_of("test")]
+    sheets = []
+    draw = scene_extras.contact_sheet
+
+    def seen(rows, title):
+        sheets.append(rows)
+        return draw(rows, title)
+
+    monkeypatch.setattr(scene_extras, "contact_sheet", seen)
+    table, sheet = scene_extras.write_hardest(tmp_path / "out", tiles, datamodule, 16)
+    assert len(table.read_text().splitlines()) == 1 + 16
+    assert sheet.exists()
+    ((plain, road),) = sheets
+    own = [tile.tile.tile for tile in tiles if tile.tile.label == Label.ROAD]
+    for tile, picture, outline in zip(own, road.tiles, road.masks, strict=True):
+        window = np.s_[:, tile.row : tile.row + 16, tile.col : tile.col + 16]
+        assert np.array_equal(outline, roads[window][0] > 0)
+        assert picture.shape == (16, 16, 3)
+        assert np.corrcoef(picture.ravel(), pixels[window].transpose(1, 2, 0).ravel())[0, 1] > 0.99
+    assert len(plain.tiles) == 12

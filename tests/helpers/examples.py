@@ -1,0 +1,23 @@
+"""The five networks, each with images that it takes."""
+
+import torch
+
+from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
+from vbp_lightning.models.networks import RoadNetwork
+
+NETS = {
+    "strided": lambda: seasoned(road("strided")),
+    "maxpool": lambda: seasoned(road("maxpool")),
+    "alexnet": lambda: seasoned(AlexNet()),
+    "vgg": lambda: seasoned(vgg()),
+    "resnet": lambda: seasoned(ResNet()),
+}
+
+
+def road(architecture, head="hidden"):
+    torch.manual_seed(0)
+    return RoadNetwork(architecture, head, [0.5] * 3, [0.25] * 3)
+
+
+def images(count=2, size=96, seed=3):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,77 @@
+"""A tiny trained-like classifier, scenes as files, and the mapping of both."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import rasterio
+import torch
+
+from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.scene_maps.mapping import SceneMapping
+from vbp_lightning.scene_maps.scene_job import MapSettings, scene_job
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.tilewise import TileMapper
+
+
+def write_scene(path: Path, image: np.ndarray, **profile: object) -> Path:
+    profile = {"driver": "GTiff", "dtype": image.dtype, "count": len(image)} | profile
+    height, width = image.shape[1:]
+    with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
+        raster.write(image)
+    return path
+
+
+def classifier(bands: int = 3, context: int = 0, architecture: str = "strided") -> RoadClassifier:
+    torch.manual_seed(0)
+    model = RoadClassifier(architecture, mean=[100.0] * bands, std=[50.0] * bands, context=context)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean, std=0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return model.eval()
+
+
+def trainer(**options: object) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        **{
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+        }
+        | options,
+    )
+
+
+def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="percentile", **options):
+    """Maps of scenes by a trainer; returns the jobs. ``faults`` takes what went wrong."""
+    faults = options.pop("faults", None)
+    shared, white_area = options.pop("shared", False), options.pop("white_area", 0)
+    if mode == "seamless":
+        mapper = SeamlessMapper(model.network, **options)
+    else:
+        mapper = TileMapper(model, **options)
+    settings = MapSettings(
+        output,
+        Reading(),
+        tuple(model.hparams["mean"]),
+        mapper.window,
+        mapper.step,
+        block,
+        scaling,
+        {"CHECKPOINT_SHA256": "abc", "MODE": mode},
+        white_area,
+    )
+    jobs = [scene_job(path, settings) for path in paths]
+    mapping = SceneMapping(mapper, model, jobs, shared)
+    trainer().predict(mapping, return_predictions=False)
+    if faults is None:
+        assert not mapping.faults
+    else:
+        faults += mapping.faults
+    return jobs

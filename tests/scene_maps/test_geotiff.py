@@ -1,0 +1,320 @@
+"""The files: georeference, gaps, types, formats, and what is left after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rio_cogeo.cogeo import cog_validate
+
+from tests.helpers.mapping import classifier, make_maps, write_scene
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
+
+UTM = CRS.from_epsg(32632)
+PLACES = {
+    "north up": (UTM, Affine(0.5, 0, 4e5, 0, -0.5, 5e6)),
+    "rotated": (UTM, Affine.translation(4e5, 5e6) * Affine.rotation(30) * Affine.scale(0.5, -0.5)),
+    "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
+    "nowhere": (None, Affine.identity()),
+}
+
+
+def noise(shape, bands=3, dtype=np.uint8, seed=0, top=200):
+    return np.random.default_rng(seed).integers(1, top, (bands, *shape)).astype(dtype)
+
+
+def read(path):
+    """The values of a raster, and what else is known of it."""
+    with rasterio.open(path) as raster:
+        about = SimpleNamespace(
+            crs=raster.crs,
+            transform=raster.transform,
+            dtypes=raster.dtypes,
+            scales=raster.scales,
+            tags=raster.tags(),
+        )
+        return raster.read(1), about
+
+
+@pytest.fixture(scope="module")
+def model():
+    return classifier()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_bright_cross_is_found_again_where_it_is(tmp_path, model, place):
+    """Against the maps of the same scene without it."""
+    crs, transform = PLACES[place]
+    row, col = 163, 121
+    plain = np.full((3, 301, 253), 100, np.uint8)
+    cross = plain.copy()
+    cross[:, row - 10 : row + 11, col - 1 : col + 2] = 255
+    cross[:, row - 1 : row + 2, col - 10 : col + 11] = 255
+    maps = []
+    for name, image in (("plain", plain), ("cross", cross)):
+        path = write_scene(tmp_path / f"{name}.tif", image, crs=crs, transform=transform)
+        (job,) = make_maps([path], tmp_path / "out", model, scaling="none")
+        maps.append((read(job.mask_path), read(job.probability_path)))
+    for kind, least in ((0, 0.5), (1, 1e-4)):
+        before, (after, raster) = maps[0][kind][0], maps[1][kind]
+        assert raster.crs == crs
+        change = np.nan_to_num(np.abs(after - before))
+        rows, cols = np.nonzero(change > least * change.max())
+        corners = [(rows.min(), cols.min()), (rows.max() + 1, cols.max() + 1)]
+        (top, left), (bottom, right) = (
+            (~transform @ (raster.transform @ (x, y)))[::-1] for y, x in corners
+        )
+        # features lie 8 px apart and look half a feature further to one side than to the other
+        assert abs((top + bottom) / 2 - (row + 0.5)) <= 8
+        assert abs((left + right) / 2 - (col + 0.5)) <= 8
+        reach = 11 if kind == 0 else 11 + 48 + 8 + 8
+        assert row - reach <= top < bottom <= row + reach + 1
+        assert col - reach <= left < right <= col + reach + 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_value_at_a_place_is_that_of_the_window_around_it(tmp_path, model, place):
+    import torch
+
+    crs, transform = PLACES[place]
+    wide = classifier(context=8)
+    image = noise((200, 243))
+    path = write_scene(tmp_path / "a.tif", image, crs=crs, transform=transform)
+    (job,) = make_maps([path], tmp_path / "out", wide)
+    probability, raster = read(job.probability_path)
+    for row, col in ((8, 8), (56, 120), (88, 136)):
+        # the corner between the four pixels in the middle of the window
+        across, down = ~raster.transform @ (transform @ (col + 48, row + 48))
+        assert (across % 1, down % 1) == pytest.approx((0.5, 0.5), abs=1e-6)
+        tile = torch.from_numpy(image[None, :, row - 8 : row + 104, col - 8 : col + 104]).float()
+        with torch.no_grad():
+            expected = wide(tile).sigmoid().item()
+        assert probability[int(down), int(across)] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape", [(96, 96), (97, 131), (397, 397), (128, 520)], ids=lambda s: f"{s[0]}x{s[1]}"
+)
+@pytest.mark.parametrize("mode", ["seamless", "tiles"])
+def test_scenes_of_any_size(tmp_path, model, shape, mode):
+    path = write_scene(tmp_path / "a.tif", noise(shape))
+    options = {"stride": 32} if mode == "tiles" else {}
+    (job,) = make_maps([path], tmp_path / "out", model, mode=mode, block=256, **options)
+    probability, _ = read(job.probability_path)
+    step = 32 if mode == "tiles" else 8
+    assert np.isfinite(probability).sum() == np.prod([(size - 96) // step + 1 for size in shape])
+    mask, _ = read(job.mask_path)
+    assert mask.shape == shape
+    if mode == "seamless":
+        assert (mask != 255).all()
+
+
+def test_a_scene_of_95_px_is_refused_by_name(tmp_path):
+    path = write_scene(tmp_path / "small.tif", noise((95, 300)))
+    settings = MapSettings(tmp_path, Reading(), (0.0,) * 3, 96, 8, 256, "extremes")
+    with pytest.raises(DataError, match=r"small\.tif: is 300 × 95 px, smaller than a tile of 96"):
+        scene_job(path, settings)
+
+
+def test_gaps_are_nodata_in_both_maps(tmp_path, model):
+    image = noise((320, 320))
+    image[:, 120:220, 140:190] = 0
+    path = write_scene(tmp_path / "a.tif", image, nodata=0)
+    (job,) = make_maps([path], tmp_path / "out", model)
+    with rasterio.open(job.mask_path) as raster:
+        seen = raster.read_masks(1) > 0
+    assert np.array_equal(seen, image[0] > 0)
+    with rasterio.open(job.probability_path) as raster:
+        inside = raster.read_masks(1)
+        assert inside[21, 20] == 0  # around (168, 160) there is nothing
+        assert inside[10, 10] == 255
+        assert np.array_equal(inside > 0, np.isfinite(raster.read(1)))
+
+
+@pytest.mark.parametrize("mode", ["seamless", "tiles"])
+def test_white_gaps_are_nodata_whatever_the_blocks(tmp_path, model, mode):
+    """One that no block of 64 px shows enough of to tell, beside a roof that it is larger than."""
+    image = noise((136, 200))
+    image[:, 40:44, 20:180] = 255
+    image[:, 96:116, 120:140] = 255
+    path = write_scene(tmp_path / "a.tif", image)
+    options = {"stride": 32, "batch": 1} if mode == "tiles" else {}
+    found = []
+    for block, white_area in ((64, 500), (256, 500), (256, 0)):
+        (job,) = make_maps(
+            [path], tmp_path / f"{block}_{white_area}", model, mode=mode, block=block,
+            white_area=white_area, scaling="none", **options,
+        )  # fmt: skip
+        found.append((read(job.mask_path)[0], read(job.probability_path)[0]))
+    (one, its), (other, others), (plain, plains) = found
+    gap = np.zeros(image.shape[1:], bool)
+    gap[40:44, 20:180] = True
+    seen = np.isfinite(plain)
+    assert np.array_equal(np.isfinite(one), seen & ~gap)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    np.testing.assert_allclose(its, others, atol=1e-6)
+    assert seen[gap].any()
+    assert np.nanmax(np.abs(plains - others)) > 1e-4
+
+
+def test_four_bands_of_sixteen_bits(tmp_path):
+    model = classifier(bands=4)
+    path = write_scene(tmp_path / "a.tif", noise((200, 200), 4, np.uint16, top=2047))
+    (job,) = make_maps([path], tmp_path / "out", model)
+    assert np.isfinite(read(job.probability_path)[0]).sum() == 14 * 14
+    three = MapSettings(tmp_path, Reading(), (0.0,) * 3, 96, 8, 256, "extremes")
+    with pytest.raises(DataError, match=r"a\.tif: has 4 bands, the checkpoint was trained with 3"):
+        scene_job(path, three)
+
+
+def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path, model):
+    path = write_scene(
+        tmp_path / "a.tif", noise((600, 1100)), crs=UTM, transform=PLACES["north up"][1]
+    )
+    (job,) = make_maps([path], tmp_path / "out", model, block=512)
+    for map_path, kind in ((job.mask_path, "uint8"), (job.probability_path, "float32")):
+        valid, errors, warnings = cog_validate(map_path)
+        assert (valid, errors, warnings) == (True, [], [])
+        with rasterio.open(map_path) as raster:
+            assert raster.dtypes == (kind,)
+            assert raster.compression is not None
+            assert raster.is_tiled
+            assert raster.descriptions[0]
+            assert raster.tags()["CHECKPOINT_SHA256"] == "abc"
+            assert raster.tags()["MODE"] == "seamless"
+    with rasterio.open(job.mask_path) as raster:
+        assert raster.overviews(1)
+        assert raster.scales == (1 / 254,)
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
+        "a_probability.tif",
+        "a_visual_backprop.tif",
+    ]
+
+
+def test_raw_masks_are_what_the_scaled_ones_come_from(tmp_path, model):
+    path = write_scene(tmp_path / "a.tif", noise((200, 200)))
+    (raw,) = make_maps([path], tmp_path / "raw", model, scaling="none")
+    values, raster = read(raw.mask_path)
+    assert raster.dtypes == ("float32",)
+    for scaling, high in (("extremes", values.max()), ("percentile", np.percentile(values, 99.5))):
+        (job,) = make_maps([path], tmp_path / scaling, model, scaling=scaling)
+        stored, raster = read(job.mask_path)
+        expected = np.clip((values - values.min()) / (high - values.min()), 0, 1)
+        assert np.abs(stored * raster.scales[0] - expected).max() <= 0.5 / 254 + 1e-4
+        assert float(raster.tags["MASK_HIGH"]) == pytest.approx(high)
+
+
+def test_a_shared_scale_is_the_same_for_all_scenes(tmp_path, model):
+    paths = [
+        write_scene(tmp_path / f"{top}.tif", noise((128, 128), top=top)) for top in (20, 120, 250)
+    ]
+    jobs = make_maps(paths, tmp_path / "out", model, shared=True)
+    tags = [read(job.mask_path)[1].tags for job in jobs]
+    assert len({(each["MASK_LOW"], each["MASK_HIGH"]) for each in tags}) == 1
+    alone = make_maps(paths, tmp_path / "alone", model)
+    tags = [read(job.mask_path)[1].tags for job in alone]
+    assert len({(each["MASK_LOW"], each["MASK_HIGH"]) for each in tags}) == 3
+
+
+def test_a_killed_job_leaves_no_half_file_and_goes_on(tmp_path, model):
+    """kill -9 in mid-scene; then the blocks that were there are not computed again."""
+    for name in "ab":
+        write_scene(tmp_path / f"{name}.tif", noise((136, 264), seed=ord(name)))
+    script = textwrap.dedent(
+        f"""
+        import time
+        from pathlib import Path
+        from tests.helpers.mapping import classifier, make_maps
+        from vbp_lightning.scene_maps.scene_job import SceneJob
+        compute = SceneJob.compute
+        def slowly(self, mapper, block):
+            compute(self, mapper, block)
+            if self.name == "b":
+                time.sleep(5)
+        SceneJob.compute = slowly
+        folder = Path({str(tmp_path)!r})
+        make_maps([folder / "a.tif", folder / "b.tif"], folder / "out", classifier())
+        """
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path})
+    done = tmp_path / "out" / ".b.blocks" / "0_0.npz"
+    deadline = time.monotonic() + 120
+    while not done.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert done.exists()
+    assert not list((tmp_path / "out").glob("b*.tif"))
+    before = done.stat().st_mtime_ns
+
+    paths = [tmp_path / "a.tif", tmp_path / "b.tif"]
+    settings = MapSettings(
+        tmp_path / "out", Reading(), (100.0,) * 3, 96, 8, 128, "percentile",
+        {"CHECKPOINT_SHA256": "abc", "MODE": "seamless"},
+    )  # fmt: skip
+    job = scene_job(paths[1], settings)
+    job.store.prepare()
+    assert 0 not in job.store.missing()
+    assert job.store.missing()
+    assert done.stat().st_mtime_ns == before
+
+    for name in (".b_probability.7.tmp.plain.tif", ".b_probability.7.tmp.tif.ovr.tmp"):
+        (tmp_path / "out" / name).touch()  # a process that is killed while it writes leaves these
+    resumed = make_maps(paths, tmp_path / "out", model)
+    afresh = make_maps(paths, tmp_path / "fresh", model)
+    for one, other in zip(resumed, afresh, strict=True):
+        assert one.state() == "done"
+        assert one.mask_path.read_bytes() == other.mask_path.read_bytes()
+        assert one.probability_path.read_bytes() == other.probability_path.read_bytes()
+    names = [sorted(path.name for path in (tmp_path / each).iterdir()) for each in ("out", "fresh")]
+    assert names[0] == names[1]
+
+
+def test_a_job_that_was_killed_before_it_wrote_writes(tmp_path, model):
+    """All blocks are there, so that nothing is left to compute."""
+    path = write_scene(tmp_path / "a.tif", noise((128, 160)))
+    (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
+    job.prepare()
+    for block in job.store.blocks:
+        job.compute(SeamlessMapper(model.network), block)
+    assert job.state() == "none"
+    (again,) = make_maps([path], tmp_path / "out", model)
+    assert again.state() == "done"
+    assert again.mask_path.read_bytes() == fresh.mask_path.read_bytes()
+
+
+def test_blocks_of_other_settings_are_thrown_away(tmp_path, model):
+    path = write_scene(tmp_path / "a.tif", noise((128, 128)))
+    (job,) = make_maps([path], tmp_path / "out", model)
+    assert job.state() == "done"
+    other = MapSettings(
+        tmp_path / "out", Reading(), (100.0,) * 3, 96, 8, 128, "extremes",
+        {"CHECKPOINT_SHA256": "def"},
+    )  # fmt: skip
+    changed = scene_job(path, other)
+    assert changed.state() == "other"
+    job.store.prepare()
+    (job.store.folder / "0_0.npz").write_bytes(b"old")
+    changed.store.prepare()
+    assert changed.store.missing() == [0]
+    (changed.store.folder / "0_0.npz").write_bytes(b"old")
+    changed.store.prepare()
+    assert changed.store.missing() == []
+    larger = scene_job(path, replace(other, block=256))
+    larger.store.prepare()
+    assert larger.store.missing() == [0]

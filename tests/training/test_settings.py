@@ -1,0 +1,61 @@
+"""The fixed rule behind ``auto``."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from vbp_lightning.training import settings
+
+
+def config(**trainer):
+    return OmegaConf.create(
+        {
+            "trainer": {"accelerator": "cpu", "devices": 1, "precision": "auto", **trainer},
+            "data": {"num_workers": "auto"},
+            "threads": "auto",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "precision"),
+    [
+        ({}, "32-true"),
+        ({"avx512_f": True}, "32-true"),
+        ({"avx512_bf16": True}, "bf16-mixed"),
+        ({"amx_bf16": True}, "bf16-mixed"),
+    ],
+)
+def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, features, precision):
+    monkeypatch.setattr(settings.torch.cpu, "get_capabilities", lambda: features)
+    cfg = config()
+    assert precision in settings.resolve_auto_settings(cfg)
+    assert cfg.trainer.precision == precision
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 0), (8, 2), (64, 2)])
+def test_workers_and_threads_follow_the_cores(monkeypatch, cores, workers):
+    monkeypatch.setattr(settings, "available_cores", lambda: cores)
+    cfg = config()
+    settings.resolve_auto_settings(cfg)
+    assert cfg.data.num_workers == workers
+    assert cfg.threads == cores
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(settings, "available_cores", lambda: 8)
+    cfg = config(devices=2)
+    settings.resolve_auto_settings(cfg)
+    assert cfg.threads == 4
+
+
+def test_what_is_set_by_hand_is_left_alone():
+    cfg = OmegaConf.create(
+        {
+            "trainer": {"accelerator": "cpu", "devices": 1, "precision": "64-true"},
+            "data": {"num_workers": 3},
+            "threads": 5,
+        }
+    )
+    before = OmegaConf.to_container(cfg)
+    settings.resolve_auto_settings(cfg)
+    assert OmegaConf.to_container(cfg) == before

@@ -1,0 +1,99 @@
+"""How large the gradient of the loss is at every layer, epoch by epoch."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vbp_lightning.inspection.layer_gradients import RULE, verdicts
+
+
+@dataclass
+class _Layer:
+    """What was seen of one layer's gradient in an epoch."""
+
+    norms: list[float] = field(default_factory=list)
+    zeros: float = 1.0
+    values: Tensor | None = None
+
+
+class GradientFlow(pl.Callback):
+    """Logs the gradient of the loss at the parameters of each layer to TensorBoard.
+
+    Every epoch, with the epoch as the step: ``gradient_norm/LAYER`` the mean Euclidean norm over
+    the optimiser steps looked at, ``gradient_largest/LAYER`` the largest, ``gradient_zeros/LAYER``
+    the share of parameters whose gradient was exactly zero at each of them (the least share of any
+    step), the histogram ``gradient/LAYER`` of the last one's values, and, where there are any, the
+    dead, exploding and vanishing layers by name as the text ``gradient/verdicts``.
+
+    Training is the same to the last bit with and without this callback: gradients are only read,
+    before they are clipped, and no random number is drawn. Only the process of global rank zero
+    logs.
+
+    Args:
+        every: Optimiser steps from one look to the next.
+
+    Raises:
+        ValueError: ``every`` is below 1.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        if every < 1:
+            raise ValueError(f"every is {every}; give at least 1 (callbacks.gradient_flow.every)")
+        self.every = every
+        self._layers: dict[str, _Layer] = {}
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the epoch before."""
+        self._layers = {}
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Looks at the gradients of every so many steps."""
+        if trainer.global_step % self.every or not trainer.is_global_zero:
+            return
+        for name, module in pl_module.named_modules():
+            gradient = _gradient(module)
+            if gradient is None:
+                continue
+            layer = self._layers.setdefault(name, _Layer())
+            layer.norms.append(float(gradient.double().norm()))
+            layer.zeros = min(layer.zeros, float((gradient == 0).double().mean()))
+            layer.values = gradient
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs what the epoch's steps had."""
+        if not trainer.is_global_zero or not self._layers:
+            return
+        means = {name: sum(one.norms) / len(one.norms) for name, one in self._layers.items()}
+        found = verdicts(means)
+        named = ", ".join(f"{name} {verdict}" for name, verdict in found.items())
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            writer = logger.experiment
+            epoch = trainer.current_epoch
+            for name, layer in self._layers.items():
+                writer.add_scalar(f"gradient_norm/{name}", means[name], epoch)
+                writer.add_scalar(f"gradient_largest/{name}", max(layer.norms), epoch)
+                writer.add_scalar(f"gradient_zeros/{name}", layer.zeros, epoch)
+                if layer.values is not None and math.isfinite(layer.norms[-1]):
+                    writer.add_histogram(f"gradient/{name}", layer.values, epoch)
+            if named:
+                writer.add_text("gradient/verdicts", f"{named} ({RULE})", epoch)
+        self._layers = {}
+
+
+def _gradient(module: nn.Module) -> Tensor | None:
+    """The gradient at a module's own parameters, copied flat; None where there is none."""
+    parts = [
+        parameter.grad.detach().float().flatten()
+        for parameter in module.parameters(recurse=False)
+        if parameter.grad is not None
+    ]
+    return torch.cat(parts).cpu() if parts else None

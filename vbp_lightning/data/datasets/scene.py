@@ -1,0 +1,121 @@
+"""The scene record, the kinds of labels that a scene can have, and the error of a data set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from vbp_lightning.errors import UserError
+
+Split: TypeAlias = Literal["train", "val", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class DataError(UserError):
+    """A data set cannot be used as it is: one line a fault, every fault that was found."""
+
+
+@dataclass(frozen=True)
+class RoadWidths:
+    """How wide the road of a line is, in metres on the ground.
+
+    Args:
+        default: Width of every line that the attribute says nothing of.
+        attribute: A column of the vector file that decides; None for the same width everywhere.
+        table: Width by value of the attribute, as OSM's highway classes need it.
+        per_unit: Metres for each unit of a numeric attribute that the table does not list: 3.5
+            for lane counts, 1 for widths in metres; None to use the default.
+    """
+
+    default: float = 6.0
+    attribute: str | None = None
+    table: Mapping[str, float] | None = None
+    per_unit: float | None = None
+
+    def faults(self) -> list[str]:
+        """Settings that make no sense, one line each."""
+        lines = []
+        if not self.default > 0:
+            lines.append(f"data.source.widths.default={self.default}: must be above 0 metres")
+        if self.attribute is None and (self.table or self.per_unit):
+            lines.append(
+                "data.source.widths.attribute: is not set, but a table or per_unit is: name the "
+                "column that they are about"
+            )
+        lines += [
+            f"data.source.widths.table.{name}={width}: must be above 0 metres"
+            for name, width in (self.table or {}).items()
+            if not width > 0
+        ]
+        if self.per_unit is not None and not self.per_unit > 0:
+            lines.append(f"data.source.widths.per_unit={self.per_unit}: must be above 0 metres")
+        return lines
+
+    def of(self, value: object) -> float:
+        """Width in metres by a value of the attribute; missing and strange ones get the default."""
+        if value is None or value != value:  # NaN is what a missing number reads as
+            return self.default
+        name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        table = {str(key): width for key, width in (self.table or {}).items()}
+        if name in table:
+            return float(table[name])
+        if self.per_unit is not None:
+            try:
+                units = float(name)
+            except ValueError:
+                return self.default
+            if 0 < units < inf:
+                return units * self.per_unit
+        return self.default
+
+
+@dataclass(frozen=True)
+class VectorLabels:
+    """Roads of a scene as vectors.
+
+    Args:
+        path: A vector file that GDAL opens; None where the scene is known to have no road.
+        layer: Name of the layer; None for the only or first one.
+        where: Which features are roads, as an SQL condition on their columns; None for all.
+        widths: How wide lines are; areas are taken as they are.
+    """
+
+    path: Path | None
+    layer: str | None = None
+    where: str | None = None
+    widths: RoadWidths = RoadWidths()
+
+
+@dataclass(frozen=True)
+class ImageLabel:
+    """One label for a whole image.
+
+    Args:
+        is_road: Whether it shows road.
+    """
+
+    is_road: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One raster with its labels.
+
+    Args:
+        name: Unique name in the data set.
+        image: The raster, any number of bands.
+        labels: A road mask (a raster file), vectors, or one label for all of it.
+        split: Where the scene belongs, or None to have it drawn.
+        white_area: Connected white areas holding at least this many saturated pixels are missing
+            imagery; 0 takes every pixel for what it shows.
+        resize: Side in pixels that the image is resized to, whatever its shape; None leaves it.
+    """
+
+    name: str
+    image: Path
+    labels: Path | VectorLabels | ImageLabel
+    split: Split | None = None
+    white_area: int = 0
+    resize: int | None = None

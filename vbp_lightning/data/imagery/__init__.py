@@ -1,0 +1,1 @@
+"""Pixels on the ground: reading, bands, resampling, nodata, normalisation, road masks, vectors."""

@@ -1,0 +1,134 @@
+"""Images on another grid: every gap stays a gap, and none bleeds into its neighbours."""
+
+from collections.abc import Callable
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from vbp_lightning.data.imagery.extent import PixelGrid, projection, transformer
+from vbp_lightning.data.imagery.windows import coordinates, rescaled
+
+Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
+"""Reads a window of the image as it is stored: bands (C, h, w) and valid pixels (h, w)."""
+
+TOLERANCE = 1e-6
+"""Pixels that a warp may be off. GDAL interpolates transformations to an eighth of a pixel unless
+told otherwise, differently for each window; rasterio cannot pass on 0."""
+
+_EDGE_POINTS = 17
+_ANY_CRS = CRS.from_epsg(3857)
+"""For images without a CRS: only the transforms matter where both sides share one."""
+
+
+def read_resampled(
+    read: Read,
+    source: PixelGrid,
+    target: PixelGrid,
+    window: Window,
+    method: Resampling,
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A window of an image on another grid.
+
+    Gaps are taken out as NaN before GDAL weighs the pixels, so that any rule may say what a gap is.
+
+    Args:
+        read: The stored image.
+        source: Its grid.
+        target: The grid wanted.
+        window: Part of the target.
+        method: GDAL's resampling.
+
+    Returns:
+        Bands (C, h, w) of the stored type and valid pixels (h, w); gaps hold 0.
+    """
+    shape = int(window.height), int(window.width)
+    across, down = _scale(source, target)
+    reach = ceil(2 * max(1.0, across, down)) + 2
+    place = _source_window(source, target, window, reach)
+    pixels, valid = read(place)
+    wide = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 else np.float32
+    known = np.where(valid, pixels, np.array(np.nan, wide))
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            count=len(known),
+            height=known.shape[1],
+            width=known.shape[2],
+            dtype=wide,
+            nodata=np.nan,
+            crs=source.crs or _ANY_CRS,
+            transform=rescaled(source.transform, place.col_off, place.row_off),
+        ) as written:
+            written.write(known)
+        with (
+            memory.open() as stored,
+            WarpedVRT(
+                stored,
+                crs=target.crs or _ANY_CRS,
+                transform=rescaled(target.transform, window.col_off, window.row_off),
+                width=shape[1],
+                height=shape[0],
+                nodata=np.nan,
+                resampling=method,
+                tolerance=TOLERANCE,
+                # else GDAL takes the widths of kernels from the sizes of the two windows
+                XSCALE=f"{1 / across:.12g}",
+                YSCALE=f"{1 / down:.12g}",
+            ) as warped,
+        ):
+            result = warped.read()
+    seen = np.isfinite(result).all(axis=0)
+    result[:, ~seen] = 0
+    if np.issubdtype(pixels.dtype, np.integer):
+        np.rint(result, out=result)
+    bands = np.empty((*shape, len(pixels)), pixels.dtype).transpose(2, 0, 1)
+    bands[...] = result
+    return bands, seen
+
+
+def _source_window(source: PixelGrid, target: PixelGrid, window: Window, reach: int) -> Window:
+    """The part of the source under a window of the target, widened by some pixels."""
+    steps = np.linspace(0, 1, _EDGE_POINTS)
+    low, high = np.zeros(_EDGE_POINTS), np.ones(_EDGE_POINTS)
+    cols = window.col_off + window.width * np.concatenate([steps, steps, low, high])
+    rows = window.row_off + window.height * np.concatenate([low, high, steps, steps])
+    a, b, c, d, e, f = target.transform[:6]
+    xs, ys = a * cols + b * rows + c, d * cols + e * rows + f
+    if source.crs is not None and target.crs is not None and source.crs != target.crs:
+        change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
+        xs, ys = change.transform(xs, ys)
+    a, b, c, d, e, f = (~source.transform)[:6]
+    across, down = a * xs + b * ys + c, d * xs + e * ys + f
+    left, right = _clipped(across, reach, source.width)
+    top, bottom = _clipped(down, reach, source.height)
+    return Window(left, top, right - left, bottom - top)
+
+
+def _clipped(values: NDArray[np.float64], reach: int, length: int) -> tuple[int, int]:
+    """First and past-the-end pixels, at least one, inside an axis."""
+    first = min(max(floor(float(values.min())) - reach, 0), length - 1)
+    last = min(max(ceil(float(values.max())) + reach, first + 1), length)
+    return first, last
+
+
+def _scale(source: PixelGrid, target: PixelGrid) -> tuple[float, float]:
+    """How many source pixels a target pixel spans, about, along each axis."""
+    centre = target.width / 2, target.height / 2
+    corners = [coordinates(target.transform, centre[0] + i, centre[1] + j) for i, j in _CROSS]
+    xs, ys = np.array(corners).T
+    if source.crs is not None and target.crs is not None and source.crs != target.crs:
+        change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
+        xs, ys = change.transform(xs, ys)
+    places = [coordinates(~source.transform, x, y) for x, y in zip(xs, ys, strict=True)]
+    spans = np.ptp(np.array(places), axis=0)
+    return float(spans[0]), float(spans[1])
+
+
+_CROSS = ((0, 0), (1, 0), (0, 1))

@@ -1,0 +1,224 @@
+"""The procedural scenes as a source of data: written once, then re-used."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+from rich.progress import track
+
+from vbp_lightning.data.datasets.scene import DataError, Scene, Split
+from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
+from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
+from vbp_lightning.files import replacing
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed would give other pixels."""
+UTM_ZONE = 32632
+"""EPSG code of WGS 84 / UTM zone 32N: metres."""
+ORIGIN = (400_000.0, 5_400_000.0)
+"""Upper-left corner of the first scene: easting and northing, metres."""
+SPACING = 10_000.0
+"""Distance between the corners of two scenes on the map, metres."""
+MIN_SIZE = 2 * TILE_SIZE
+# Of ten scenes in a row six train, two validate and two test, each spread over the series.
+_SPLIT_OF_TEN: tuple[Split, ...] = (
+    "train",
+    "test",
+    "val",
+    "train",
+    "train",
+    "train",
+    "test",
+    "val",
+    "train",
+    "train",
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SyntheticScenes:
+    """Procedural aerial scenes with their road masks, written as GeoTIFFs on first use.
+
+    Every scene holds at least one tile of 96 px with a road share of 5 % and one without any road.
+    The mask is the exact surface of the roads: also where tree crowns, shadows or cars lie over
+    it. Verges, pavements, car parks with their aisles and driveways, yards and railways are not
+    road. The splits are fixed, 60 / 20 / 20 % by scene, so that every run on the same scenes is
+    tested on the same pixels, whatever its own seed.
+
+    The files lie in a folder of ``root`` that is named after the settings. A manifest beside them
+    lists the finished scenes with their checksums. Only what it lists and what still has these
+    checksums is re-used; everything else is written anew, so that a killed run is completed and a
+    damaged file mended.
+
+    Args:
+        root: Folder for the scenes of all settings.
+        seed: Seed of the series, not negative. The same seed gives the same bytes (with the same
+            versions of NumPy, SciPy and GDAL).
+        scenes: Number of scenes, at least 3: one each split.
+        size: Height and width of a scene, pixels, at least 192. A pixel is 0.5 to 1 m wide, by
+            scene.
+        mark: Grey levels of a faint mark beside the roads of training and validation scenes, which
+            test scenes lack: a way to cheat. 0 for none.
+        workers: Threads that render. They do not change the result.
+
+    Raises:
+        DataError: A setting is out of range, or the folder cannot be written.
+
+    Example:
+        >>> scenes = SyntheticScenes("data/synthetic", seed=1, scenes=6, size=192)()
+        >>> scenes[0].name, scenes[0].split
+        ('scene_000', 'train')
+    """
+
+    root: str | Path
+    seed: int = 0
+    scenes: int = 144
+    size: int = 480
+    mark: int = 0
+    workers: int = 2
+
+    def __call__(self) -> list[Scene]:
+        """Writes what is missing and returns the scenes in order."""
+        faults = [
+            f"data.source.{key}={value} is too small: give at least {least}"
+            for key, value, least in (
+                ("seed", self.seed, 0),
+                ("scenes", self.scenes, 3),
+                ("size", self.size, MIN_SIZE),
+                ("mark", self.mark, 0),
+                ("workers", self.workers, 1),
+            )
+            if value < least
+        ]
+        if faults:
+            raise DataError(*faults)
+        try:
+            self._complete()
+        except OSError as error:
+            raise DataError(
+                f"{self.folder}: procedural scenes cannot be written: {error}"
+            ) from error
+        return [self._scene(index) for index in range(self.scenes)]
+
+    @property
+    def folder(self) -> Path:
+        """Where the scenes of these settings lie."""
+        settings = f"seed{self.seed}_{self.scenes}x{self.size}px_v{GENERATOR_VERSION}"
+        if self.mark:
+            settings += f"_mark{self.mark}"
+        return Path(self.root) / settings
+
+    @property
+    def manifest(self) -> Path:
+        """The list of finished scenes."""
+        return self.folder / "manifest.json"
+
+    def _scene(self, index: int) -> Scene:
+        name = f"scene_{index:03d}"
+        split = _SPLIT_OF_TEN[index % len(_SPLIT_OF_TEN)]
+        return Scene(name, self.folder / f"{name}.tif", self._mask_of(name), split)
+
+    def _mask_of(self, name: str) -> Path:
+        return self.folder / f"{name}_roads.tif"
+
+    def _settings(self) -> dict[str, int]:
+        return {
+            "generator": GENERATOR_VERSION,
+            "seed": self.seed,
+            "scenes": self.scenes,
+            "size": self.size,
+        } | ({"mark": self.mark} if self.mark else {})
+
+    def _complete(self) -> None:
+        finished = self._finished()
+        missing = [index for index in range(self.scenes) if f"scene_{index:03d}" not in finished]
+        if not missing:
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
+            for name, checksums in track(
+                jobs, "Writing procedural scenes", total=len(missing), transient=True
+            ):
+                finished[name] = checksums
+                self._record(finished)
+        log.info("%d procedural scenes written to %s", len(missing), self.folder)
+
+    def _finished(self) -> dict[str, dict[str, str]]:
+        """Checksums of the scenes that are whole and made by these settings."""
+        try:
+            record: Any = json.loads(self.manifest.read_text(encoding="utf-8"))
+            if record["settings"] != self._settings():
+                return {}
+            listed: dict[str, dict[str, str]] = record["scenes"]
+            return {name: sums for name, sums in listed.items() if self._is_whole(sums)}
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _is_whole(self, checksums: dict[str, str]) -> bool:
+        try:
+            return all(_checksum(self.folder / file) == sum_ for file, sum_ in checksums.items())
+        except FileNotFoundError:
+            return False
+
+    def _record(self, finished: dict[str, dict[str, str]]) -> None:
+        record = {"settings": self._settings(), "scenes": dict(sorted(finished.items()))}
+        with replacing(self.manifest) as path:
+            path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def _write(self, index: int) -> tuple[str, dict[str, str]]:
+        rendering = render_scene(self.seed, index, self.size)
+        scene = self._scene(index)
+        corner = (ORIGIN[0] + SPACING * (index % 10), ORIGIN[1] - SPACING * (index // 10))
+        mask = np.where(rendering.roads, np.uint8(255), np.uint8(0))[None]
+        image = rendering.image
+        if self.mark and scene.split != "test":
+            chance = np.random.default_rng([self.seed, index, self.mark])
+            image = stamp_beside_roads(image, rendering.roads, self.mark, chance)
+        _write_raster(scene.image, image, rendering.pixel, corner)
+        _write_raster(self._mask_of(scene.name), mask, rendering.pixel, corner)
+        files = (scene.image, self._mask_of(scene.name))
+        return scene.name, {path.name: _checksum(path) for path in files}
+
+
+def _write_raster(
+    path: Path, bands: npt.NDArray[np.uint8], pixel: float, corner: tuple[float, float]
+) -> None:
+    """Writes ``(bands, H, W)`` as a tiled, DEFLATE-compressed GeoTIFF."""
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": bands.shape[0],
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+        "crs": CRS.from_epsg(UTM_ZONE),
+        "transform": Affine(pixel, 0.0, corner[0], 0.0, -pixel, corner[1]),
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "predictor": 2,
+        "zlevel": 4,
+        "photometric": "rgb" if bands.shape[0] == 3 else "minisblack",
+        "interleave": "pixel",
+    }
+    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as raster:
+        raster.write(bands)
+        if bands.shape[0] == 3:
+            raster.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

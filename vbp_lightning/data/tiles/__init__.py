@@ -1,0 +1,1 @@
+"""From scenes to batches: grid, labels, splits, sampling, augmentation, the stored pixels."""

@@ -1,0 +1,150 @@
+"""Where a scene's tiles lie, how much road they hold and what that makes of them."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+
+from vbp_lightning.data.imagery.windows import coordinates
+from vbp_lightning.data.tiles.tile import Label
+
+
+def tile_origins(length: int, tile_size: int, stride: int, cover_edges: bool) -> list[int]:
+    """First pixels of the tiles along one axis.
+
+    Args:
+        length: The scene's size along the axis, in pixels.
+        tile_size: Tile size in pixels.
+        stride: Distance between neighbouring tiles in pixels.
+        cover_edges: Whether a last tile, shifted inwards, takes the pixels that the stride leaves.
+
+    Returns:
+        Ascending first pixels, all within [0, length - tile_size]; none if the scene is smaller
+        than a tile.
+    """
+    origins = list(range(0, length - tile_size + 1, stride))
+    if cover_edges and origins and origins[-1] + tile_size < length:
+        origins.append(length - tile_size)
+    return origins
+
+
+def tile_grid(
+    shape: tuple[int, ...], tile_size: int, stride: int, cover_edges: bool
+) -> NDArray[np.int64]:
+    """Upper-left corners of a scene's tiles, row by row.
+
+    Args:
+        shape: Height and width of the scene in pixels.
+        tile_size: Tile size in pixels.
+        stride: Distance between neighbouring tiles in pixels.
+        cover_edges: Whether last tiles, shifted inwards, take what the stride leaves.
+
+    Returns:
+        (N, 2) rows and columns.
+    """
+    height, width = shape
+    rows = tile_origins(height, tile_size, stride, cover_edges)
+    cols = tile_origins(width, tile_size, stride, cover_edges)
+    return np.array([(row, col) for row in rows for col in cols], dtype=np.int64).reshape(-1, 2)
+
+
+def tile_counts(
+    pixels: NDArray[np.bool_], corners: NDArray[np.int64], tile_size: int
+) -> NDArray[np.int64]:
+    """How many pixels of each tile are set, from one integral image (Crow 1984).
+
+    Args:
+        pixels: (H, W).
+        corners: (N, 2) rows and columns of upper-left corners; of a tile that reaches beyond the
+            pixels, the part inside counts.
+        tile_size: Tile size in pixels.
+
+    Returns:
+        (N,) counts in [0, tile_size²].
+    """
+    top, left = np.clip(corners, 0, pixels.shape).T
+    bottom, right = np.clip(corners + tile_size, 0, pixels.shape).T
+    if len(corners) == 0 or not pixels.any():
+        return np.zeros(len(corners), np.int64)
+    if pixels.all():
+        areas: NDArray[np.int64] = (bottom - top) * (right - left)
+        return areas
+    # Between the edges of tiles nothing need be told apart: rows are summed first, byte by byte.
+    rows, cols = np.union1d(top, bottom), np.union1d(left, right)
+    bands = np.empty((len(rows) - 1, pixels.shape[1]), np.int32)
+    for band, (first, last) in zip(bands, pairwise(rows.tolist()), strict=True):
+        np.sum(pixels[first:last].view(np.uint8), axis=0, dtype=np.int32, out=band)
+    cells = np.add.reduceat(bands[:, : cols[-1]], cols[:-1], axis=1)
+    integral = np.zeros((len(rows), len(cols)), np.int64)
+    integral[1:, 1:] = cells.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    up, down = np.searchsorted(rows, top), np.searchsorted(rows, bottom)
+    west, east = np.searchsorted(cols, left), np.searchsorted(cols, right)
+    counts: NDArray[np.int64] = (
+        integral[down, east] - integral[up, east] - integral[down, west] + integral[up, west]
+    )
+    return counts
+
+
+def labels_of(
+    road: NDArray[np.int64], valid: NDArray[np.int64], road_share: float
+) -> NDArray[np.int64]:
+    """Labels by road share, compared in integers so that no rounding decides at the border.
+
+    ``road_share`` is taken as the decimal number that was written: 7 of 100 pixels are 0.07,
+    although ``0.07 * 100 > 7`` in floating point.
+
+    Args:
+        road: (N,) valid road pixels of each tile.
+        valid: (N,) valid pixels of each tile, at least one.
+        road_share: Least road share of a road tile, in (0, 1].
+
+    Returns:
+        (N,) values of :class:`Label`.
+    """
+    least = Fraction(str(road_share)).limit_denominator(10**9)
+    is_road = road * least.denominator >= valid * least.numerator
+    labels = np.where(is_road, Label.ROAD, Label.IGNORED)
+    return np.where(road == 0, Label.NON_ROAD, labels).astype(np.int64)
+
+
+def exceeds(count: NDArray[np.int64], total: int, share: float) -> NDArray[np.bool_]:
+    """Whether ``count / total > share``, compared in integers.
+
+    Args:
+        count: (N,).
+        total: What the counts are a part of.
+        share: In [0, 1], taken as the decimal number that was written.
+    """
+    most = Fraction(str(share)).limit_denominator(10**9)
+    above: NDArray[np.bool_] = count * most.denominator > total * most.numerator
+    return above
+
+
+def tile_bounds(
+    transform: Affine, row: int, col: int, tile_size: int
+) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a tile.
+
+    Args:
+        transform: From (column, row) to the scene's coordinates; the identity where it is not
+            georeferenced.
+        row: First pixel row.
+        col: First pixel column.
+        tile_size: Tile size in pixels.
+
+    Returns:
+        The smallest upright rectangle around the tile in the scene's coordinates. Where y grows
+        downwards, as in pixel coordinates, bottom is the larger.
+    """
+    xs, ys = zip(
+        *(
+            coordinates(transform, x, y)
+            for x in (col, col + tile_size)
+            for y in (row, row + tile_size)
+        ),
+        strict=True,
+    )
+    bottom, top = (max(ys), min(ys)) if transform.e > 0 else (min(ys), max(ys))
+    return min(xs), bottom, max(xs), top

@@ -1,0 +1,142 @@
+"""The inputs of a network from images that have no labels: cut into tiles, or resized whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor, from_numpy
+from torch.nn.functional import interpolate
+
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
+from vbp_lightning.data.imagery.unlabelled import (
+    INPUT_KEY,
+    checked_grid,
+    opened_filled,
+    read_filled,
+)
+from vbp_lightning.data.tiles.grid import tile_grid
+from vbp_lightning.data.tiles.tile import Tile
+
+
+class ImageReader(Protocol):
+    """Makes the inputs of a network from images."""
+
+    @property
+    def side(self) -> int | None:
+        """Height and width of the inputs in pixels; None where they differ from image to image."""
+
+    def places(self, path: Path) -> list[Tile]:
+        """Where the inputs that an image gives lie; the scene's name is the file's."""
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """``(N, C, H, W)`` float32, in the image's own units."""
+
+
+@dataclass(frozen=True)
+class CutImages:
+    """Tiles next to each other, last ones shifted inwards, as a road classifier takes them.
+
+    Args:
+        reading: How the classifier's own scenes were read: bands, nodata, ground size.
+        fill: What pixels without imagery are filled with, one value for each band.
+        tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels; beyond the image it is filled too.
+        white_area: As of :func:`opened_filled`.
+    """
+
+    reading: Reading
+    fill: tuple[float, ...]
+    tile_size: int
+    context: int = 0
+    white_area: int = 0
+
+    @property
+    def side(self) -> int:
+        """Height and width of the tiles in pixels, their margins included."""
+        return self.tile_size + 2 * self.context
+
+    def places(self, path: Path) -> list[Tile]:
+        """The upper-left corners of all tiles of an image, row by row.
+
+        Raises:
+            DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        """
+        grid = checked_grid(path, self.reading, len(self.fill), self.tile_size)
+        corners = tile_grid(grid.shape, self.tile_size, self.tile_size, cover_edges=True)
+        return [Tile(path.stem, int(row), int(col)) for row, col in corners]
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """The tiles at some places of an image.
+
+        Returns:
+            ``(N, C, side, side)`` float32 in the raster's units.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        margin, size = self.context, self.side
+        with opened_filled(path, self.reading, self.fill, self.white_area) as read:
+            pixels = [read(tile.row - margin, tile.col - margin, size, size)[0] for tile in places]
+        return from_numpy(np.stack(pixels))
+
+
+@dataclass(frozen=True)
+class ResizedImages:
+    """Whole images, resized and cropped about their centre, as classifiers of photos take them.
+
+    Args:
+        bands: Bands to read, in the network's order.
+        fill: What pixels without imagery are filled with, one value for each band.
+        resize: Length in pixels that the shorter side is brought to; None leaves the image.
+        crop: Side in pixels of the square at the centre that is kept; None keeps all.
+    """
+
+    bands: tuple[int | str, ...]
+    fill: tuple[float, ...]
+    resize: int | None
+    crop: int | None
+
+    @property
+    def side(self) -> int | None:
+        """Height and width of the images in pixels, where they are cropped to a square."""
+        return self.crop
+
+    def places(self, path: Path) -> list[Tile]:
+        """One, the image itself.
+
+        Raises:
+            DataError: The file is missing or damaged, or has other bands.
+        """
+        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY):
+            return [Tile(path.stem, 0, 0)]
+
+    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
+        """The image, resized by bilinear interpolation with antialiasing.
+
+        Returns:
+            ``(N, C, H, W)`` float32, once for each place.
+
+        Raises:
+            DataError: The file cannot be read, or is smaller than the crop.
+        """
+        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY) as image:
+            fill = np.array(self.fill, np.float32)
+            bands, _ = read_filled(image, 0, 0, *image.grid.shape, fill, None)
+        pixels = from_numpy(np.ascontiguousarray(bands))[None]
+        if self.resize is not None:
+            factor = self.resize / min(pixels.shape[2:])
+            size = [max(self.resize, round(factor * length)) for length in pixels.shape[2:]]
+            pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
+        if self.crop is not None:
+            height, width = pixels.shape[2:]
+            if min(height, width) < self.crop:
+                raise DataError(
+                    f"{path}: is {width} × {height} px, smaller than the {self.crop} px that the "
+                    f"network takes ({INPUT_KEY}): give a larger image, or set preprocess.resize"
+                )
+            top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
+            pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
+        return pixels.repeat(len(places), 1, 1, 1)

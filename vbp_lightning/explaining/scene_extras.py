@@ -1,0 +1,134 @@
+"""What ``task=scene`` writes beside the maps: quick-looks, road areas, the hardest tiles."""
+
+import csv
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
+from vbp_lightning.data.tiles.tile import Label
+from vbp_lightning.explaining.outputs import write_picture
+from vbp_lightning.files import replacing
+from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
+from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.quick_look import quick_look
+from vbp_lightning.scene_maps.areas import road_areas
+from vbp_lightning.scene_maps.hardest import JudgedTile, hardest
+from vbp_lightning.scene_maps.scene_job import SceneJob
+from vbp_lightning.scene_maps.views import probabilities_of, reduced_image, reduced_mask, reduction
+
+_LONGEST = 1200
+"""Pixels, the longer side of a scene in its quick-look."""
+
+
+def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> Path:
+    """Draws a scene with both of its maps, which are there, laid over it.
+
+    Args:
+        job: Of the scene.
+        threshold: P(road) whose contour is drawn.
+        title: Behind the scene's name.
+        note: What the maps are.
+
+    Returns:
+        The picture.
+    """
+    factor = reduction(job.grid.shape, _LONGEST)
+    image: RGB = to_rgb(reduced_image(job, factor)[None])[0]
+    rows, cols = job.cells.cells
+    start, step = job.cells.first - job.cells.step / 2, job.cells.step
+    picture = quick_look(
+        image,
+        job.grid.shape,
+        probabilities_of(job.probability_path),
+        (start, start + cols * step, start + rows * step, start),
+        reduced_mask(job.mask_path, (image.shape[0], image.shape[1])),
+        threshold,
+        f"{job.name}: {title}",
+        note,
+    )
+    return write_picture(job.settings.output / f"{job.name}_quick_look.png", picture)
+
+
+def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> list[str]:
+    """Writes the areas of all scenes that are called road as GeoJSON (RFC 7946).
+
+    Args:
+        path: The file to write or replace.
+        jobs: Scenes whose maps are there.
+        threshold: P(road) from which a window is called road.
+
+    Returns:
+        A line for each scene that has no place on the earth.
+    """
+    features, faults = [], []
+    for job in jobs:
+        if not job.grid.is_georeferenced or job.grid.crs is None:
+            faults.append(
+                f"{job.image}: has no place on the earth, so that its roads cannot be written"
+                " (roads=true): georeference it, or set roads=false"
+            )
+            continue
+        transform = job.cells.transform(job.grid.transform)
+        probability = probabilities_of(job.probability_path)
+        for area in road_areas(probability, transform, job.grid.crs, threshold):
+            properties = {
+                "scene": job.name,
+                "probability": round(area.probability, 4),
+                "cells": area.cells,
+            }
+            features.append(
+                {"type": "Feature", "geometry": area.geometry, "properties": properties}
+            )
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return faults
+
+
+def write_hardest(
+    output: Path, tiles: Sequence[JudgedTile], datamodule: RoadTileDataModule, count: int
+) -> list[Path]:
+    """Writes the tiles that contradict their labels most: a table and a sheet of thumbnails.
+
+    Args:
+        output: Folder of ``hardest_tiles.csv`` and ``hardest_tiles.png``.
+        tiles: To choose from.
+        datamodule: Gives pixels and road masks.
+        count: Of each label.
+
+    Returns:
+        Both files.
+    """
+    groups = {label: hardest(tiles, label, count) for label in (Label.NON_ROAD, Label.ROAD)}
+    table = output / "hardest_tiles.csv"
+    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow((*TILE_FIELDS, "probability", "error"))
+        for item in sorted(chain(*groups.values()), key=lambda item: -item.error):
+            figures = (f"{item.probability:.6f}", f"{item.error:.6f}")
+            writer.writerow((*tile_fields(item.tile), *figures))
+    margin = datamodule.context
+    own = slice(margin, margin + datamodule.tile_size)
+    rows = []
+    headings = {
+        Label.NON_ROAD: "labels say: no road; the network sees one",
+        Label.ROAD: "labels say: road (outlined); the network sees none",
+    }
+    for label, chosen in groups.items():
+        places = [item.tile for item in chosen]
+        rows.append(
+            ContactRow(
+                headings[label],
+                to_rgb(datamodule.read_tiles(places).numpy())[:, own, own],
+                datamodule.read_masks(places).numpy()[:, own, own],
+                [
+                    f"P {item.probability:.2f} {item.tile.tile.scene} "
+                    f"{item.tile.tile.row},{item.tile.tile.col}"
+                    for item in chosen
+                ],
+            )
+        )
+    title = f"Tiles that contradict their labels most, {len(tiles)} looked at"
+    return [table, write_picture(output / "hardest_tiles.png", contact_sheet(rows, title))]

@@ -1,0 +1,215 @@
+"""``task=scene``: georeferenced maps of whole scenes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import SPLITS
+from vbp_lightning.data.imagery.unlabelled import image_files
+from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.image_inputs import CutImages
+from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
+from vbp_lightning.explaining.subject import Subject
+from vbp_lightning.explaining.tile_sources import own_data
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.networks import TOTAL_STRIDE
+from vbp_lightning.scene_maps.block_maps import Mapper
+from vbp_lightning.scene_maps.hardest import judged
+from vbp_lightning.scene_maps.mapping import SceneMapping
+from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.tilewise import TileMapper
+from vbp_lightning.scene_maps.views import probabilities_of
+
+
+def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
+    """Writes the maps of all scenes that are not done yet.
+
+    Args:
+        cfg: The composed config of ``explain.py`` with ``task=scene``.
+        subject: A road classifier.
+
+    Yields:
+        The files of each scene.
+
+    Raises:
+        UserError: A setting is wrong, or, at the end, some of the scenes could not be read.
+    """
+    classifier = subject.classifier
+    if classifier is None or not isinstance(subject.reader, CutImages):
+        raise UserError("task=scene needs a road classifier (ckpt=RUN/checkpoints/best.ckpt)")
+    _refuse_wrong_settings(cfg)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    mapper = _mapper(cfg, classifier, subject.reader)
+    settings = MapSettings(
+        Path(cfg.output),
+        subject.reader.reading,
+        subject.fill,
+        mapper.window,
+        mapper.step,
+        cfg.block,
+        cfg.scaling if cfg.mode == "seamless" else "extremes",
+        _tags(cfg, subject, classifier),
+        subject.reader.white_area,
+    )
+    datamodule = own_data(classifier) if cfg.input is None else None
+    jobs, faults = _jobs(_scenes(cfg, settings, datamodule), settings)
+    todo = _todo(cfg, jobs)
+    if todo:
+        settings.output.mkdir(parents=True, exist_ok=True)
+        trainer = instantiate(cfg.trainer)
+        mapping = SceneMapping(mapper, classifier, todo, cfg.scale == "shared")
+        trainer.predict(mapping, return_predictions=False)
+        faults += mapping.faults
+        if not trainer.is_global_zero:
+            return
+        print(f"{mapping.speed:.2f} Mpx/s")
+    done = [job for job in jobs if job.state() == "done"]
+    threshold = float(classifier.threshold)
+    title = f"{cfg.mode}, VisualBackProp {cfg.upsampling.name}"
+    note = f"Network {context_note(classifier.hparams['context'])}."
+    for job in done:
+        yield job.probability_path
+        yield job.mask_path
+        if cfg.quick_look:
+            yield write_quick_look(job, threshold, title, note)
+    if cfg.roads:
+        path = settings.output / "roads.geojson"
+        faults += write_road_areas(path, done, threshold)
+        yield path
+    if cfg.hardest and datamodule is not None:
+        maps = {job.name: (job.cells, probabilities_of(job.probability_path)) for job in done}
+        tiles = judged(datamodule.tiles_of(cfg.split), maps)
+        yield from write_hardest(settings.output, tiles, datamodule, cfg.hardest)
+    if faults:
+        raise UserError(*faults)
+
+
+def _refuse_wrong_settings(cfg: DictConfig) -> None:
+    choices = {
+        "mode": ("seamless", "tiles"),
+        "blend": ("mean", "max", "centre"),
+        "scaling": ("percentile", "extremes", "none"),
+        "scale": ("each", "shared"),
+    }
+    lines = [
+        f"{key}={cfg[key]}: choose {', '.join(known)}"
+        for key, known in choices.items()
+        if cfg[key] not in known
+    ]
+    for key, unit in (("block", TOTAL_STRIDE), ("stride", 2)):
+        value = cfg[key]
+        if not isinstance(value, int) or value < 1 or value % unit:
+            lines.append(f"{key}={value}: give a multiple of {unit} px")
+    if cfg.input is None and cfg.split not in SPLITS:
+        lines.append(f"split={cfg.split}: choose {', '.join(SPLITS)}")
+    if cfg.input is not None and cfg.hardest:
+        lines.append(
+            f"hardest={cfg.hardest}: an image has no labels (input): leave input=null, and the "
+            "scenes of the run's own split are mapped"
+        )
+    if lines:
+        raise UserError(*lines)
+
+
+def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
+    max_invalid = (classifier.hparams["data"] or {}).get("max_invalid", 0.25)
+    if cfg.mode == "seamless":
+        return SeamlessMapper(classifier.network, cfg.upsampling.name, max_invalid)
+    return TileMapper(
+        classifier,
+        cfg.stride,
+        cfg.blend,
+        reader.tile_size,
+        reader.context,
+        upsampling=cfg.upsampling.name,
+        max_invalid=max_invalid,
+    )
+
+
+def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict[str, str]:
+    """What the maps depend on."""
+    tags = {
+        "CHECKPOINT_SHA256": subject.fingerprint,
+        "MODE": cfg.mode,
+        "CONTEXT": context_note(classifier.hparams["context"]),
+        "UPSAMPLING": cfg.upsampling.name,
+        "MASK_SCALE": cfg.scale,
+        "THRESHOLD": f"{float(classifier.threshold):.6f}",
+    }
+    if cfg.mode == "tiles":
+        tags |= {"STRIDE": str(cfg.stride), "BLEND": cfg.blend}
+    return tags
+
+
+def context_note(context: int) -> str:
+    """What a map must say of its network: whether tiles and seamless maps mean the same to it."""
+    if context:
+        return (
+            f"trained with {context} px of real pixels around each tile: "
+            "seamless probabilities are those of its tiles"
+        )
+    return (
+        "trained on tiles with zero padding around them: "
+        "seamless probabilities differ from those of its tiles"
+    )
+
+
+def _scenes(
+    cfg: DictConfig, settings: MapSettings, datamodule: RoadTileDataModule | None
+) -> list[tuple[str, Path]]:
+    """Names and files of the scenes: of the input, or of a split of the run's own data."""
+    if datamodule is not None:
+        tiles = datamodule.tiles_of(cfg.split)
+        numbers = np.unique(tiles.positions[:, 0]).tolist()
+        scenes = [tiles.infos[number].scene for number in numbers]
+        return [(scene.name.replace("/", "_"), scene.image) for scene in scenes]
+    output = settings.output.resolve()
+    files = image_files(Path(cfg.input))
+    return [(path.stem, path) for path in files if output not in path.resolve().parents]
+
+
+def _jobs(
+    scenes: list[tuple[str, Path]], settings: MapSettings
+) -> tuple[list[SceneJob], list[str]]:
+    """The scenes that can be mapped, and one line for each that cannot."""
+    jobs: list[SceneJob] = []
+    faults: list[str] = []
+    names: dict[str, Path] = {}
+    for name, path in scenes:
+        if name in names:
+            faults.append(
+                f"{path}: has the name of {names[name]}, and so would its maps (input): "
+                "map the folders one by one, each to an output of its own"
+            )
+            continue
+        names[name] = path
+        try:
+            jobs.append(scene_job(path, settings, name))
+        except UserError as error:
+            faults += error.lines
+    if not jobs:
+        raise UserError(*faults or ["input: holds no scene outside of the output (input, output)"])
+    return jobs, faults
+
+
+def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
+    """The scenes whose maps are to be made."""
+    states = [job.state() for job in jobs]
+    others = [job for job, state in zip(jobs, states, strict=True) if state == "other"]
+    if others and not cfg.overwrite:
+        raise UserError(
+            f"{others[0].probability_path}: is there already and comes from another checkpoint or"
+            " other settings (output): give another folder, or overwrite=true"
+        )
+    all_anew = cfg.overwrite
+    if cfg.scale == "shared":
+        # One more scene changes the scale of all, and so do maps of several runs.
+        all_anew |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
+    return [job for job, state in zip(jobs, states, strict=True) if all_anew or state != "done"]

@@ -1,1 +1,0 @@
-"""Everything around a training run: its folder, settings, resumption, report and sweep."""

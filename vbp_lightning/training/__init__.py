@@ -1,0 +1,1 @@
+"""A training run: its folder, settings, model, logger, resumption, report, sweep, data check."""

@@ -1,0 +1,169 @@
+"""``check=true``: what a data set holds and what is wrong with it, before anything is trained."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import SPLITS, DataError
+from vbp_lightning.data.imagery.extent import ground_size
+from vbp_lightning.data.tiles.scan import Survey
+from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.files import replacing
+from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
+from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.png import compress_page, encode_png
+from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE
+
+SHEET_FILE = "contact_sheet.png"
+
+_TILES_A_LABEL = 16
+
+
+def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
+    """Reads everything, prints a report, and draws a contact sheet of random tiles.
+
+    Args:
+        datamodule: Not set up yet.
+        folder: Where the sheet, ``tiles.csv`` and ``splits.csv`` go.
+        seed: Of the choice of tiles.
+
+    Raises:
+        DataError: Training could not run: every fault, after the report.
+    """
+    survey = datamodule.inspect()
+    console = Console(width=max(100, Console().width), soft_wrap=False)
+    if survey.infos:
+        console.print(_tile_table(survey))
+        console.print(_band_table(survey, datamodule))
+        for line in _scene_lines(survey):
+            print(line)
+        datamodule.write_tiles(folder / TILES_FILE)
+        datamodule.write_splits(folder / SPLITS_FILE)
+        print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")
+    if survey.store is not None:
+        with replacing(folder / SHEET_FILE) as temporary:
+            temporary.write_bytes(encode_png([compress_page(draw_sheet(datamodule, survey, seed))]))
+        print(folder / SHEET_FILE)
+    for line in survey.warnings:
+        print(f"Note: {line}")
+    if survey.faults:
+        raise DataError(*survey.faults)
+    print("Training can run.")
+
+
+def _tile_table(survey: Survey) -> Table:
+    names = ["scenes", "road", "non_road", "ignored", "dropped"]
+    table = Table("split", *(name.replace("_", "-") for name in names), title="Tiles")
+    for split in SPLITS:
+        scenes = sum(
+            any(part.split == split for part in parts) for parts in survey.regions.values()
+        )
+        counts = survey.counts[split]
+        table.add_row(split, str(scenes), *(str(counts[name]) for name in names[1:]))
+    table.caption = "ignored: too little road; dropped: too little imagery"
+    return table
+
+
+def _band_table(survey: Survey, datamodule: RoadTileDataModule) -> Table:
+    names = ("band", "least", "2 %", "median", "98 %", "largest", "network's 0", "network's 1")
+    table = Table(*names, title="Bands")
+    statistics = survey.statistics
+    if statistics is None:
+        return table
+    columns = [statistics.percentile(percent) for percent in (0, 2, 50, 98, 100)]
+    columns += [datamodule.mean, datamodule.std]
+    for name, *values in zip(survey.infos[0].band_names, *columns, strict=True):
+        table.add_row(name, *(f"{value:.6g}" for value in values))
+    table.caption = f"{survey.infos[0].dtype}, valid pixels of the training split"
+    return table
+
+
+def _scene_lines(survey: Survey) -> list[str]:
+    """One line for each fact about the scenes."""
+    infos = survey.infos
+    pixels = sum(info.grid.height * info.grid.width for info in infos)
+    valid = sum(item.valid_pixels for item in survey.surveyed)
+    road = sum(item.road_pixels for item in survey.surveyed)
+    sizes = Counter(f"{info.grid.width} × {info.grid.height}" for info in infos)
+    systems = Counter(
+        ":".join(info.grid.crs.to_authority() or ("a CRS of its own",))
+        if info.grid.crs is not None
+        else "none"
+        for info in infos
+    )
+    ground = [size for info in infos if (size := ground_size(info.grid)) is not None]
+    lines = [
+        f"Scenes: {len(infos)} of {survey.found} can be read, {pixels / 1e6:,.1f} million pixels",
+        f"Sizes in px: {_listed(sizes)}",
+        f"CRS: {_listed(systems)}",
+    ]
+    if ground:
+        metres = np.array(ground)
+        lines.append(
+            f"Ground size of a pixel: {_span(metres.min(), metres.max())} m"
+            + (" (data.resolution makes them alike)" if metres.max() > 1.2 * metres.min() else "")
+        )
+    lines.append(
+        f"Pixels without imagery or label: {1 - valid / max(pixels, 1):.2%}; "
+        f"road among the others: {road / max(valid, 1):.2%}"
+    )
+    held = "read as needed" if survey.store and survey.store.is_streamed else "held in memory"
+    lines.append(f"Imagery: {sum(info.nbytes for info in infos) / 2**30:.2f} GiB, {held}")
+    return lines
+
+
+def _span(low: float, high: float) -> str:
+    """Two numbers, or one where they look the same."""
+    ends = dict.fromkeys([f"{low:.3g}", f"{high:.3g}"])
+    return " to ".join(ends)
+
+
+def _share(share: float) -> str:
+    """A road share; a little road is not none."""
+    return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}"
+
+
+def _listed(counts: Counter[str]) -> str:
+    """The commonest values and how often they come."""
+    shown = [f"{name} ({count})" for name, count in counts.most_common(5)]
+    return ", ".join(shown + [f"and {len(counts) - 5} more"] * (len(counts) > 5))
+
+
+def draw_sheet(datamodule: RoadTileDataModule, survey: Survey, seed: int) -> RGB:
+    """The contact sheet of a surveyed data set: random tiles of each label, over all splits.
+
+    Args:
+        datamodule: Inspected.
+        survey: What it found.
+        seed: Of the choice of tiles.
+    """
+    rng = np.random.default_rng(seed)
+    size = datamodule.tile_size, datamodule.tile_size
+    chosen: dict[Label, list[LabelledTile]] = {}
+    totals = {}
+    for label in (Label.ROAD, Label.NON_ROAD, Label.IGNORED):
+        places = [
+            (split, int(place))
+            for split in SPLITS
+            for place in np.flatnonzero(survey.tiles[split].labels == label)
+        ]
+        drawn = sorted(rng.permutation(len(places))[:_TILES_A_LABEL].tolist())
+        chosen[label] = [survey.tiles[places[i][0]][places[i][1]] for i in drawn]
+        totals[label] = len(places)
+    # One stretch for all rows, so that road and non-road tiles can be compared.
+    every = [tile for tiles in chosen.values() for tile in tiles]
+    pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
+    rows = [
+        ContactRow(
+            f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
+            np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
+            datamodule.read_masks(tiles).numpy(),
+            [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
+        )
+        for label, tiles in chosen.items()
+    ]
+    return contact_sheet(rows, "Random tiles; road pixels of the labels are outlined")

@@ -1,0 +1,44 @@
+"""The classifier of a run."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.errors import UserError
+from vbp_lightning.models import RoadClassifier, initialize_from
+from vbp_lightning.models.networks import TOTAL_STRIDE
+
+
+def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifier:
+    """A new classifier for a data module that is set up, or one with ``init_from``'s weights.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        datamodule: Gives the normalisation, and what the checkpoint keeps of the data.
+
+    Raises:
+        CheckpointError: ``init_from`` cannot be used.
+        UserError: The context of the tiles does not suit the networks.
+    """
+    if datamodule.context % TOTAL_STRIDE:
+        raise UserError(
+            f"data.context={datamodule.context}: must be a multiple of {TOTAL_STRIDE}, the distance"
+            " of the network's features in pixels"
+        )
+    model: RoadClassifier = instantiate(
+        cfg.model,
+        mean=datamodule.mean,
+        std=datamodule.std,
+        low=datamodule.normalisation.low,
+        high=datamodule.normalisation.high,
+        context=datamodule.context,
+        data=datamodule.data_config,
+        splits=datamodule.scene_splits,
+        _convert_="all",
+        _recursive_=False,  # the data's config must stay one
+    )
+    if cfg.init_from:
+        print(initialize_from(model, Path(cfg.init_from)))
+    return model

@@ -1,0 +1,137 @@
+"""What a run says before and after its training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from vbp_lightning.callbacks import ExplanationScores, MaskPanels, RunSummary
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import SPLITS
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.training.predictions import (
+    EVALUATED_SPLITS,
+    PREDICTIONS_FILE,
+    evaluate,
+    run_metrics,
+    write_metrics,
+    write_predictions,
+)
+
+TILES_FILE = "tiles.csv"
+SPLITS_FILE = "splits.csv"
+
+
+def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
+    """The settings by which runs are compared in TensorBoard's HParams tab.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+    """
+    # TensorBoard sorts them and shows the first five: these are what runs are compared by.
+    chosen: dict[str, Any] = {
+        "architecture": cfg.model.architecture,
+        "dataset": cfg.data.source["_target_"].rsplit(".", 1)[-1],
+        "head": cfg.model.head,
+        "mask_upsampling": cfg.upsampling.name,
+        "seed": cfg.seed,
+    }
+    left_out = ("_target_", "source", "augment", "root", "seed")
+    chosen |= {f"tiling/{name}": cfg.data[name] for name in cfg.data if name not in left_out}
+    chosen |= {f"training/{name}": cfg.trainer[name] for name in ("max_epochs", "precision")}
+    chosen |= {f"training/{name}": cfg.model[name] for name in ("learning_rate", "weight_decay")}
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in chosen.items()
+    }
+
+
+def report_start(
+    cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, datamodule: RoadTileDataModule
+) -> None:
+    """Prints how many tiles there are, lists tiles and splits, hands over the hyperparameters.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+        trainer: The run's trainer, before ``fit``.
+        datamodule: Set up.
+    """
+    if not trainer.is_global_zero:
+        return
+    datamodule.write_tiles(run_dir / TILES_FILE)
+    datamodule.write_splits(run_dir / SPLITS_FILE)
+    names = list(datamodule.counts["train"])
+    table = Table("tiles", *(name.replace("_", "-") for name in names))
+    for split in SPLITS:
+        table.add_row(split, *(str(datamodule.counts[split][name]) for name in names))
+    Console().print(table)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(hyperparameters(cfg))
+
+
+def report_end(
+    cfg: DictConfig,
+    run_dir: Path,
+    trainer: pl.Trainer,
+    model: RoadClassifier,
+    datamodule: RoadTileDataModule,
+) -> float:
+    """Evaluates the best checkpoint on validation and test, writes and prints the report.
+
+    Only the first of several processes does; the others return at once.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+        trainer: A trainer whose ``fit`` has ended.
+        model: The trained classifier; used where no checkpoint was kept.
+        datamodule: The data module it was trained on.
+
+    Returns:
+        The best checkpoint's validation AUROC (not a number on the other processes).
+    """
+    if not trainer.is_global_zero:
+        return float("nan")
+    best = run_dir / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        model = RoadClassifier.load_from_checkpoint(best).to(model.device)
+    predictions = evaluate(model, datamodule)
+    metrics = run_metrics(predictions)
+    write_predictions(run_dir / PREDICTIONS_FILE, predictions)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExplanationScores):
+            metrics |= callback.scores(model, datamodule)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, MaskPanels):
+            callback.log_verdicts(trainer, model, datamodule, predictions["val"].probabilities)
+        if isinstance(callback, RunSummary):
+            test = predictions["test"].labelled()
+            callback.log_evaluation(
+                trainer,
+                test.probabilities.numpy(),
+                test.labels().numpy(),
+                metrics,
+                hyperparameters(cfg),
+            )
+    write_metrics(run_dir, metrics)
+    Console().print(metrics_table(metrics))
+    print(f"Run: {run_dir}")
+    print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
+    return metrics["val/auroc"]
+
+
+def metrics_table(metrics: dict[str, float]) -> Table:
+    """The table that a run prints: metrics by split, with and without the ignored tiles."""
+    columns = [(split, end) for split in EVALUATED_SPLITS for end in ("", "_with_ignored")]
+    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in columns))
+    for name in ("auroc", "average_precision", "balanced_accuracy", "f1"):
+        table.add_row(
+            name.replace("_", " "),
+            *(f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in columns),
+        )
+    table.caption = f"a tile is called road from P(road) = {metrics['threshold']:.3f} on"
+    return table
