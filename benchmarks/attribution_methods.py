@@ -103,8 +103,8 @@ def main(repeats: int) -> None:
     columns = {}
     for architecture in ("strided", "maxpool"):
         for count in (1, 64):
-            turns = repeats if count > 1 else 10 * repeats
-            columns[f"{architecture}, {count}"] = ratios(architecture, count, turns)
+            rotations = repeats if count > 1 else 10 * repeats
+            columns[f"{architecture}, {count}"] = ratios(architecture, count, rotations)
     print("| method | " + " | ".join(columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     plain = " | ".join(f"{each:.2f} ms" for each, _ in columns.values())

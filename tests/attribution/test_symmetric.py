@@ -33,7 +33,7 @@ def test_a_turned_image_gets_the_turned_mask():
 def test_a_single_turn_written_out():
     """The product of the two masks, each by the definition: bilinear, the first map left out."""
     net = small_net()
-    mask = SymmetricVisualBackProp(net, "bilinear", skip=1, turns=1).attribute(images(), 1)
+    mask = SymmetricVisualBackProp(net, "bilinear", skip=1, rotations=1).attribute(images(), 1)
     second = net[:4](images())
     third = net[4:6](second).detach().requires_grad_()
     middle = second.detach().requires_grad_()
@@ -70,7 +70,7 @@ def test_without_the_class_two_equal_factors():
     net = small_net()
     net[-1].weight.data.abs_()
     net[4].weight.data.abs_()
-    mask = SymmetricVisualBackProp(net, skip=1, turns=1).attribute(images(), 1)
+    mask = SymmetricVisualBackProp(net, skip=1, rotations=1).attribute(images(), 1)
     plain = VisualBackProp(net, "deconv_normalized", skip=1).attribute(images(), normalize=False)
     square = plain**2
     low, high = square.amin((2, 3), keepdim=True), square.amax((2, 3), keepdim=True)
@@ -99,7 +99,7 @@ def test_oblong_images_are_turned_by_half():
 
 def test_settings_that_make_no_sense():
     with pytest.raises(ValueError, match="choose 1, 2 or 4"):
-        SymmetricVisualBackProp(small_net(), turns=3)
+        SymmetricVisualBackProp(small_net(), rotations=3)
     with pytest.raises(ValueError, match="floating point"):
         SymmetricVisualBackProp(small_net()).attribute(images()[0])
     with pytest.raises(ValueError, match="3 feature maps"):

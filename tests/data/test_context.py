@@ -86,10 +86,10 @@ def test_training_and_held_out_tiles_share_no_pixel_of_their_context(make_datamo
         val_fraction=0.2,
         test_fraction=0.2,
     )
-    survey = made.inspect()
+    scan = made.scan()
     used = {split: set() for split in ("train", "held out")}
     for split in ("train", "val", "test"):
-        for scene, row, col in survey.tiles[split].positions.tolist():
+        for scene, row, col in scan.tiles[split].positions.tolist():
             reach = 8 + (2 if split == "train" else 0)
             pixels = {
                 (scene, y, x)

@@ -12,7 +12,7 @@ from vbp_lightning.errors import UserError
 
 
 @pytest.fixture
-def faults(listed):
+def errors(listed):
     """The lines with which scenes are refused."""
 
     def lines_of(*scenes, **settings):
@@ -57,31 +57,31 @@ def test_no_scenes(tmp_path):
     assert "data.root" in line
 
 
-def test_image_without_mask(sound, faults):
+def test_image_without_mask(sound, errors):
     sound[0].labels.unlink()
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].image}: has no road mask")
     assert str(sound[0].labels) in line
     assert "data.root" in line
 
 
-def test_mask_without_image(sound, faults):
+def test_mask_without_image(sound, errors):
     sound[1].image.unlink()
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[1].labels}: is a mask without an image")
     assert str(sound[1].image) in line
     assert "data.root" in line
 
 
-def test_different_size(sound, faults, write):
+def test_different_size(sound, errors, write):
     write(sound[2].labels, np.zeros((64, 81), np.uint8))
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[2].labels}: is 81 × 64 px")
     assert f"{sound[2].image} 80 × 64 px" in line
     assert "data.root" in line
 
 
-def test_a_mask_beside_its_image(sound, faults, make_scene, write):
+def test_a_mask_beside_its_image(sound, errors, make_scene, write):
     at = Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
     sound[0] = make_scene("train", crs="EPSG:32632", transform=at)
     mask = np.zeros((64, 80), np.uint8)
@@ -90,16 +90,16 @@ def test_a_mask_beside_its_image(sound, faults, make_scene, write):
         ("EPSG:32633", at),
     ):
         write(sound[0].labels, mask, crs=crs, transform=place)
-        (line,) = faults(*sound)
+        (line,) = errors(*sound)
         assert line.startswith(f"{sound[0].labels}: lies beside its image {sound[0].image}")
         assert "data.root" in line
 
 
-def test_another_size_without_a_place(sound, faults, make_scene, write):
+def test_another_size_without_a_place(sound, errors, make_scene, write):
     at = Affine(0.5, 0, 4e5, 0, -0.5, 5e6)
     sound[0] = make_scene("train", crs="EPSG:32632", transform=at)
     write(sound[0].labels, np.zeros((32, 40), np.uint8))
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].labels}: is 40 × 32 px, its image {sound[0].image} 80 × 64")
     assert "not both are georeferenced" in line
 
@@ -118,24 +118,24 @@ def test_one_georeference_is_enough_and_tiny_differences_do_not_matter(
     RoadTileDataModule(listed(tuple(sound)), tile_size=16).setup()
 
 
-def test_unreadable_file(sound, faults):
+def test_unreadable_file(sound, errors):
     sound[0].image.write_bytes(b"this is no raster")
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].image}: cannot be read")
     assert "data.root" in line
     assert "\n" not in line
 
 
-def test_truncated_file(sound, faults):
+def test_truncated_file(sound, errors):
     content = sound[0].labels.read_bytes()
     sound[0].labels.write_bytes(content[: len(content) // 2])
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].labels}: cannot be read")
     assert "replace it" in line
 
 
-def test_unknown_band(sound, faults):
-    lines = faults(*sound, bands=[1, 4, 0])
+def test_unknown_band(sound, errors):
+    lines = errors(*sound, bands=[1, 4, 0])
     assert len(lines) == 3
     for line, scene in zip(lines, sound, strict=True):
         assert (
@@ -144,9 +144,9 @@ def test_unknown_band(sound, faults):
         )
 
 
-def test_different_numbers_of_bands(sound, faults, make_scene):
+def test_different_numbers_of_bands(sound, errors, make_scene):
     sound[1] = make_scene("val", "val", bands=5)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[1].image}: has 5 bands of uint8, most others 3 of uint8")
     assert "data.bands" in line
 
@@ -158,46 +158,46 @@ def test_common_bands_can_be_chosen(sound, listed, make_scene):
     assert made.in_channels == 2
 
 
-def test_different_types(sound, faults, make_scene):
+def test_different_types(sound, errors, make_scene):
     image = np.random.default_rng(0).integers(0, 2000, (3, 64, 80), dtype=np.uint16)
     sound[2] = make_scene("test", "test", image=image)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[2].image}: has 3 bands of uint16, most others 3 of uint8")
 
 
-def test_complex_numbers(sound, faults, make_scene):
+def test_complex_numbers(sound, errors, make_scene):
     sound[0] = make_scene("train", image=np.ones((3, 64, 80), np.complex64))
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].image}: holds complex numbers")
     assert "data.bands" in line
 
 
-def test_mask_of_several_bands(sound, faults, write):
+def test_mask_of_several_bands(sound, errors, write):
     for bands in (2, 4):
         write(sound[0].labels, np.zeros((bands, 64, 80), np.uint8))
-        (line,) = faults(*sound)
+        (line,) = errors(*sound)
         said = f"{sound[0].labels}: a road mask has one band, and this file has {bands}"
         assert line.startswith(said)
     differing = np.zeros((3, 64, 80), np.uint8)
     differing[1, :, :20] = 255
     write(sound[0].labels, differing)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].labels}: a road mask has one band, and this file has 3 that")
 
 
-def test_a_picture_is_no_mask(sound, faults, write):
+def test_a_picture_is_no_mask(sound, errors, write):
     picture = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
     write(sound[0].labels, picture)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[0].labels}: is not a road mask")
     assert "data.mask_threshold=127" in line
 
 
-def test_masks_without_any_road(sound, faults, write):
+def test_masks_without_any_road(sound, errors, write):
     mask = np.zeros((64, 80), np.uint8)
     mask[:, :20] = 1
     write(sound[0].labels, mask)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert "no road mask of split train has a road" in line
     assert "largest value is 1" in line
     assert "data.mask_threshold=127" in line
@@ -208,85 +208,85 @@ def test_one_scene_without_any_road_is_fine(sound, listed, make_scene):
     RoadTileDataModule(listed((*sound, empty)), tile_size=16).setup()
 
 
-def test_a_split_without_road_tiles(sound, faults, make_scene):
+def test_a_split_without_road_tiles(sound, errors, make_scene):
     mask = np.zeros((64, 80), np.uint8)
     mask[3, 3:7] = 255
     sound[1] = make_scene("val", "val", mask=mask)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert "split val has no road tile: the largest road share is 0.0156" in line
     assert "data.road_share=0.1" in line
 
 
-def test_a_split_without_non_road_tiles(sound, faults, make_scene):
+def test_a_split_without_non_road_tiles(sound, errors, make_scene):
     sound[2] = make_scene("test", "test", mask=np.full((64, 80), 255, np.uint8))
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert "split test has no non-road tile" in line
     assert "data.tile_size" in line
 
 
-def test_a_split_without_scenes(sound, faults):
-    (line,) = faults(*sound[:2])
+def test_a_split_without_scenes(sound, errors):
+    (line,) = errors(*sound[:2])
     assert line.startswith("data.root: no scene belongs to split test")
     assert "data.test_fraction=0" in line
-    lines = faults(sound[2], val_fraction=0)
+    lines = errors(sound[2], val_fraction=0)
     assert [line.split(":")[1] for line in lines] == [" no scene belongs to split train"]
 
 
-def test_a_split_without_imagery(sound, faults, make_scene):
+def test_a_split_without_imagery(sound, errors, make_scene):
     image = np.zeros((3, 64, 80), np.uint8)
     sound[1] = make_scene("val", "val", image=image, nodata=0)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert "split val has no tile left, 20 hold too little imagery" in line
     assert "data.max_invalid" in line
 
 
-def test_a_scene_smaller_than_a_tile(sound, faults, make_scene):
+def test_a_scene_smaller_than_a_tile(sound, errors, make_scene):
     small = make_scene("small", "train", height=15)
-    (line,) = faults(*sound, small)
+    (line,) = errors(*sound, small)
     assert line.startswith(f"{small.image}: is 80 × 15 px, smaller than a tile of 16 px")
     assert "data.tile_size" in line
 
 
-def test_a_small_scene_is_no_second_fault_of_its_split(sound, faults, make_scene):
+def test_a_small_scene_is_no_second_fault_of_its_split(sound, errors, make_scene):
     sound[1] = make_scene("val", "val", height=15)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert line.startswith(f"{sound[1].image}: is 80 × 15 px")
 
 
-def test_repeated_names(sound, faults, make_scene):
-    (line,) = faults(*sound, make_scene("train", "test"))
+def test_repeated_names(sound, errors, make_scene):
+    (line,) = errors(*sound, make_scene("train", "test"))
     assert "several scenes are called train" in line
     assert line.count(str(sound[0].image)) == 2
     assert "data.root" in line
 
 
-def test_a_constant_band(sound, faults, make_scene):
+def test_a_constant_band(sound, errors, make_scene):
     image = np.random.default_rng(0).integers(0, 255, (3, 64, 80), dtype=np.uint8)
     image[1] = 9
     sound[0] = make_scene("train", image=image)
-    (line,) = faults(*sound)
+    (line,) = errors(*sound)
     assert "band 2 is the same everywhere" in line
     assert "data.bands" in line
 
 
-def test_white_gaps_of_other_types(sound, faults, make_scene, listed):
+def test_white_gaps_of_other_types(sound, errors, make_scene, listed):
     image = np.random.default_rng(0).random((3, 64, 80), dtype=np.float32)
     scene = make_scene("wide", image=image)
     wide = type(scene)(scene.name, scene.image, scene.labels, "train", white_area=256)
-    line, other = faults(wide, *sound[1:])
+    line, other = errors(wide, *sound[1:])
     assert other.startswith(f"{wide.image}: has 3 bands of float32, most others 3 of uint8")
     assert line.startswith(f"{wide.image}: white gaps")
     assert "data.source.white_area=0, and data.nodata" in line
 
 
-def test_all_faults_together(sound, faults, make_scene, write):
+def test_all_faults_together(sound, errors, make_scene, write):
     sound[0].image.write_bytes(b"broken")
     small = make_scene("small", "test", width=9)
     lone = make_scene("lone", "test")
     lone.labels.unlink()
     twice = make_scene("val", "val")
     write(twice.labels, np.zeros((10, 10), np.uint8))
-    repeated, *lines = faults(*sound, small, lone, twice)
+    repeated, *lines = errors(*sound, small, lone, twice)
     assert "several scenes are called val" in repeated
     files = [sound[0].image, lone.image, sound[1].labels, small.image]
     assert len(lines) == len(files)

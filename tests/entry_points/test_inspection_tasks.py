@@ -191,12 +191,12 @@ def test_a_foreign_network(call, here, tmp_path, monkeypatch, task):
     folder.mkdir()
     for name in ("a.tif", "b.tif", "c.tif"):
         (folder / name).write_bytes((tmp_path / "scene.tif").read_bytes())
-    foreign = (
+    is_custom = (
         "network._target_=tests.helpers.nets.AlexNet",
         f"network.weights={path}",
         f"input={folder}",
     )
-    process = call("explain.py", *foreign, f"task={task}", "output=out")
+    process = call("explain.py", *is_custom, f"task={task}", "output=out")
     assert process.returncode == 0, process.stderr
     arrays_of(tmp_path, task)
 

@@ -27,7 +27,7 @@ SWITCH = ("true or false", ["abc", 1, None])
 FORM = ("absolute or signed", ["abc", 3, None, ["signed"]])
 
 KINDS = {
-    **dict.fromkeys(("chunk", "samples", "seed", "skip", "steps", "stride", "turns"), WHOLE),
+    **dict.fromkeys(("chunk", "samples", "seed", "skip", "steps", "stride", "rotations"), WHOLE),
     **dict.fromkeys(("window",), WHOLE),
     **dict.fromkeys(("epsilon", "gamma", "noise"), REAL),
     **dict.fromkeys(("relu", "fuse"), SWITCH),

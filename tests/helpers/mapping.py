@@ -49,8 +49,8 @@ def trainer(**options: object) -> pl.Trainer:
 
 
 def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="percentile", **options):
-    """Maps of scenes by a trainer; returns the jobs. ``faults`` takes what went wrong."""
-    faults = options.pop("faults", None)
+    """Maps of scenes by a trainer; returns the jobs. ``errors`` takes what went wrong."""
+    errors = options.pop("errors", None)
     shared, white_area = options.pop("shared", False), options.pop("white_area", 0)
     if mode == "seamless":
         mapper = SeamlessMapper(model.network, **options)
@@ -70,8 +70,8 @@ def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="perc
     jobs = [scene_job(path, settings) for path in paths]
     mapping = SceneMapping(mapper, model, jobs, shared)
     trainer().predict(mapping, return_predictions=False)
-    if faults is None:
-        assert not mapping.faults
+    if errors is None:
+        assert not mapping.errors
     else:
-        faults += mapping.faults
+        errors += mapping.errors
     return jobs

@@ -8,7 +8,7 @@ from rasterio.crs import CRS
 
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.hardest import hardest, judged
+from vbp_lightning.scene_maps.hardest import evaluation_tiles, hardest
 from vbp_lightning.scene_maps.output_grid import CellGrid
 
 
@@ -41,7 +41,7 @@ def test_the_most_contradicted_tiles_come_first():
     ]
     ignored = LabelledTile(Tile("a", 0, 0), (0, 0, 1, 1), 0.01, Label.IGNORED, "test")
     elsewhere = LabelledTile(Tile("b", 0, 0), (0, 0, 1, 1), 0.0, Label.NON_ROAD, "test")
-    found = judged([*tiles, ignored, elsewhere], {"a": (grid, probability)})
+    found = evaluation_tiles([*tiles, ignored, elsewhere], {"a": (grid, probability)})
     assert [round(item.error, 4) for item in found] == [0.9, 0.8, 0.3, 0.95]
     assert [item.tile for item in hardest(found, Label.ROAD, 2)] == [tiles[3], tiles[1]]
     assert [item.tile for item in hardest(found, Label.NON_ROAD, 1)] == [tiles[0]]

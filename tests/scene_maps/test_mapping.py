@@ -35,10 +35,10 @@ if __name__ == "__main__":
     SceneJob.compute = noted
     strategy = DDPStrategy(process_group_backend="gloo")
     mapping.trainer = lambda: trainer(devices=2, strategy=strategy)
-    faults = []
+    errors = []
     paths = [folder / f"{name}.tif" for name in "abc"]
-    make_maps(paths, folder / "out_2", classifier(), faults=faults)
-    (folder / "faults.txt").write_text("\\n".join(faults))
+    make_maps(paths, folder / "out_2", classifier(), errors=errors)
+    (folder / "faults.txt").write_text("\\n".join(errors))
 """
 
 
@@ -67,7 +67,7 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
     assert {line[0] for line in done} == {"0", "1"}
     assert len(blocks) == len(set(blocks)) == 3 * 3 + 4 + 1
 
-    alone, faults = [], []
+    alone, errors = [], []
     compute = SceneJob.compute
 
     def noted(job, mapper, block):
@@ -79,12 +79,12 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
     torch.set_num_threads(1)
     try:
         paths = [tmp_path / f"{name}.tif" for name in "abc"]
-        make_maps(paths, tmp_path / "out_1", classifier(), faults=faults)
+        make_maps(paths, tmp_path / "out_1", classifier(), errors=errors)
     finally:
         torch.set_num_threads(threads)
     assert sorted(alone) == sorted(blocks)
-    assert (tmp_path / "faults.txt").read_text().splitlines() == faults
-    assert faults[0].startswith(f"{damaged}: cannot be read")
+    assert (tmp_path / "faults.txt").read_text().splitlines() == errors
+    assert errors[0].startswith(f"{damaged}: cannot be read")
     names = sorted(path.name for path in (tmp_path / "out_1").glob("*.tif"))
     assert len(names) == 4
     for name in names:
@@ -108,7 +108,7 @@ def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_pat
     mapping = SceneMapping(mapper, model, jobs, shared_scale=False)
     trainer().predict(mapping, return_predictions=False)
     assert [job.state() for job in jobs] == ["none", "done"]
-    assert any("a.tif: cannot be read" in line for line in mapping.faults)
+    assert any("a.tif: cannot be read" in line for line in mapping.errors)
 
 
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])

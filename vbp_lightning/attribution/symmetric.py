@@ -33,7 +33,7 @@ class SymmetricVisualBackProp:
             only the half turn is taken.
         upsampling: See :class:`VisualBackProp`.
         skip: How many maps to leave out, from the side of the input.
-        turns: 1 for the image as it is, 2 for it and its half turn, 4 for all quarter turns.
+        rotations: 1 for the image as it is, 2 for it and its half turn, 4 for all quarter turns.
         chunk: Samples at a time.
 
     Raises:
@@ -45,14 +45,14 @@ class SymmetricVisualBackProp:
         model: nn.Module,
         upsampling: str = "deconv_normalized",
         skip: int = 2,
-        turns: int = 4,
+        rotations: int = 4,
         chunk: int = 64,
     ) -> None:
-        if turns not in (1, 2, 4):
-            raise ValueError(f"turns is {turns}; choose 1, 2 or 4")
+        if rotations not in (1, 2, 4):
+            raise ValueError(f"rotations is {rotations}; choose 1, 2 or 4")
         self._all = VisualBackProp(model, upsampling, skip=skip)
         self._of_class = VisualBackProp(model, upsampling, "channels", skip)
-        self.turns = turns
+        self.rotations = rotations
         self.chunk = chunk
 
     def attribute(
@@ -79,7 +79,7 @@ class SymmetricVisualBackProp:
             total = torch.zeros_like(
                 part[:, :1], dtype=torch.promote_types(part.dtype, torch.float)
             )
-            for turn in self._turns(part):
+            for turn in self._rotations(part):
                 turned = torch.rot90(part, turn, (2, 3))
                 masks = [
                     _to_one(method.attribute(turned, wanted, normalize=False))
@@ -90,9 +90,9 @@ class SymmetricVisualBackProp:
 
         return in_chunks(act, inputs, target, self.chunk, progress)
 
-    def _turns(self, images: Tensor) -> Iterator[int]:
+    def _rotations(self, images: Tensor) -> Iterator[int]:
         square = images.shape[2] == images.shape[3]
-        yield from range(0, 4, 4 // (self.turns if square else min(self.turns, 2)))
+        yield from range(0, 4, 4 // (self.rotations if square else min(self.rotations, 2)))
 
 
 def _to_one(masks: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ class ExplanationScores(pl.Callback):
             raise ValueError(f"tiles is {tiles}; give at least 1")
         self.upsampling = upsampling
         self.tiles = tiles
-        self._judged: tuple[Tensor, Truth] | None = None
+        self._evaluation_tiles: tuple[Tensor, Truth] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets the tiles of an earlier fit."""
-        self._judged = None
+        self._evaluation_tiles = None
 
     def on_validation_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: RoadClassifier
@@ -72,11 +72,11 @@ class ExplanationScores(pl.Callback):
         Returns:
             By name, each in [0, 1]; empty where no road pixels are known.
         """
-        if self._judged is None:
+        if self._evaluation_tiles is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
             road, truth = where_road_is_known(road, datamodule.read_masks(road).numpy())
-            self._judged = datamodule.read_tiles(road), truth
-        tiles, truth = self._judged
+            self._evaluation_tiles = datamodule.read_tiles(road), truth
+        tiles, truth = self._evaluation_tiles
         if not len(tiles):
             return {}
         device = next(model.parameters()).device

@@ -30,11 +30,11 @@ from vbp_lightning.data.tiles.labelling import TileTable, label_tiles
 from vbp_lightning.data.tiles.planning import plan_tiles, without_shared_ground
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
-    Survey,
+    Scan,
     different_types,
     repeated_names,
     shared_ground,
-    split_faults,
+    split_errors,
     too_small,
 )
 from vbp_lightning.data.tiles.splits import (
@@ -44,7 +44,7 @@ from vbp_lightning.data.tiles.splits import (
     scene_regions,
     write_regions,
 )
-from vbp_lightning.data.tiles.store import SceneStore, build_store, survey_scenes
+from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
 from vbp_lightning.data.tiles.table import write_tiles
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 
@@ -196,7 +196,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
         self.normalisation = Normalisation([], [])
         """Measured on the valid pixels of the training split."""
-        self._survey = Survey()
+        self._scan = Scan()
         self._numbers: dict[str, int] = {}
         self._spawned_store: SceneStore | None = None
         if lines := setting_faults(self._settings()):
@@ -215,7 +215,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     @property
     def counts(self) -> dict[Split, dict[str, int]]:
         """Number of tiles by split and label name, and of those dropped."""
-        return self._survey.counts
+        return self._scan.counts
 
     @property
     def scene_splits(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             name: parts[0].split
             if len(parts) == 1 and self.split_by == "scene" and self.split_file is None
             else [list(astuple(part)) for part in parts]
-            for name, parts in self._survey.regions.items()
+            for name, parts in self._scan.regions.items()
         }
 
     @property
@@ -264,29 +264,29 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             DataError: The data set cannot be used; one line for each fault that was found.
         """
-        if self._survey.store is None:
-            survey = self.inspect()
-            if survey.faults:
-                self._survey, self.normalisation = Survey(), Normalisation([], [])
-                raise DataError(*survey.faults)
-            for line in survey.warnings:
+        if self._scan.store is None:
+            scan = self.scan()
+            if scan.errors:
+                self._scan, self.normalisation = Scan(), Normalisation([], [])
+                raise DataError(*scan.errors)
+            for line in scan.warnings:
                 _log.warning(line)
 
-    def inspect(self) -> Survey:
+    def scan(self) -> Scan:
         """Reads everything and reports it: unlike ``setup``, also where training could not run.
 
         Returns:
-            The survey; its ``faults`` say why training could not run.
+            The survey; its ``errors`` say why training could not run.
 
         Raises:
             DataError: There is nothing to survey, or ``split_file`` cannot be used.
         """
-        survey = self._survey = Survey()
+        scan = self._scan = Scan()
         found = self.source()
         by_name: dict[str, Scene] = {}
         for scene in found:
             by_name.setdefault(scene.name, scene)
-        survey.found = len(by_name)
+        scan.found = len(by_name)
         threads = min(8, os.cpu_count() or 1)
         progress = self.trainer is None or self.trainer.is_global_zero
         reading = self._reading()
@@ -298,7 +298,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             progress,
             keep=lambda info: info,
         )
-        lines = survey.faults = repeated_names(found)
+        lines = scan.errors = repeated_names(found)
         small = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         unlike = different_types(infos)
@@ -315,36 +315,36 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             planned = sum(len(plan.corners) for plan in plans)
             plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
-            survey.shared = planned - sum(len(plan.corners) for plan in plans)
+            scan.shared = planned - sum(len(plan.corners) for plan in plans)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
-            return survey
+            return scan
         memory = int(self.memory * (1 << 30))
-        surveyed, statistics, more = survey_scenes(
+        scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
         lines += [*unreadable, *more, *unlike, *small]
-        survey.surveyed = surveyed
-        survey.infos = [item.info for item in surveyed]
-        survey.regions = {info.scene.name: regions[info.scene.name] for info in survey.infos}
-        self._label(survey, by_name.values())
+        scan.scanned = scanned
+        scan.infos = [item.info for item in scanned]
+        scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
+        self._label(scan, by_name.values())
         if statistics is None or statistics.count == 0:
-            return survey
-        survey.statistics = statistics
+            return scan
+        scan.statistics = statistics
         stretch = None if self.stretch is None else (self.stretch[0], self.stretch[1])
         self.normalisation = statistics.normalisation(stretch)
         lines += [
-            f"{surveyed[0].info.scene.image.parent}: band {name} is the same everywhere in the "
+            f"{scanned[0].info.scene.image.parent}: band {name} is the same everywhere in the "
             "training scenes: choose others with data.bands"
             for name, spread in zip(
                 self.bands or range(1, len(self.std) + 1), self.std, strict=True
             )
             if spread == 0
         ]
-        survey.warnings = shared_ground(survey.infos, survey.regions, survey.shared)
-        self._numbers = {info.scene.name: number for number, info in enumerate(survey.infos)}
-        survey.store = build_store(surveyed, reading, self.mean, memory, self.num_workers)
-        return survey
+        scan.warnings = shared_ground(scan.infos, scan.regions, scan.shared)
+        self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
+        scan.store = build_store(scanned, reading, self.mean, memory, self.num_workers)
+        return scan
 
     def _reading(self) -> Reading:
         bands = None if self.bands is None else tuple(self.bands)
@@ -365,16 +365,16 @@ class RoadTileDataModule(pl.LightningDataModule):
             return self.block_margin
         return (self.augment.jitter if self.augment else 0) + 2 * self.context
 
-    def _label(self, survey: Survey, scenes: Iterable[Scene]) -> None:
+    def _label(self, scan: Scan, scenes: Iterable[Scene]) -> None:
         """Labels the tiles of all splits, and says which split cannot be used."""
-        usable = {info.scene.name for info in survey.infos}
+        usable = {info.scene.name for info in scan.infos}
         # What an unusable scene lacks is no second fault of its split, whichever that was to be.
         lost = {scene.split for scene in scenes if scene.name not in usable}
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         for number, split in enumerate(SPLITS):
-            survey.tiles[split], survey.counts[split] = label_tiles(
-                survey.infos,
-                [item.tiles for item in survey.surveyed],
+            scan.tiles[split], scan.counts[split] = label_tiles(
+                scan.infos,
+                [item.tiles for item in scan.scanned],
                 split,
                 number,
                 self.tile_size,
@@ -382,16 +382,16 @@ class RoadTileDataModule(pl.LightningDataModule):
                 self.max_invalid,
             )
             if split not in lost and None not in lost:
-                survey.faults += split_faults(
+                scan.errors += split_errors(
                     split,
                     [
                         item
-                        for item in survey.surveyed
-                        if any(part.split == split for part in survey.regions[item.info.scene.name])
+                        for item in scan.scanned
+                        if any(part.split == split for part in scan.regions[item.info.scene.name])
                     ],
-                    survey.tiles[split],
-                    survey.counts[split],
-                    survey.shared if split == "train" else 0,
+                    scan.tiles[split],
+                    scan.counts[split],
+                    scan.shared if split == "train" else 0,
                     self.road_share,
                     self.mask_threshold,
                     fractions.get(split) == 0,
@@ -406,7 +406,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             By scene, row and column, as the source orders the scenes.
         """
-        return self._survey.tiles[split]
+        return self._scan.tiles[split]
 
     def read_tiles(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """Raw tiles, as the network takes them; invalid pixels hold the band's training mean.
@@ -447,7 +447,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             OSError: The file cannot be written.
         """
-        write_tiles(path, (tile for split in SPLITS for tile in self._survey.tiles[split]))
+        write_tiles(path, (tile for split in SPLITS for tile in self._scan.tiles[split]))
 
     def write_splits(self, path: Path) -> None:
         """Writes the split as ``splits.csv``, which ``split_file`` reads back.
@@ -458,7 +458,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             OSError: The file cannot be written.
         """
-        write_regions(path, self._survey.regions)
+        write_regions(path, self._scan.regions)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Balanced batches of augmented training tiles: this process's part of each.
@@ -473,7 +473,7 @@ class RoadTileDataModule(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size}: cannot be divided evenly among {world_size} "
                 f"processes: make it a multiple of {world_size}"
             )
-        tiles = self._survey.tiles["train"]
+        tiles = self._scan.tiles["train"]
         wanted = self.tiles_per_epoch or int(np.count_nonzero(tiles.labels != Label.IGNORED))
         store = self._workers_store
         dataset = TrainingTiles(
@@ -506,7 +506,7 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Labelled validation tiles in order: with several processes, this one's part of them."""
-        tiles = self._survey.tiles["val"]
+        tiles = self._scan.tiles["val"]
         labelled = tiles.labels != Label.IGNORED
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
@@ -523,7 +523,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             A loader of tiles and labels, -1 for ignored tiles.
         """
-        tiles = self._survey.tiles[split]
+        tiles = self._scan.tiles[split]
         dataset = self._ordered(tiles.positions, tiles.labels)
         return self._loader(dataset, OrderedBatches(len(dataset), self.batch_size))
 
@@ -551,8 +551,8 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     @property
     def _store(self) -> SceneStore:
-        assert self._survey.store is not None, "call setup() first"
-        return self._survey.store
+        assert self._scan.store is not None, "call setup() first"
+        return self._scan.store
 
     @property
     def _workers_store(self) -> SceneStore:

@@ -60,4 +60,4 @@ def setting_faults(settings: Mapping[str, Any]) -> list[str]:
         lines.append(f"data.stretch={at.stretch}: give two percentiles, as in [2, 98], or null")
     if at.bands is not None and not at.bands:
         lines.append("data.bands=[]: name at least one band, or null for all")
-    return lines + (at.augment.faults() if at.augment else [])
+    return lines + (at.augment.errors() if at.augment else [])

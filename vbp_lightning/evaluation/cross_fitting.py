@@ -101,12 +101,12 @@ def cross_fitted_scores(
     scores: dict[str, Scores] = {}
     settings = []
     for half in (0, 1):
-        judged = which % 2 == half
-        setting = choose_setting(relevance[~judged], truth[~judged])
+        evaluation_tiles = which % 2 == half
+        setting = choose_setting(relevance[~evaluation_tiles], truth[~evaluation_tiles])
         settings.append(setting)
-        of_half = localisation_scores(relevance[judged], truth[judged], setting)
+        of_half = localisation_scores(relevance[evaluation_tiles], truth[evaluation_tiles], setting)
         for name, values in of_half.items():
-            scores.setdefault(name, np.zeros(len(which)))[judged] = values
+            scores.setdefault(name, np.zeros(len(which)))[evaluation_tiles] = values
     return scores, settings
 
 

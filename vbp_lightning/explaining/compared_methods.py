@@ -27,7 +27,7 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Contender:
+class ComparedMethod:
     """A row of the benchmark.
 
     Args:
@@ -47,7 +47,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class JudgedTiles:
+class EvaluationTiles:
     """Road tiles and where the road is.
 
     Args:
@@ -63,7 +63,7 @@ class JudgedTiles:
     corners: npt.NDArray[np.int64]
 
 
-def contenders_of(cfg: DictConfig) -> list[Contender]:
+def compared_methods_of(cfg: DictConfig) -> list[ComparedMethod]:
     """The baselines, and the chosen methods, each with every upsampling that it can be given.
 
     Args:
@@ -73,7 +73,7 @@ def contenders_of(cfg: DictConfig) -> list[Contender]:
     Raises:
         UserError: A method or one of its options is unknown, or an option of a wrong kind.
     """
-    contenders = [Contender(name, "", build) for name, build in BASELINES.items()]
+    compared_methods = [ComparedMethod(name, "", build) for name, build in BASELINES.items()]
     for name in chosen_methods(cfg):
         options = OmegaConf.to_container(cfg.methods[name], resolve=False)
         assert isinstance(options, dict)
@@ -84,11 +84,13 @@ def contenders_of(cfg: DictConfig) -> list[Contender]:
             own = {str(option): value for option, value in given.items()}
             if upsampling:
                 own["upsampling"] = upsampling
-            contenders.append(Contender(name, upsampling, method_maker(name, own)))
-    return contenders
+            compared_methods.append(ComparedMethod(name, upsampling, method_maker(name, own)))
+    return compared_methods
 
 
-def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: int) -> JudgedTiles:
+def road_tiles(
+    datamodule: RoadTileDataModule, split: Split, count: int, seed: int
+) -> EvaluationTiles:
     """Road tiles of a split, in a random order, whose first ones are thus a random subset.
 
     Args:
@@ -110,7 +112,7 @@ def road_tiles(datamodule: RoadTileDataModule, split: Split, count: int, seed: i
         )
     scenes = [tile.tile.scene for tile in drawn]
     corners = np.array([(tile.tile.row, tile.tile.col) for tile in drawn], dtype=np.int64)
-    return JudgedTiles(datamodule.read_tiles(drawn), truth, scenes, corners)
+    return EvaluationTiles(datamodule.read_tiles(drawn), truth, scenes, corners)
 
 
 def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:

@@ -39,7 +39,7 @@ class PreparedNetwork(nn.Module):
         return scores
 
 
-def foreign_network(cfg: DictConfig) -> PreparedNetwork:
+def custom_network(cfg: DictConfig) -> PreparedNetwork:
     """Builds the network that ``network._target_`` names, with the weights of a file.
 
     Args:
@@ -102,7 +102,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     state = _read_state(path)
     expected = network.state_dict()
-    faults = {
+    errors = {
         "missing": [key for key in expected if key not in state],
         "not known to the network": [key for key in state if key not in expected],
         "of another shape": [
@@ -111,7 +111,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
             if key in state and state[key].shape != expected[key].shape
         ],
     }
-    said = [f"{_listed(keys)} {kind}" for kind, keys in faults.items() if keys]
+    said = [f"{_listed(keys)} {kind}" for kind, keys in errors.items() if keys]
     if said:
         raise UserError(
             f"{path}: does not fit the network: {'; '.join(said)} (network.weights): give the "

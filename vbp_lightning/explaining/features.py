@@ -11,7 +11,7 @@ from torch import nn
 
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.tiles.tile import Label
-from vbp_lightning.explaining.inspecting import in_batches, settings_faults
+from vbp_lightning.explaining.inspecting import in_batches, setting_errors
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import TileSource
 from vbp_lightning.inspection.feature_store import (
@@ -46,7 +46,7 @@ def features_of(cfg: DictConfig, subject: Subject, source: TileSource, split: st
     }
     folder = store_folder(Path(cfg.features), settings)
     store = open_store(folder, settings)
-    with settings_faults():
+    with setting_errors():
         if store is not None:
             checked = np.unique(np.linspace(0, len(places) - 1, _CHECKED).round().astype(int))
             if still_holds(store, subject.model, source.read(checked.tolist()), checked.tolist()):

@@ -43,7 +43,7 @@ def scale_checked(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def settings_faults() -> Iterator[None]:
+def setting_errors() -> Iterator[None]:
     """Turns what the functions of this package say of a setting into one line for the user."""
     try:
         yield

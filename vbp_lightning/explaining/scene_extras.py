@@ -15,7 +15,7 @@ from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
 from vbp_lightning.plotting.display import RGB, to_rgb
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.hardest import JudgedTile, hardest
+from vbp_lightning.scene_maps.hardest import EvaluationTile, hardest
 from vbp_lightning.scene_maps.scene_job import SceneJob
 from vbp_lightning.scene_maps.views import probabilities_of, reduced_image, reduced_mask, reduction
 
@@ -63,10 +63,10 @@ def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> 
     Returns:
         A line for each scene that has no place on the earth.
     """
-    features, faults = [], []
+    features, errors = [], []
     for job in jobs:
         if not job.grid.is_georeferenced or job.grid.crs is None:
-            faults.append(
+            errors.append(
                 f"{job.image}: has no place on the earth, so that its roads cannot be written"
                 " (roads=true): georeference it, or set roads=false"
             )
@@ -84,11 +84,11 @@ def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> 
             )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    return faults
+    return errors
 
 
 def write_hardest(
-    output: Path, tiles: Sequence[JudgedTile], datamodule: RoadTileDataModule, count: int
+    output: Path, tiles: Sequence[EvaluationTile], datamodule: RoadTileDataModule, count: int
 ) -> list[Path]:
     """Writes the tiles that contradict their labels most: a table and a sheet of thumbnails.
 

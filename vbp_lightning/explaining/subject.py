@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.custom_model import foreign_network, photo_reader
+from vbp_lightning.explaining.custom_model import custom_network, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.files import file_digest
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TILE_SIZE
 
 _BATCH = 64
-_FOREIGN_SIDE = 224
+_CUSTOM_NETWORK_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Subject:
 
         A foreign network without a fixed size is shown images of 224 × 224.
         """
-        side = self.reader.side or _FOREIGN_SIDE
+        side = self.reader.side or _CUSTOM_NETWORK_SIDE
         return len(self.fill), side, side
 
     def class_name(self, target: int | None) -> str:
@@ -93,13 +93,13 @@ def load_subject(cfg: DictConfig) -> Subject:
     Raises:
         UserError: Both or neither are given, or what is given cannot be loaded.
     """
-    foreign = cfg.network.get("_target_") is not None
-    if foreign == (cfg.ckpt is not None):
+    is_custom = cfg.network.get("_target_") is not None
+    if is_custom == (cfg.ckpt is not None):
         raise UserError(
             "give either a run's checkpoint (ckpt=RUN/checkpoints/best.ckpt) or a network of your "
             "own (network._target_=CALLABLE network.weights=FILE)"
         )
-    if not foreign:
+    if not is_custom:
         path = Path(cfg.ckpt)
         model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
         fill = tuple(model.hparams["mean"])
@@ -108,7 +108,7 @@ def load_subject(cfg: DictConfig) -> Subject:
     weights = cfg.network.weights
     if weights is None:
         print("network.weights is not given: the network is explained as its callable returns it")
-    network = foreign_network(cfg)
+    network = custom_network(cfg)
     fingerprint = "" if weights is None else file_digest(Path(weights))
     return Subject(network, reader, reader.fill, None, fingerprint)
 

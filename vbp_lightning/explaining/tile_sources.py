@@ -118,18 +118,18 @@ class ImageTiles:
     def __post_init__(self) -> None:
         self._owners: list[Path] = []
         self._of_file: dict[Path, range] = {}
-        self._faults: list[str] = []
+        self._errors: list[str] = []
         for file in self.files:
             try:
                 found = self.reader.places(file)
             except UserError as error:
-                self._faults.extend(error.lines)
+                self._errors.extend(error.lines)
                 continue
             self._of_file[file] = range(len(self.places), len(self.places) + len(found))
             self.places.extend(found)
             self._owners.extend([file] * len(found))
         if not self.places:
-            raise UserError(*self._faults)
+            raise UserError(*self._errors)
 
     def read(self, indices: Sequence[int]) -> Tensor:
         """``(N, C, H, W)`` float32, raw.
@@ -162,11 +162,11 @@ class ImageTiles:
             try:
                 tiles.append(self.read(chosen))
             except UserError as error:
-                self._faults.extend(error.lines)
+                self._errors.extend(error.lines)
                 continue
             places.extend(self.places[index] for index in chosen)
         if not places:
-            raise UserError(*self._faults)
+            raise UserError(*self._errors)
         return ChosenTiles(_side_by_side(tiles), places)
 
     def report(self) -> None:
@@ -175,8 +175,8 @@ class ImageTiles:
         Raises:
             UserError: A line for each image that could not be read.
         """
-        if self._faults:
-            raise UserError(*self._faults)
+        if self._errors:
+            raise UserError(*self._errors)
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:

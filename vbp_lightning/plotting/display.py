@@ -58,10 +58,12 @@ def to_rgb(
         bands = {1: (0,), 2: (0, 1, 0)}.get(channels, (0, 1, 2))
     if len(bands) not in (1, 3) or not all(0 <= band < channels for band in bands):
         raise ValueError(f"bands is {list(bands)}; name one or three of the {channels} bands")
-    judged = values if reference is None else np.asarray(reference)
+    evaluation_tiles = values if reference is None else np.asarray(reference)
     stretched = {
         band: _stretch(
-            values[:, band].astype(np.float32), judged[:, band].astype(np.float32), percentiles
+            values[:, band].astype(np.float32),
+            evaluation_tiles[:, band].astype(np.float32),
+            percentiles,
         )
         for band in set(bands)
     }

@@ -11,7 +11,7 @@ from vbp_lightning.scene_maps.output_grid import CellGrid
 
 
 @dataclass(frozen=True)
-class JudgedTile:
+class EvaluationTile:
     """A labelled tile and what a map says of it.
 
     Args:
@@ -28,10 +28,10 @@ class JudgedTile:
         return abs(self.probability - float(self.tile.label == Label.ROAD))
 
 
-def judged(
+def evaluation_tiles(
     tiles: Sequence[LabelledTile],
     maps: Mapping[str, tuple[CellGrid, NDArray[np.float32]]],
-) -> list[JudgedTile]:
+) -> list[EvaluationTile]:
     """The labelled tiles of some scenes with the maps' probabilities.
 
     Args:
@@ -48,11 +48,11 @@ def judged(
             for origin, size in zip((item.tile.row, item.tile.col), probability.shape, strict=True)
         )
         if np.isfinite(probability[row, col]):
-            found.append(JudgedTile(item, float(probability[row, col])))
+            found.append(EvaluationTile(item, float(probability[row, col])))
     return found
 
 
-def hardest(tiles: Sequence[JudgedTile], label: Label, count: int) -> list[JudgedTile]:
+def hardest(tiles: Sequence[EvaluationTile], label: Label, count: int) -> list[EvaluationTile]:
     """The tiles of a label that contradict it most, the worst first."""
     own = [item for item in tiles if item.tile.label == label]
     return sorted(own, key=lambda item: -item.error)[:count]

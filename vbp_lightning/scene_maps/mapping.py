@@ -39,7 +39,7 @@ class SceneMapping(pl.LightningModule):
         shared_scale: Whether all masks are scaled alike.
 
     Attributes:
-        faults: A line for each scene that could not be read to its end; it is not written, the
+        errors: A line for each scene that could not be read to its end; it is not written, the
             others are. At the end every process knows those of all.
     """
 
@@ -51,7 +51,7 @@ class SceneMapping(pl.LightningModule):
         self.mapper = mapper
         self.jobs = jobs
         self.shared_scale = shared_scale
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self._broken: set[int] = set()
         self._own: Sequence[_Work] = ()
         self._pixels = 0
@@ -102,7 +102,7 @@ class SceneMapping(pl.LightningModule):
         try:
             self.jobs[number].compute(self.mapper, block)
         except DataError as error:
-            self.faults += error.lines
+            self.errors += error.lines
             self._broken.add(number)
             return False
         self._seconds += time.monotonic() - start
@@ -127,7 +127,7 @@ class SceneMapping(pl.LightningModule):
             self._bar.stop()
         strategy = self.trainer.strategy
         strategy.barrier("computed")
-        self._share_faults()
+        self._share_errors()
         whole = [job for job in self.jobs if not job.store.missing()]
         own = whole[self.trainer.global_rank :: self.trainer.world_size]
         strategy.barrier("counted")
@@ -139,12 +139,12 @@ class SceneMapping(pl.LightningModule):
             job.write(shared if self.shared_scale else job.store.mask_range(PERCENT))
         strategy.barrier("written")
 
-    def _share_faults(self) -> None:
+    def _share_errors(self) -> None:
         """Tells every process of the faults that others met; each is kept once."""
         if self.trainer.world_size > 1:
             found: list[list[str]] = [[]] * self.trainer.world_size
-            torch.distributed.all_gather_object(found, self.faults)
-            self.faults = list(dict.fromkeys(chain(*found)))
+            torch.distributed.all_gather_object(found, self.errors)
+            self.errors = list(dict.fromkeys(chain(*found)))
 
 
 def _together(ranges: Sequence[Range | None]) -> Range | None:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
-from vbp_lightning.data.imagery.extent import ground_size
-from vbp_lightning.data.tiles.scan import Survey
+from vbp_lightning.data.imagery.extent import ground_sampling_distance
+from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
@@ -34,60 +34,58 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     Raises:
         DataError: Training could not run: every fault, after the report.
     """
-    survey = datamodule.inspect()
+    scan = datamodule.scan()
     console = Console(width=max(100, Console().width), soft_wrap=False)
-    if survey.infos:
-        console.print(_tile_table(survey))
-        console.print(_band_table(survey, datamodule))
-        for line in _scene_lines(survey):
+    if scan.infos:
+        console.print(_tile_table(scan))
+        console.print(_band_table(scan, datamodule))
+        for line in _scene_lines(scan):
             print(line)
         datamodule.write_tiles(folder / TILES_FILE)
         datamodule.write_splits(folder / SPLITS_FILE)
         print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")
-    if survey.store is not None:
+    if scan.store is not None:
         with replacing(folder / SHEET_FILE) as temporary:
-            temporary.write_bytes(encode_png([compress_page(draw_sheet(datamodule, survey, seed))]))
+            temporary.write_bytes(encode_png([compress_page(draw_sheet(datamodule, scan, seed))]))
         print(folder / SHEET_FILE)
-    for line in survey.warnings:
+    for line in scan.warnings:
         print(f"Note: {line}")
-    if survey.faults:
-        raise DataError(*survey.faults)
+    if scan.errors:
+        raise DataError(*scan.errors)
     print("Training can run.")
 
 
-def _tile_table(survey: Survey) -> Table:
+def _tile_table(scan: Scan) -> Table:
     names = ["scenes", "road", "non_road", "ignored", "dropped"]
     table = Table("split", *(name.replace("_", "-") for name in names), title="Tiles")
     for split in SPLITS:
-        scenes = sum(
-            any(part.split == split for part in parts) for parts in survey.regions.values()
-        )
-        counts = survey.counts[split]
+        scenes = sum(any(part.split == split for part in parts) for parts in scan.regions.values())
+        counts = scan.counts[split]
         table.add_row(split, str(scenes), *(str(counts[name]) for name in names[1:]))
     table.caption = "ignored: too little road; dropped: too little imagery"
     return table
 
 
-def _band_table(survey: Survey, datamodule: RoadTileDataModule) -> Table:
+def _band_table(scan: Scan, datamodule: RoadTileDataModule) -> Table:
     names = ("band", "least", "2 %", "median", "98 %", "largest", "network's 0", "network's 1")
     table = Table(*names, title="Bands")
-    statistics = survey.statistics
+    statistics = scan.statistics
     if statistics is None:
         return table
     columns = [statistics.percentile(percent) for percent in (0, 2, 50, 98, 100)]
     columns += [datamodule.mean, datamodule.std]
-    for name, *values in zip(survey.infos[0].band_names, *columns, strict=True):
+    for name, *values in zip(scan.infos[0].band_names, *columns, strict=True):
         table.add_row(name, *(f"{value:.6g}" for value in values))
-    table.caption = f"{survey.infos[0].dtype}, valid pixels of the training split"
+    table.caption = f"{scan.infos[0].dtype}, valid pixels of the training split"
     return table
 
 
-def _scene_lines(survey: Survey) -> list[str]:
+def _scene_lines(scan: Scan) -> list[str]:
     """One line for each fact about the scenes."""
-    infos = survey.infos
+    infos = scan.infos
     pixels = sum(info.grid.height * info.grid.width for info in infos)
-    valid = sum(item.valid_pixels for item in survey.surveyed)
-    road = sum(item.road_pixels for item in survey.surveyed)
+    valid = sum(item.valid_pixels for item in scan.scanned)
+    road = sum(item.road_pixels for item in scan.scanned)
     sizes = Counter(f"{info.grid.width} × {info.grid.height}" for info in infos)
     systems = Counter(
         ":".join(info.grid.crs.to_authority() or ("a CRS of its own",))
@@ -95,9 +93,9 @@ def _scene_lines(survey: Survey) -> list[str]:
         else "none"
         for info in infos
     )
-    ground = [size for info in infos if (size := ground_size(info.grid)) is not None]
+    ground = [size for info in infos if (size := ground_sampling_distance(info.grid)) is not None]
     lines = [
-        f"Scenes: {len(infos)} of {survey.found} can be read, {pixels / 1e6:,.1f} million pixels",
+        f"Scenes: {len(infos)} of {scan.found} can be read, {pixels / 1e6:,.1f} million pixels",
         f"Sizes in px: {_listed(sizes)}",
         f"CRS: {_listed(systems)}",
     ]
@@ -111,7 +109,7 @@ def _scene_lines(survey: Survey) -> list[str]:
         f"Pixels without imagery or label: {1 - valid / max(pixels, 1):.2%}; "
         f"road among the others: {road / max(valid, 1):.2%}"
     )
-    held = "read as needed" if survey.store and survey.store.is_streamed else "held in memory"
+    held = "read as needed" if scan.store and scan.store.is_streamed else "held in memory"
     lines.append(f"Imagery: {sum(info.nbytes for info in infos) / 2**30:.2f} GiB, {held}")
     return lines
 
@@ -133,12 +131,12 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(shown + [f"and {len(counts) - 5} more"] * (len(counts) > 5))
 
 
-def draw_sheet(datamodule: RoadTileDataModule, survey: Survey, seed: int) -> RGB:
+def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     """The contact sheet of a surveyed data set: random tiles of each label, over all splits.
 
     Args:
         datamodule: Inspected.
-        survey: What it found.
+        scan: What it found.
         seed: Of the choice of tiles.
     """
     rng = np.random.default_rng(seed)
@@ -149,10 +147,10 @@ def draw_sheet(datamodule: RoadTileDataModule, survey: Survey, seed: int) -> RGB
         places = [
             (split, int(place))
             for split in SPLITS
-            for place in np.flatnonzero(survey.tiles[split].labels == label)
+            for place in np.flatnonzero(scan.tiles[split].labels == label)
         ]
         drawn = sorted(rng.permutation(len(places))[:_TILES_A_LABEL].tolist())
-        chosen[label] = [survey.tiles[places[i][0]][places[i][1]] for i in drawn]
+        chosen[label] = [scan.tiles[places[i][0]][places[i][1]] for i in drawn]
         totals[label] = len(places)
     # One stretch for all rows, so that road and non-road tiles can be compared.
     every = [tile for tiles in chosen.values() for tile in tiles]

@@ -32,7 +32,7 @@ def run_stamp() -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def run_kind(check: bool) -> str:
+def run_type(check: bool) -> str:
     """The folder under ``outputs`` of what a run does: ``check`` or ``train``."""
     return "check" if check else "train"
 
@@ -57,7 +57,7 @@ def job_folder(overrides: str) -> str:
 # Hydra names the folders while it composes, in the processes of its launchers too: importing this
 # module must be enough
 OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("run_kind", run_kind, replace=True)
+OmegaConf.register_new_resolver("run_type", run_type, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 

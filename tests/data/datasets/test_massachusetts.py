@@ -110,7 +110,7 @@ def test_the_real_scenes():
     assert sum(made.counts["train"].values()) == 180 * 16
     gaps = {
         info.scene.name: int((~valid[:, :]).sum())
-        for info, valid in zip(made.inspect().infos, made.inspect().store.valid, strict=True)
+        for info, valid in zip(made.scan().infos, made.scan().store.valid, strict=True)
         if not valid[:, :].all()
     }
     assert gaps.keys() == {"img-81", "img-817"}

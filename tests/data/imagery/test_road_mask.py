@@ -13,7 +13,11 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, RoadWidths, Scene, VectorLabels
-from vbp_lightning.data.imagery.extent import PixelGrid, ground_size, longitude_latitude
+from vbp_lightning.data.imagery.extent import (
+    PixelGrid,
+    ground_sampling_distance,
+    longitude_latitude,
+)
 from vbp_lightning.data.imagery.raster import without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
@@ -219,7 +223,7 @@ def test_lines_are_widened_in_metres(tmp_path, name, driver):
 )
 def test_widths_are_ground_metres_in_any_crs(tmp_path, crs, transform):
     grid = grid_of(crs, transform)
-    across, down = ground_size(grid)
+    across, down = ground_sampling_distance(grid)
     path = write_vectors(
         tmp_path / "r.geojson",
         [line_in(grid, (-50, 60), (210, 60)), line_in(grid, (80, -50), (80, 170))],
@@ -388,13 +392,13 @@ def test_a_local_crs_is_no_place(tmp_path, write):
     path = write(tmp_path / "m.tif", mask, crs=LOCAL, transform=AT)
     grid = grid_of(LOCAL)
     assert np.array_equal(roads(path, grid)[0], mask == 255)
-    assert ground_size(grid) is None
+    assert ground_sampling_distance(grid) is None
     roads_file = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
     assert "vector roads cannot be placed" in fault(VectorLabels(roads_file), grid)
 
 
 def test_coordinates_beyond_a_crs_are_no_place(tmp_path):
     grid = grid_of("EPSG:4326", Affine(0.5, 0, 4e5, 0, -0.5, 5.4e6))
-    assert ground_size(grid) is None
+    assert ground_sampling_distance(grid) is None
     path = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
     assert "vector roads cannot be placed" in fault(VectorLabels(path), grid)

@@ -8,7 +8,7 @@ from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
 from vbp_lightning.data.tiles.dataset import TrainingTiles
 
 SIZE = 6
-NOTHING = Augmentation(flips=False, quarter_turns=False, brightness=0, contrast=0, jitter=0)
+NOTHING = Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=0)
 
 
 def training_tiles(augment, *, seed=0, road=None, valid=None, positions=((0, 8, 8),)):
@@ -76,10 +76,10 @@ def test_orientation_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("flips", "turns", "count"), [(True, True, 8), (True, False, 4), (False, True, 2)]
+    ("flips", "rotations", "count"), [(True, True, 8), (True, False, 4), (False, True, 2)]
 )
-def test_all_symmetries_come_out_equally_often(flips, turns, count):
-    dataset = training_tiles(Augmentation(flips, turns, brightness=0, contrast=0))
+def test_all_symmetries_come_out_equally_often(flips, rotations, count):
+    dataset = training_tiles(Augmentation(flips, rotations, brightness=0, contrast=0))
     tiles, _ = dataset.__getitems__(keys(4000))
     plain = tile_at(dataset, 8, 8)
     squares = {
@@ -97,7 +97,7 @@ def test_all_symmetries_come_out_equally_often(flips, turns, count):
 
 def test_brightness_and_contrast_are_affine_in_the_training_statistics():
     dataset = training_tiles(
-        Augmentation(flips=False, quarter_turns=False, brightness=0.5, contrast=0.3)
+        Augmentation(flips=False, rotations=False, brightness=0.5, contrast=0.3)
     )
     tiles, _ = dataset.__getitems__(keys(300))
     plain = tile_at(dataset, 8, 8)
@@ -131,7 +131,7 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone():
 
 def test_jitter_reaches_every_place_around():
     dataset = training_tiles(
-        Augmentation(flips=False, quarter_turns=False, brightness=0, contrast=0, jitter=2)
+        Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=2)
     )
     tiles, _ = dataset.__getitems__(keys(600))
     assert places_of(dataset, tiles) == {(row, col) for row in range(6, 11) for col in range(6, 11)}
@@ -142,7 +142,7 @@ def test_jitter_keeps_the_label_the_scene_and_the_imagery():
     road[:, 12:15] = True
     valid = np.ones((30, 30), bool)
     valid[20:, :] = False
-    augment = Augmentation(flips=False, quarter_turns=False, brightness=0, contrast=0, jitter=9)
+    augment = Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=9)
     starts = [(0, 8, 2), (0, 8, 10), (0, 0, 0)]
     dataset = training_tiles(augment, road=road, valid=valid, positions=starts)
     for number, label in enumerate((0, 1, 0)):

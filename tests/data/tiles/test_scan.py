@@ -268,11 +268,11 @@ def test_an_inspection_reports_what_training_would_refuse(make_scene, listed):
     scenes = [scene_at(make_scene, f"s{i}", 1000 * i) for i in range(6)]
     scenes[2].image.write_bytes(b"broken")
     module = RoadTileDataModule(listed(tuple(scenes)), tile_size=16)
-    survey = module.inspect()
-    assert (survey.found, len(survey.infos)) == (6, 5)
-    (line,) = survey.faults
+    scan = module.scan()
+    assert (scan.found, len(scan.infos)) == (6, 5)
+    (line,) = scan.errors
     assert str(scenes[2].image) in line
-    assert sum(sum(counts.values()) for counts in survey.counts.values()) > 0
+    assert sum(sum(counts.values()) for counts in scan.counts.values()) > 0
     assert torch.isfinite(module.read_tiles(list(module.tiles_of("train"))[:3])).all()
 
 

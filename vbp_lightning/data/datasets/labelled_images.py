@@ -62,26 +62,26 @@ class LabelledImages:
         road = {str(value) for value in listed}
         present = self._files(root / self.images)
         scenes: list[Scene] = []
-        faults: dict[str, list[str]] = {}
+        errors: dict[str, list[str]] = {}
         for number, row in enumerate(rows, 2):
             name, label = (row[self.image_column] or "").strip(), row[self.label_column]
             split: Split | None = None
             if self.split_column is not None:
                 split = names.get((row[self.split_column] or "").strip())
                 if split is None:
-                    faults.setdefault("split", []).append(
+                    errors.setdefault("split", []).append(
                         f"{path}: line {number} says split {row[self.split_column]!r} "
                         "(data.source.split_column): map it with data.source.splits"
                     )
             if not name or label is None or not label.strip():
-                faults.setdefault("label", []).append(
+                errors.setdefault("label", []).append(
                     f"{path}: line {number} has no {'label' if name else 'image'} "
                     "(data.source.label_column, data.source.image_column): fill it in or remove it"
                 )
                 continue
             image = present.get(name)
             if image is None:
-                faults.setdefault("image", []).append(
+                errors.setdefault("image", []).append(
                     f"{root / self.images / name}: is listed in line {number} of {path}, but there "
                     "is no such image (data.source.images): add it or remove the line"
                 )
@@ -91,12 +91,12 @@ class LabelledImages:
             scenes.append(Scene(name, image, ImageLabel(is_road), split, resize=resize))
         doubled = [name for name, count in Counter(s.name for s in scenes).items() if count > 1]
         if doubled:
-            faults["twice"] = [
+            errors["twice"] = [
                 f"{path}: lists {name} several times (data.source.table): keep one line of each"
                 for name in doubled
             ]
         lines = []
-        for kind in faults.values():
+        for kind in errors.values():
             lines += kind[:_SHOWN]
             if len(kind) > _SHOWN:
                 lines.append(f"{path}: and {len(kind) - _SHOWN} more lines like these")

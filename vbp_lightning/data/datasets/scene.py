@@ -34,7 +34,7 @@ class RoadWidths:
     table: Mapping[str, float] | None = None
     per_unit: float | None = None
 
-    def faults(self) -> list[str]:
+    def errors(self) -> list[str]:
         """Settings that make no sense, one line each."""
         lines = []
         if not self.default > 0:

@@ -52,7 +52,7 @@ class SpaceNetScenes:
                 make no sense; one line for each fault.
         """
         root = Path(self.root)
-        lines = self.widths.faults()
+        lines = self.widths.errors()
         if self.unlabelled not in ("skip", "no_road"):
             lines.append(f"data.source.unlabelled={self.unlabelled}: must be skip or no_road")
         if lines:

@@ -54,7 +54,7 @@ class VectorScenes:
         root = Path(self.root)
         pattern = FilePattern(self.images, "data.source.images", VECTOR_SUFFIXES)
         splits = split_names(self.splits)
-        if lines := self.widths.faults():
+        if lines := self.widths.errors():
             raise DataError(*lines)
         if not root.is_dir():
             raise DataError(f"{root}: is not a folder: set data.root to the data set's folder")

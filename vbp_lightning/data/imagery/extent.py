@@ -81,7 +81,7 @@ def longitude_latitude(
     return np.asarray(lon), np.asarray(lat)
 
 
-def ground_size(grid: PixelGrid) -> tuple[float, float] | None:
+def ground_sampling_distance(grid: PixelGrid) -> tuple[float, float] | None:
     """Width and height of the central pixel on the ground, in metres.
 
     Measured along the ellipsoid, so that degrees, feet and stretched projections such as Web
@@ -120,7 +120,7 @@ def metric_projection(grid: PixelGrid) -> tuple[pyproj.CRS, float]:
     own = projection(grid.crs.to_wkt())
     if own.is_projected:
         unit = own.axis_info[0].unit_conversion_factor
-        size = ground_size(grid)
+        size = ground_sampling_distance(grid)
         a, b, _, d, e, _ = grid.transform[:6]
         assert size is not None
         pixel = (float(np.hypot(a, d)) * unit, float(np.hypot(b, e)) * unit)

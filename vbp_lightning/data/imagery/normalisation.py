@@ -32,7 +32,7 @@ class Normalisation:
     high: list[float] | None = None
 
 
-def gap_values(mean: Sequence[float], dtype: np.dtype[Any]) -> NDArray[Any]:
+def nodata_values(mean: Sequence[float], dtype: np.dtype[Any]) -> NDArray[Any]:
     """What pixels without imagery hold: the training mean, as far as the type can.
 
     Args:

@@ -23,7 +23,7 @@ from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError
-from vbp_lightning.data.imagery.extent import PixelGrid, ground_size, metric_projection
+from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import reason
@@ -212,7 +212,7 @@ class OpenImage:
 
     def _resample(self, resolution: float) -> None:
         """Lays a grid of the wanted ground size over the image."""
-        size = ground_size(self.grid)
+        size = ground_sampling_distance(self.grid)
         if size is None:
             by_points = bool(self._raster.gcps[0])
             placed = "is placed by ground control points only" if by_points else "has no CRS"

@@ -12,7 +12,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
-from vbp_lightning.data.imagery.extent import PixelGrid, footprint, ground_size, largest_shift
+from vbp_lightning.data.imagery.extent import (
+    PixelGrid,
+    footprint,
+    ground_sampling_distance,
+    largest_shift,
+)
 from vbp_lightning.data.imagery.raster import palette_of, readable
 from vbp_lightning.data.imagery.resampling import TOLERANCE
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
@@ -183,7 +188,7 @@ class DrawnRoads:
     def __init__(self, scene: Scene, labels: VectorLabels, grid: PixelGrid) -> None:
         self.largest = 1.0
         self._grid = grid
-        if ground_size(grid) is None:
+        if ground_sampling_distance(grid) is None:
             raise DataError(
                 f"{scene.image}: has no CRS and transform that place it on the earth, so that "
                 "vector roads cannot be placed on it (data.source): georeference it (gdalwarp "

@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
-from vbp_lightning.data.imagery.normalisation import gap_values
+from vbp_lightning.data.imagery.normalisation import nodata_values
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.imagery.white import WhiteGaps
 from vbp_lightning.data.imagery.windows import overlap, scan_windows
@@ -97,7 +97,7 @@ def opened_filled(
     """
     gaps = _white_gaps(path, reading, white_area) if white_area else None
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
-        values = gap_values(fill, image.dtype)
+        values = nodata_values(fill, image.dtype)
 
         def read(row: int, col: int, height: int, width: int) -> Pixels:
             return read_filled(image, row, col, height, width, values, gaps)

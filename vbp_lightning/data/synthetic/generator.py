@@ -92,7 +92,7 @@ class SyntheticScenes:
 
     def __call__(self) -> list[Scene]:
         """Writes what is missing and returns the scenes in order."""
-        faults = [
+        errors = [
             f"data.source.{key}={value} is too small: give at least {least}"
             for key, value, least in (
                 ("seed", self.seed, 0),
@@ -103,8 +103,8 @@ class SyntheticScenes:
             )
             if value < least
         ]
-        if faults:
-            raise DataError(*faults)
+        if errors:
+            raise DataError(*errors)
         try:
             self._complete()
         except OSError as error:

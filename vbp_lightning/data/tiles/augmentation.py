@@ -12,7 +12,7 @@ class Augmentation:
 
     Args:
         flips: Mirror up-down and left-right, each for half of the tiles.
-        quarter_turns: Turn half of the tiles by 90 degrees; with ``flips`` all eight symmetries of
+        rotations: Turn half of the tiles by 90 degrees; with ``flips`` all eight symmetries of
             the square come out equally often.
         brightness: Largest shift of a tile, in standard deviations of each band; all bands of a
             tile go the same way.
@@ -23,12 +23,12 @@ class Augmentation:
     """
 
     flips: bool = True
-    quarter_turns: bool = True
+    rotations: bool = True
     brightness: float = 0.2
     contrast: float = 0.2
     jitter: int = 0
 
-    def faults(self) -> list[str]:
+    def errors(self) -> list[str]:
         """What is wrong with the values, one line each."""
         lines = []
         if not self.brightness >= 0:

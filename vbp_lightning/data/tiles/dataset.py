@@ -179,7 +179,7 @@ class TrainingTiles(Dataset[Batch]):
         draws = keyed_uniforms((self.seed, epoch, index), 7)
         if self.augment.jitter:
             positions = self._jittered(positions, self.labels[number], draws[:, 5:7])
-        allowed = (self.augment.flips, self.augment.flips, self.augment.quarter_turns)
+        allowed = (self.augment.flips, self.augment.flips, self.augment.rotations)
         symmetries = (draws[:, :3] < 0.5) & np.array(allowed)
         gain = 1 + self.augment.contrast * (2 * draws[:, 3:4] - 1)
         shift = self.augment.brightness * (2 * draws[:, 4:5] - 1)

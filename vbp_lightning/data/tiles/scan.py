@@ -14,15 +14,15 @@ from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.labelling import TileTable
 from vbp_lightning.data.tiles.splits import Region, inner_footprint, overlaps
-from vbp_lightning.data.tiles.store import SceneStore, SurveyedScene
+from vbp_lightning.data.tiles.store import ScannedScene, SceneStore
 
 
 @dataclass(eq=False)
-class Survey:
+class Scan:
     """What a data set holds.
 
     Args:
-        faults: Why it cannot be trained on, one line each; empty if it can.
+        errors: Why it cannot be trained on, one line each; empty if it can.
         warnings: What its owner should know, one line each.
         found: Number of scenes that the source named.
         infos: The scenes that could be read, in order.
@@ -31,11 +31,11 @@ class Survey:
         counts: Number of tiles by split and label name, and of those dropped.
         shared: Number of training tiles left out because val or test scenes show their ground too.
         store: The pixels; None where nothing could be read.
-        surveyed: What was counted in each scene.
+        scanned: What was counted in each scene.
         statistics: Of the valid training pixels; None where there are none.
     """
 
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     found: int = 0
     infos: list[SceneInfo] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Survey:
     counts: dict[Split, dict[str, int]] = field(default_factory=dict)
     shared: int = 0
     store: SceneStore | None = None
-    surveyed: list[SurveyedScene] = field(default_factory=list)
+    scanned: list[ScannedScene] = field(default_factory=list)
     statistics: BandStatistics | None = None
 
 
@@ -85,9 +85,9 @@ def too_small(infos: Sequence[SceneInfo], tile_size: int) -> list[str]:
     ]
 
 
-def split_faults(
+def split_errors(
     split: Split,
-    members: Sequence[SurveyedScene],
+    members: Sequence[ScannedScene],
     tiles: TileTable,
     counts: dict[str, int],
     shared: int,

@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Split
-from vbp_lightning.data.imagery.extent import PixelGrid, footprint, ground_size
+from vbp_lightning.data.imagery.extent import PixelGrid, footprint, ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.files import replacing
 
@@ -82,7 +82,11 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
     Returns:
         Places in ``infos``, the smaller first, in order.
     """
-    placed = [number for number, info in enumerate(infos) if ground_size(info.grid) is not None]
+    placed = [
+        number
+        for number, info in enumerate(infos)
+        if ground_sampling_distance(info.grid) is not None
+    ]
     shapes = np.array(
         [
             inner_footprint(infos[number].grid, Region(0, 0, *infos[number].grid.shape, "train"))
@@ -177,7 +181,7 @@ def block_regions(
         if info.scene.split is not None:
             regions[name].append(Region(0, 0, *info.grid.shape, info.scene.split))
             continue
-        metres = ground_size(info.grid) if unit == "m" else (1.0, 1.0)
+        metres = ground_sampling_distance(info.grid) if unit == "m" else (1.0, 1.0)
         if metres is None:
             lines.append(
                 f"{info.scene.image}: is not georeferenced, so that blocks of metres cannot be "

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import Scene
-from vbp_lightning.data.imagery.normalisation import BandStatistics, gap_values
+from vbp_lightning.data.imagery.normalisation import BandStatistics, nodata_values
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.reading import (
     OpenScene,
@@ -59,7 +59,7 @@ class Bands(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class SurveyedScene:
+class ScannedScene:
     """A scene all of whose pixels have been seen once.
 
     Args:
@@ -133,7 +133,7 @@ class SharedArray:
         return result
 
 
-def survey_scenes(
+def scan_scenes(
     infos: Sequence[SceneInfo],
     plans: Sequence[TilePlan],
     regions: Regions,
@@ -142,7 +142,7 @@ def survey_scenes(
     memory: int,
     threads: int,
     progress: bool,
-) -> tuple[list[SurveyedScene], BandStatistics | None, list[str]]:
+) -> tuple[list[ScannedScene], BandStatistics | None, list[str]]:
     """Reads every scene once: counts, statistics, and the pixels themselves where they fit.
 
     Args:
@@ -167,7 +167,7 @@ def survey_scenes(
     area = sum(info.grid.height * info.grid.width for info in infos)
     total = BandStatistics(infos[0].count, infos[0].dtype, area)
 
-    def survey(scene: Scene) -> tuple[SurveyedScene, BandStatistics]:
+    def scan(scene: Scene) -> tuple[ScannedScene, BandStatistics]:
         info, plan = by_name[scene.name]
         statistics = BandStatistics(info.count, info.dtype, area)
         own = regions[scene.name]
@@ -176,7 +176,7 @@ def survey_scenes(
             pixels = loaded.pixels
             training = training_pixels(own, slice(0, info.grid.height), info.grid.width)
             statistics.add(pixels.bands, pixels.valid & training)
-            surveyed = SurveyedScene(
+            scanned = ScannedScene(
                 info,
                 CountedTiles(
                     plan.corners,
@@ -189,21 +189,21 @@ def survey_scenes(
                 int(np.count_nonzero(pixels.valid)),
                 pixels,
             )
-            return surveyed, statistics
-        surveyed = _scan(
+            return scanned, statistics
+        scanned = _scan(
             info, plan, partial(training_pixels, own), reading, tile_size, memory, statistics
         )
 
-        return surveyed, statistics
+        return scanned, statistics
 
-    def keep(result: tuple[SurveyedScene, BandStatistics]) -> SurveyedScene:
+    def keep(result: tuple[ScannedScene, BandStatistics]) -> ScannedScene:
         # The counts of 16-bit scenes are larger than small scenes themselves.
         if alike:
             total.merge(result[1])
         return result[0]
 
     kept, lines = for_each_scene(
-        survey,
+        scan,
         [info.scene for info in infos],
         "Reading scenes",
         threads if fits else min(threads, _SCANNING_THREADS),
@@ -226,7 +226,7 @@ def _scan(
     tile_size: int,
     memory: int,
     statistics: BandStatistics,
-) -> SurveyedScene:
+) -> ScannedScene:
     """Reads a scene part by part."""
     height, width = info.grid.shape
     limit = int(memory * _CHUNK_SHARE)
@@ -257,11 +257,11 @@ def _scan(
         opened.check()
         largest = opened.largest_mask_value
     tiles = CountedTiles(plan.corners, plan.splits, road, valid)
-    return SurveyedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
+    return ScannedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
 
 
 def build_store(
-    surveyed: Sequence[SurveyedScene],
+    scanned: Sequence[ScannedScene],
     reading: Reading,
     mean: Sequence[float],
     memory: int,
@@ -270,20 +270,20 @@ def build_store(
     """The store of surveyed scenes; those in memory are filled in place.
 
     Args:
-        surveyed: All scenes.
+        scanned: All scenes.
         reading: How they were read.
         mean: What gaps hold, one value a band.
         memory: Bytes that a process may take.
         workers: Processes beside the main one that will read.
     """
-    dtype = surveyed[0].info.dtype
-    fill = gap_values(mean, dtype)
+    dtype = scanned[0].info.dtype
+    fill = nodata_values(mean, dtype)
     pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
     bands: list[Bands] = []
     road: list[Plane] = []
     valid: list[Plane] = []
     is_streamed = False
-    for item in surveyed:
+    for item in scanned:
         if isinstance(item.held, LabelPlanes):
             is_streamed = True
             bands.append(StreamedBands(item.info, item.held, pool, fill))

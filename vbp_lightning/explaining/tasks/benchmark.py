@@ -33,10 +33,10 @@ from vbp_lightning.explaining.benchmark_table import (
 )
 from vbp_lightning.explaining.compared_methods import (
     Build,
-    Contender,
-    JudgedTiles,
+    ComparedMethod,
+    EvaluationTiles,
     Maps,
-    contenders_of,
+    compared_methods_of,
     maps_of,
     road_tiles,
 )
@@ -84,72 +84,76 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     source = open_tiles(cfg, subject)
     if not isinstance(source, SplitTiles):
         raise UserError(f"input={cfg.input}: images have no labels to score against: leave it out")
-    judged = road_tiles(source.datamodule, source.split, cfg.tiles, cfg.draw)
-    if source.split == "val" and len(set(judged.scenes)) < 2:
+    evaluation_tiles = road_tiles(source.datamodule, source.split, cfg.tiles, cfg.draw)
+    if source.split == "val" and len(set(evaluation_tiles.scenes)) < 2:
         raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
     apart = None
     if source.split != "val":
         apart = road_tiles(source.datamodule, "val", cfg.tuned, cfg.draw)
-    contenders = contenders_of(cfg)
-    rows = _scored(contenders, subject.model, judged, apart, target)
-    kept = [each for each in contenders if each.name in rows]
-    _time(kept, rows, subject.model, judged.tiles, target)
+    compared_methods = compared_methods_of(cfg)
+    rows = _scored(compared_methods, subject.model, evaluation_tiles, apart, target)
+    kept = [each for each in compared_methods if each.name in rows]
+    _time(kept, rows, subject.model, evaluation_tiles.tiles, target)
     if cfg.perturbed:
-        _perturb(kept, rows, subject.model, judged, cfg.perturbed, target)
+        _perturb(kept, rows, subject.model, evaluation_tiles, cfg.perturbed, target)
     if cfg.cascaded:
-        _cascade(kept, rows, subject.model, judged.tiles[: cfg.cascaded], target)
-    print(f"{len(judged.tiles)} road tiles of {len(set(judged.scenes))} scenes, {source.split}")
-    print_tables(list(rows.values()), judged.scenes)
-    yield from _write(Path(cfg.output), cfg, list(rows.values()), judged)
+        _cascade(kept, rows, subject.model, evaluation_tiles.tiles[: cfg.cascaded], target)
+    count = len(evaluation_tiles.tiles)
+    scenes = len(set(evaluation_tiles.scenes))
+    print(f"{count} road tiles of {scenes} scenes, {source.split}")
+    print_tables(list(rows.values()), evaluation_tiles.scenes)
+    yield from _write(Path(cfg.output), cfg, list(rows.values()), evaluation_tiles)
 
 
 def _scored(
-    contenders: Sequence[Contender],
+    compared_methods: Sequence[ComparedMethod],
     model: nn.Module,
-    judged: JudgedTiles,
-    apart: JudgedTiles | None,
+    evaluation_tiles: EvaluationTiles,
+    apart: EvaluationTiles | None,
     target: int | None,
 ) -> dict[str, Row]:
     """Localisation, artefacts and likeness to LRP of each, by its name."""
     rows: dict[str, Future[Row]] = {}
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
-    order = sorted(contenders, key=lambda each: each.method != "lrp")
+    order = sorted(compared_methods, key=lambda each: each.method != "lrp")
     # Sorting and counting pixels takes as long as many a method: it goes on beside the next one.
     with ThreadPoolExecutor(max_workers=1) as scorer:
-        for contender in shown_progress(order, "Scoring"):
+        for compared_method in shown_progress(order, "Scoring"):
             try:
-                method = contender.build(model)
-                maps = maps_of(method, judged.tiles, target)
+                method = compared_method.build(model)
+                maps = maps_of(method, evaluation_tiles.tiles, target)
             except (UnsupportedNetworkError, ValueError) as error:
-                print(f"{contender.name} is left out: {one_line(error)}")
+                print(f"{compared_method.name} is left out: {one_line(error)}")
                 continue
-            if contender.method == "lrp":
+            if compared_method.method == "lrp":
                 of_lrp = maps
-            numbers = _artefacts(contender, model, judged.tiles)
+            numbers = _artefacts(compared_method, model, evaluation_tiles.tiles)
             tuning = None
             if apart is not None:
                 tuning = maps_of(method, apart.tiles, target), apart
-            rows[contender.name] = scorer.submit(
-                _row, contender, numbers, maps, judged, tuning, of_lrp
+            rows[compared_method.name] = scorer.submit(
+                _row, compared_method, numbers, maps, evaluation_tiles, tuning, of_lrp
             )
-    return {each.name: rows[each.name].result() for each in contenders if each.name in rows}
+    return {each.name: rows[each.name].result() for each in compared_methods if each.name in rows}
 
 
 def _row(
-    contender: Contender,
+    compared_method: ComparedMethod,
     numbers: dict[str, float],
     maps: Maps,
-    judged: JudgedTiles,
-    tuning: tuple[Maps, JudgedTiles] | None,
+    evaluation_tiles: EvaluationTiles,
+    tuning: tuple[Maps, EvaluationTiles] | None,
     of_lrp: Maps | None,
 ) -> Row:
     """What the maps of the tiles tell, beside the numbers that are known already."""
     if tuning is None:
-        scores, settings = cross_fitted_scores(maps, judged.truth, judged.scenes)
+        scores, settings = cross_fitted_scores(
+            maps, evaluation_tiles.truth, evaluation_tiles.scenes
+        )
     else:
         settings = [choose_setting(tuning[0], tuning[1].truth)]
-        scores = localisation_scores(maps, judged.truth, settings[0])
+        scores = localisation_scores(maps, evaluation_tiles.truth, settings[0])
     pooled = positive_part(maps)
     found = {
         "exponent": float(np.mean([each.exponent for each in settings])),
@@ -162,18 +166,20 @@ def _row(
         likeness = rank_correlation(pooled, positive_part(of_lrp)).mean()
         of_sizes = rank_correlation(np.abs(maps), np.abs(of_lrp)).mean()
         found |= {"lrp_correlation": float(likeness), "lrp_size_correlation": float(of_sizes)}
-    return Row(contender.method, contender.upsampling, scores, numbers | found)
+    return Row(compared_method.method, compared_method.upsampling, scores, numbers | found)
 
 
-def _artefacts(contender: Contender, model: nn.Module, tiles: Tensor) -> dict[str, float]:
+def _artefacts(
+    compared_method: ComparedMethod, model: nn.Module, tiles: Tensor
+) -> dict[str, float]:
     """Of an upsampling on given feature maps."""
-    if contender.method != "visual_backprop":
+    if compared_method.method != "visual_backprop":
         return {}
-    return vars(artefacts(model, contender.upsampling, tiles))
+    return vars(artefacts(model, compared_method.upsampling, tiles))
 
 
 def _time(
-    contenders: Sequence[Contender],
+    compared_methods: Sequence[ComparedMethod],
     rows: dict[str, Row],
     model: nn.Module,
     tiles: Tensor,
@@ -181,26 +187,28 @@ def _time(
 ) -> None:
     """What a tile costs by itself and among others, when nothing else is being computed."""
     sizes = {"ms_single": tiles[:1], "ms_batch": tiles[:_TIMED]}
-    for contender in shown_progress(contenders, "Timing"):
-        method = contender.build(model)
+    for compared_method in shown_progress(compared_methods, "Timing"):
+        method = compared_method.build(model)
         method.attribute(tiles[:1], target)  # sets up what is set up once
         for name, part in sizes.items():
             seconds = repeat(partial(method.attribute, part, target), number=1, repeat=3)
-            rows[contender.name].numbers[name] = 1e3 * min(seconds) / len(part)
+            rows[compared_method.name].numbers[name] = 1e3 * min(seconds) / len(part)
 
 
 def _perturb(
-    contenders: Sequence[Contender],
+    compared_methods: Sequence[ComparedMethod],
     rows: dict[str, Row],
     model: nn.Module,
-    judged: JudgedTiles,
+    evaluation_tiles: EvaluationTiles,
     count: int,
     target: int | None,
 ) -> None:
     """Deletion, insertion, ROAD and the shift test on the first tiles."""
-    tiles, scenes = judged.tiles[:count], judged.scenes[:count]
-    for contender in shown_progress(contenders, f"Taking pixels out of {len(tiles)} tiles"):
-        maps = maps_of(contender.build(model), tiles, target)
+    tiles, scenes = evaluation_tiles.tiles[:count], evaluation_tiles.scenes[:count]
+    for compared_method in shown_progress(
+        compared_methods, f"Taking pixels out of {len(tiles)} tiles"
+    ):
+        maps = maps_of(compared_method.build(model), tiles, target)
         shifts = vars(shift_response(model, tiles, maps, target))
         found = {
             "deletion": deletion(model, tiles, maps, target),
@@ -209,11 +217,11 @@ def _perturb(
             **{f"shift_{name}": changes for name, changes in shifts.items()},
         }
         for name, values in found.items():
-            rows[contender.name].numbers |= with_bounds(name, mean_interval(values, scenes))
+            rows[compared_method.name].numbers |= with_bounds(name, mean_interval(values, scenes))
 
 
 def _cascade(
-    contenders: Sequence[Contender],
+    compared_methods: Sequence[ComparedMethod],
     rows: dict[str, Row],
     model: nn.Module,
     tiles: Tensor,
@@ -222,10 +230,12 @@ def _cascade(
     """Rank correlation with the maps of networks randomised from the output down."""
     stages = cascade(model)
     layers = [layer_name(stage.layer) for stage in stages]
-    for contender in shown_progress(contenders, f"Randomising layers, {len(tiles)} tiles"):
-        row = rows[contender.name]
+    for compared_method in shown_progress(
+        compared_methods, f"Randomising layers, {len(tiles)} tiles"
+    ):
+        row = rows[compared_method.name]
 
-        def explained(network: nn.Module, build: Build = contender.build) -> Maps:
+        def explained(network: nn.Module, build: Build = compared_method.build) -> Maps:
             return maps_of(build(network), tiles, target)
 
         similar, of_sizes = cascade_similarity(explained, model, stages).mean(axis=2).tolist()
@@ -237,9 +247,9 @@ def _cascade(
 
 
 def _write(
-    output: Path, cfg: DictConfig, rows: Sequence[Row], judged: JudgedTiles
+    output: Path, cfg: DictConfig, rows: Sequence[Row], evaluation_tiles: EvaluationTiles
 ) -> Iterator[Path]:
-    yield write_csv(output / "benchmark.csv", list(csv_rows(rows, judged.scenes)))
+    yield write_csv(output / "benchmark.csv", list(csv_rows(rows, evaluation_tiles.scenes)))
     names = list(rows[0].tiles)
     yield write_arrays(
         output / "benchmark.npz",
@@ -248,20 +258,20 @@ def _write(
         | dict.fromkeys(names, "score of a tile"),
         methods=[row.method for row in rows],
         upsamplings=[row.upsampling for row in rows],
-        scenes=judged.scenes,
-        corners=judged.corners,
-        road_shares=judged.truth.mean(axis=(1, 2)),
+        scenes=evaluation_tiles.scenes,
+        corners=evaluation_tiles.corners,
+        road_shares=evaluation_tiles.truth.mean(axis=(1, 2)),
         **{name: np.stack([row.tiles[name] for row in rows]) for name in names},
     )
     intervals = {
-        title: {row.name: mean_interval(row.tiles[name], judged.scenes) for row in rows}
+        title: {row.name: mean_interval(row.tiles[name], evaluation_tiles.scenes) for row in rows}
         for name, title in _FIGURE_SCORES.items()
     }
-    where = f"{len(judged.scenes)} road tiles, {cfg.split} split"
+    where = f"{len(evaluation_tiles.scenes)} road tiles, {cfg.split} split"
     figure = score_figure(intervals, CHANCE, where)
     yield write_picture(output / "localisation.png", figure_to_array(figure))
     curves = {row.name: row.cascade for row in rows if row.cascade}
     if curves:
-        count = min(cfg.cascaded, len(judged.scenes))
+        count = min(cfg.cascaded, len(evaluation_tiles.scenes))
         figure = cascade_figure(curves, f"{count} road tiles, {cfg.split} split")
         yield write_picture(output / "cascade.png", figure_to_array(figure))

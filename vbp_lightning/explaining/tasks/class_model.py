@@ -18,7 +18,7 @@ from vbp_lightning.explaining.inspecting import (
     counts_checked,
     has_tiles,
     layer_name,
-    settings_faults,
+    setting_errors,
     standardised_to_rgb,
     statistics_of,
 )
@@ -50,7 +50,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     statistics = statistics_of(subject)
     model = Standardised(subject.model, statistics.mean, statistics.std)
     start = _start(cfg, subject, model)
-    with settings_faults():
+    with setting_errors():
         score, name = _score(cfg, subject, model, start)
         ascent = ascend(
             score,

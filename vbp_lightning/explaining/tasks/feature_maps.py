@@ -10,7 +10,7 @@ from vbp_lightning.explaining.inspecting import (
     counts_checked,
     layer_name,
     scale_checked,
-    settings_faults,
+    setting_errors,
 )
 from vbp_lightning.explaining.outputs import RAW_UNIT, write_arrays, write_picture
 from vbp_lightning.explaining.subject import Subject
@@ -43,7 +43,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     tile, place = chosen.tiles[cfg.tile : cfg.tile + 1], chosen.places[cfg.tile]
     outputs = layer_outputs(subject.model, tile)
     if cfg.layer is not None:
-        with settings_faults():
+        with setting_errors():
             inside = resolve_layer(subject.model, cfg.layer, tile)
         outputs = {
             name: values

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from vbp_lightning.explaining.inspecting import counts_checked, layer_name, settings_faults
+from vbp_lightning.explaining.inspecting import counts_checked, layer_name, setting_errors
 from vbp_lightning.explaining.outputs import write_arrays, write_picture
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.inspection.filters import exciting_colours, filters_of
@@ -29,7 +29,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         UserError: There is no such convolution.
     """
     counts_checked(cfg, "filters")
-    with settings_faults():
+    with setting_errors():
         found = filters_of(subject.model, torch.zeros(1, *subject.input_shape), cfg.layer)
     count, inside, height, width = found.weights.shape
     bands: list[str] = []

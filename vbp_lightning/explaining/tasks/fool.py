@@ -14,7 +14,7 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.inspecting import (
     counts_checked,
     has_tiles,
-    settings_faults,
+    setting_errors,
     standardised_to_rgb,
     statistics_of,
 )
@@ -58,11 +58,11 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     statistics = statistics_of(subject)
     model = Standardised(subject.model, statistics.mean, statistics.std)
     odds = LogOdds(model, target)
-    with settings_faults():
+    with setting_errors():
         starts = [*_noise(cfg, subject), *_tiles(cfg, subject, model, odds)]
     if not starts:
         raise UserError("noise=0 and no tile: give one or the other (noise, images, input)")
-    with settings_faults():
+    with setting_errors():
         ways = [
             fool(
                 odds,

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.explaining.inspecting import layer_name, settings_faults
+from vbp_lightning.explaining.inspecting import layer_name, setting_errors
 from vbp_lightning.explaining.outputs import write_arrays, write_picture
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import open_tiles
@@ -43,7 +43,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
     batches = torch.split(chosen.tiles, _BATCH)
-    with settings_faults():
+    with setting_errors():
         flow = gradient_flow(subject.model, shown_progress(batches, "Going back"), target)
     flow = {layer_name(name): gradient for name, gradient in flow.items()}
     found = verdicts({name: float(gradient.norms.mean()) for name, gradient in flow.items()})

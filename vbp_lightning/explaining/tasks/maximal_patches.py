@@ -13,7 +13,7 @@ from vbp_lightning.explaining.inspecting import (
     in_batches,
     label_names,
     layer_name,
-    settings_faults,
+    setting_errors,
 )
 from vbp_lightning.explaining.outputs import write_arrays, write_picture
 from vbp_lightning.explaining.subject import Subject
@@ -42,7 +42,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     counts_checked(cfg, "patches")
     source = open_tiles(cfg, subject)
     sample = source.read([0])
-    with settings_faults():
+    with setting_errors():
         if cfg.layer is None:
             layer = _last_map(subject.model, sample)
         else:

@@ -19,7 +19,7 @@ from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.scene_maps.block_maps import Mapper
-from vbp_lightning.scene_maps.hardest import judged
+from vbp_lightning.scene_maps.hardest import evaluation_tiles
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
@@ -59,14 +59,14 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         subject.reader.white_area,
     )
     datamodule = own_data(classifier) if cfg.input is None else None
-    jobs, faults = _jobs(_scenes(cfg, settings, datamodule), settings)
+    jobs, errors = _jobs(_scenes(cfg, settings, datamodule), settings)
     todo = _todo(cfg, jobs)
     if todo:
         settings.output.mkdir(parents=True, exist_ok=True)
         trainer = instantiate(cfg.trainer)
         mapping = SceneMapping(mapper, classifier, todo, cfg.scale == "shared")
         trainer.predict(mapping, return_predictions=False)
-        faults += mapping.faults
+        errors += mapping.errors
         if not trainer.is_global_zero:
             return
         print(f"{mapping.speed:.2f} Mpx/s")
@@ -81,14 +81,14 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
             yield write_quick_look(job, threshold, title, note)
     if cfg.roads:
         path = settings.output / "roads.geojson"
-        faults += write_road_areas(path, done, threshold)
+        errors += write_road_areas(path, done, threshold)
         yield path
     if cfg.hardest and datamodule is not None:
         maps = {job.name: (job.cells, probabilities_of(job.probability_path)) for job in done}
-        tiles = judged(datamodule.tiles_of(cfg.split), maps)
+        tiles = evaluation_tiles(datamodule.tiles_of(cfg.split), maps)
         yield from write_hardest(settings.output, tiles, datamodule, cfg.hardest)
-    if faults:
-        raise UserError(*faults)
+    if errors:
+        raise UserError(*errors)
 
 
 def _refuse_wrong_settings(cfg: DictConfig) -> None:
@@ -180,11 +180,11 @@ def _jobs(
 ) -> tuple[list[SceneJob], list[str]]:
     """The scenes that can be mapped, and one line for each that cannot."""
     jobs: list[SceneJob] = []
-    faults: list[str] = []
+    errors: list[str] = []
     names: dict[str, Path] = {}
     for name, path in scenes:
         if name in names:
-            faults.append(
+            errors.append(
                 f"{path}: has the name of {names[name]}, and so would its maps (input): "
                 "map the folders one by one, each to an output of its own"
             )
@@ -193,10 +193,10 @@ def _jobs(
         try:
             jobs.append(scene_job(path, settings, name))
         except UserError as error:
-            faults += error.lines
+            errors += error.lines
     if not jobs:
-        raise UserError(*faults or ["input: holds no scene outside of the output (input, output)"])
-    return jobs, faults
+        raise UserError(*errors or ["input: holds no scene outside of the output (input, output)"])
+    return jobs, errors
 
 
 def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
