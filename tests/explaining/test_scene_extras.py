@@ -5,7 +5,7 @@ import pytest
 import rasterio
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.explaining import scene_extras
 from vbp_lightning.scene_maps.hardest import EvaluationTile
@@ -29,7 +29,7 @@ def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch
         pixels = rng.integers(0, 255, (3, 64, 64), np.uint8)
         write(tmp_path / split / "images" / "a.tif", pixels)
         write(tmp_path / split / "masks" / "a.tif", roads)
-    source = FolderScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
+    source = PatternScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
     datamodule = RoadTileDataModule(source, tile_size=16, context=8)
     datamodule.setup()
     tiles = [EvaluationTile(tile, 0.5) for tile in datamodule.tiles_of("test")]

@@ -14,7 +14,6 @@ from torch import Tensor
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.data.imagery.unlabelled import image_files
-from vbp_lightning.data.stored import stored_datamodule
 from vbp_lightning.data.tiles.choice import choose_by_share
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
@@ -218,6 +217,6 @@ def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
     """
     if classifier is None:
         raise UserError("nothing tells which images to explain: give an image or a folder (input)")
-    datamodule = stored_datamodule(classifier.hparams["data"] or {})
+    datamodule = RoadTileDataModule.from_config(classifier.hparams["data"] or {})
     datamodule.setup()
     return datamodule
