@@ -13,8 +13,8 @@ from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.files import replacing
-from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
-from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.display import RGB, outlined, to_rgb
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import compress_page, encode_png
 from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE
 
@@ -156,12 +156,15 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     every = [tile for tiles in chosen.values() for tile in tiles]
     pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
     rows = [
-        ContactRow(
+        GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
-            np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
-            datamodule.read_masks(tiles).numpy(),
+            outlined(
+                np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
+                datamodule.read_masks(tiles).numpy(),
+            ),
             [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
         for label, tiles in chosen.items()
     ]
-    return contact_sheet(rows, "Random tiles; road pixels of the labels are outlined")
+    title = "Random tiles; road pixels of the labels are outlined"
+    return picture_grid(rows, title, side=144)
