@@ -79,7 +79,7 @@ def tile_of(folder: Path, where: tuple[str, int, int]) -> tuple[Tensor, RGB]:
 
 
 def relevance_picture(relevance: Tensor) -> RGB:
-    """What speaks for the class ``(1, 1, H, W)``, from 0 to its largest value."""
+    """Draws the positive relevance ``(1, 1, H, W)``, from 0 to its largest value."""
     values = positive_part(relevance.detach()[:, 0].numpy())[0]
     return saliency_to_rgb(values / max(float(values.max()), 1e-30))
 

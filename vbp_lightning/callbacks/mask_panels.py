@@ -214,7 +214,7 @@ class MaskPanels(pl.Callback):
             shown.rgb[place],
             steps[::-1],
             _plane(chain.mask),
-            "after the fit: how the mask of one tile grows",
+            "after the fit: VisualBackProp mask by layer",
             [self._note],
         )
 

@@ -58,7 +58,7 @@ def picture_grid(
     """
     extents = [_LEAST]
     for row in rows:
-        if row.captions and len(row.captions) != len(row.pictures):
+        if len(row.captions) not in (0, len(row.pictures)):
             raise ValueError(f"{row.heading}: {len(row.captions)} captions do not match")
         extents.append(min(columns, len(row.pictures)) * ((row.side or side) + _GAP) - _GAP)
     width = 2 * _MARGIN + max(extents)
@@ -68,11 +68,11 @@ def picture_grid(
         strips.append(_text(width, row.heading, text_size + 3, bold=True))
         if not len(row.pictures):
             strips.append(_text(width, "none", text_size, colour=GREY))
+        captions = row.captions or [""] * len(row.pictures)
         for start in range(0, len(row.pictures), columns):
             part = slice(start, start + columns)
-            captions = row.captions[part] or [""] * len(row.pictures[part])
             strips.append(
-                _pictures(width, row.pictures[part], captions, row.side or side, text_size)
+                _pictures(width, row.pictures[part], captions[part], row.side or side, text_size)
             )
     return np.concatenate(strips)
 
