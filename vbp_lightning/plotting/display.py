@@ -1,6 +1,6 @@
 """Colours of tiles and of saliency maps: percentile stretch, gamma curve, colour maps, outlines."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Literal
 
@@ -140,22 +140,21 @@ def standardised_to_rgb(images: npt.ArrayLike, reach: float = 2.0) -> RGB:
     return _to_bytes((shown / reach).clip(-1, 1) / 2 + 0.5)
 
 
-def outlined(tiles: RGB, road_masks: npt.NDArray[np.bool_], side: int = 288) -> list[RGB]:
-    """Enlarges tiles and outlines their road pixels in magenta.
+def outlined(tiles: Iterable[RGB], road_masks: npt.NDArray[np.bool_]) -> list[RGB]:
+    """Enlarges tiles by a whole number to about 288 pixels and outlines their road in magenta.
 
     Road pixels are outlined, not filled, so that the imagery below them stays visible.
 
     Args:
-        tiles: ``(N, H, W, 3)`` uint8.
+        tiles: ``(H, W, 3)`` uint8 each.
         road_masks: ``(N, H, W)`` bool.
-        side: Approximate side of the pictures in pixels; the enlargement is a whole number.
 
     Returns:
         ``(h, w, 3)`` uint8 each.
     """
-    zoom = max(1, round(side / max(tiles.shape[1], 1)))
     pictures = []
     for tile, road in zip(tiles, road_masks, strict=True):
+        zoom = max(1, round(288 / len(tile)))
         large = tile.repeat(zoom, axis=0).repeat(zoom, axis=1)
         inside = road.repeat(zoom, axis=0).repeat(zoom, axis=1)
         large[inside & ~ndimage.binary_erosion(inside, iterations=3, border_value=1)] = OUTLINE

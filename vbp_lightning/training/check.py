@@ -1,6 +1,7 @@
 """``check=true``: what a data set holds and what is wrong with it, before anything is trained."""
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,6 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
         seed: Of the choice of tiles.
     """
     rng = np.random.default_rng(seed)
-    size = datamodule.tile_size, datamodule.tile_size
     chosen: dict[Label, list[LabelledTile]] = {}
     totals = {}
     for label in (Label.ROAD, Label.NON_ROAD, Label.IGNORED):
@@ -158,10 +158,7 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     rows = [
         GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
-            outlined(
-                np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
-                datamodule.read_masks(tiles).numpy(),
-            ),
+            outlined(islice(pictures, len(tiles)), datamodule.read_masks(tiles).numpy()),
             [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
         for label, tiles in chosen.items()
