@@ -214,7 +214,7 @@ class MaskPanels(pl.Callback):
             shown.rgb[place],
             steps[::-1],
             _plane(chain.mask),
-            "after the fit: VisualBackProp mask by layer",
+            "after the fit: how the mask of one tile grows",
             [self._note],
         )
 
