@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import TileSource
 from vbp_lightning.models import Normalize
-from vbp_lightning.plotting.display import RGB
 
 _BATCH = 64
 
@@ -73,12 +71,3 @@ def statistics_of(subject: Subject) -> Normalize:
     """The layer that says what the network takes for mean and standard deviation of each band."""
     found = [module for module in subject.model.modules() if isinstance(module, Normalize)]
     return found[0]
-
-
-def standardised_to_rgb(images: Tensor, reach: float = 2.0) -> list[RGB]:
-    """Standardised images ``(N, C, H, W)`` as pictures: ``-reach`` is black, ``reach`` is full."""
-    values = (images.detach().cpu().numpy() / reach).clip(-1, 1) / 2 + 0.5
-    if values.shape[1] not in (1, 3):
-        values = values[:, :3] if values.shape[1] > 3 else values[:, :1]
-    wide = np.broadcast_to(values, (len(values), 3, *values.shape[2:]))
-    return list(np.rint(255 * wide.transpose(0, 2, 3, 1)).astype(np.uint8))

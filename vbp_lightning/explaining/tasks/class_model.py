@@ -19,7 +19,6 @@ from vbp_lightning.explaining.inspecting import (
     has_tiles,
     layer_name,
     setting_errors,
-    standardised_to_rgb,
     statistics_of,
 )
 from vbp_lightning.explaining.outputs import RAW_UNIT, write_arrays, write_picture
@@ -28,6 +27,7 @@ from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Ascent, Standardised, ascend
 from vbp_lightning.inspection.layers import UnitScore, resolve_layer
 from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
 

@@ -15,7 +15,6 @@ from vbp_lightning.explaining.inspecting import (
     counts_checked,
     has_tiles,
     setting_errors,
-    standardised_to_rgb,
     statistics_of,
 )
 from vbp_lightning.explaining.outputs import RAW_UNIT, write_arrays, write_picture
@@ -23,6 +22,7 @@ from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Fooling, LogOdds, Standardised, fool
 from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
 

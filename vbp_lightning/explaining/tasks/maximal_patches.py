@@ -21,7 +21,8 @@ from vbp_lightning.explaining.tile_sources import TileSource, open_tiles
 from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer
 from vbp_lightning.inspection.maximal_patches import Excitations, crop, strongest_activations
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
-from vbp_lightning.plotting.picture_grid import GridRow, patches_to_rgb, picture_grid
+from vbp_lightning.plotting.display import patches_to_rgb
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:

@@ -71,14 +71,14 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     row = GridRow(
         f"{len(shown)} of them on a grid, by their places in the t-SNE",
         [mosaic],
-        notes=["each tile in one cell, with the least sum of squared shifts; framed by its label"],
         side=max(mosaic.shape[:2]),
     )
+    note = "Each tile is in one cell, with the least sum of squared shifts; framed by its label."
     output = Path(cfg.output)
     picture = figure_to_array(scatter)
     yield write_picture(
         output / "projection.png",
-        below_each_other([picture, picture_grid([row], "The same by thumbnails")]),
+        below_each_other([picture, picture_grid([row], "The same by thumbnails", [note])]),
     )
     yield write_arrays(
         output / "projection.npz",
