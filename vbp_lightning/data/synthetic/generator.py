@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
+from rich.console import Console
 from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
@@ -139,7 +140,11 @@ class SyntheticScenes:
         with ThreadPoolExecutor(self.workers) as pool:
             jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
             for name, checksums in track(
-                jobs, "Writing procedural scenes", total=len(missing), transient=True
+                jobs,
+                "Writing procedural scenes",
+                total=len(missing),
+                console=Console(stderr=True),
+                transient=True,
             ):
                 finished[name] = checksums
                 self._record(finished)
