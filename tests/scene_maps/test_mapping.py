@@ -1,4 +1,4 @@
-"""Blocks shared out among processes: gloo, two of them, against one."""
+"""Blocks distributed among two processes (gloo), compared with one process."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 from tests.helpers.mapping import classifier, make_maps, trainer, write_scene
@@ -38,7 +39,7 @@ if __name__ == "__main__":
     errors = []
     paths = [folder / f"{name}.tif" for name in "abc"]
     make_maps(paths, folder / "out_2", classifier(), errors=errors)
-    (folder / "faults.txt").write_text("\\n".join(errors))
+    (folder / "errors.txt").write_text("\\n".join(errors))
 """
 
 
@@ -47,7 +48,7 @@ def noise(shape, seed):
 
 
 def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, monkeypatch):
-    """And each knows of the scene that cannot be read, whose only block the second one gets."""
+    """Both report the scene that cannot be read, whose only block the second process gets."""
     for name, shape in (("a", (300, 260)), ("b", (128, 400)), ("c", (128, 128))):
         write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)), compress="deflate")
     damaged = tmp_path / "c.tif"
@@ -83,7 +84,7 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
     finally:
         torch.set_num_threads(threads)
     assert sorted(alone) == sorted(blocks)
-    assert (tmp_path / "faults.txt").read_text().splitlines() == errors
+    assert (tmp_path / "errors.txt").read_text().splitlines() == errors
     assert errors[0].startswith(f"{damaged}: cannot be read")
     names = sorted(path.name for path in (tmp_path / "out_1").glob("*.tif"))
     assert len(names) == 4
@@ -113,9 +114,7 @@ def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_pat
 
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])
 def test_the_block_size_leaves_the_files_as_they_are(tmp_path, mode):
-    """Tiles to the bit; seamless probabilities up to rounding."""
-    import rasterio
-
+    """Up to rounding."""
     path = write_scene(tmp_path / "a.tif", noise((300, 260), 3))
     options = {"stride": 32, "batch": 1} if mode == "tiles" else {}
     found = []
