@@ -45,7 +45,7 @@ def agree(method, inputs=None):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Counts the runs that take the faster pass."""
+    """The layers of each fused run."""
     taken = []
     original = fusing._Run.run
 
@@ -65,7 +65,7 @@ def test_same_result(runs, samples, upsampling):
     assert len(runs[0]) == 12  # from the first convolution to the last ReLU
 
 
-def test_portions_make_no_difference(runs, monkeypatch):
+def test_chunks_make_no_difference(runs, monkeypatch):
     method = VisualBackProp(chain(), "unpool")
     whole = method.attribute(images(9))
     monkeypatch.setattr(fusing, "_CACHED_BYTES", 4 * 4 * 30 * 30 * 4)
@@ -111,7 +111,7 @@ def test_training_step_between_two_masks_is_noticed():
     agree(method)
 
 
-def test_hooks_of_the_user_are_obeyed(runs):
+def test_hooks_of_the_user_are_called(runs):
     net = chain()
     net[2][0].register_forward_hook(lambda module, args, output: 2 * output)
     net[5].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
@@ -137,14 +137,14 @@ def test_hooks_on_all_modules_see_all_modules(runs):
     assert not runs
 
 
-def test_not_in_other_types_or_under_autocast(runs):
+def test_other_types_and_autocast_are_not_fused(runs):
     VisualBackProp(chain().double()).attribute(images().double())
     with torch.autocast("cpu", torch.bfloat16):
         VisualBackProp(chain()).attribute(images())
     assert not runs
 
 
-def test_wrappers_in_any_nesting_take_it(runs):
+def test_nested_containers_are_fused(runs):
     class Wrapper(nn.Module):
         def __init__(self, network):
             super().__init__()
@@ -157,7 +157,7 @@ def test_wrappers_in_any_nesting_take_it(runs):
     assert len(runs) == 1
 
 
-def test_parametrised_and_reshaping_convolutions_run_as_they_are():
+def test_parametrised_and_reshaping_convolutions_run_unchanged():
     net = chain()
     nn.utils.parametrizations.weight_norm(net[2][0])
     net[8].padding_mode = "zeros"
@@ -181,7 +181,7 @@ def test_sequential_sliced_by_its_owner_is_followed():
 
 
 def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
-    """As pre-activation blocks with an in-place ReLU have it."""
+    """As in pre-activation blocks with an in-place ReLU."""
 
     class PreActivation(nn.Module):
         def __init__(self):
