@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import rasterio
 import torch
 
+from tests.helpers.nets import with_statistics
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.scene_maps.mapping import SceneMapping
@@ -28,11 +29,7 @@ def classifier(bands: int = 3, context: int = 0, architecture: str = "strided") 
     """A classifier in eval mode whose batch norms are no identity."""
     torch.manual_seed(0)
     model = RoadClassifier(architecture, mean=[100.0] * bands, std=[50.0] * bands, context=context)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
+    return with_statistics(model)
 
 
 def trainer(**options: object) -> pl.Trainer:

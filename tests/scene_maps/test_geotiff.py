@@ -184,14 +184,18 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
         tmp_path / "a.tif", noise((600, 1100)), crs=UTM, transform=PLACES["north up"][1]
     )
     (job,) = make_maps([path], tmp_path / "out", model, block=512)
-    for map_path, kind in ((job.mask_path, "uint8"), (job.probability_path, "float32")):
+    expected = (
+        (job.mask_path, "uint8", "VisualBackProp: where features fire, for any class"),
+        (job.probability_path, "float32", "P(road) of the 96 px window around each position"),
+    )
+    for map_path, kind, description in expected:
         valid, errors, warnings = cog_validate(map_path)
         assert (valid, errors, warnings) == (True, [], [])
         with rasterio.open(map_path) as raster:
             assert raster.dtypes == (kind,)
-            assert raster.compression is not None
+            assert raster.compression.name == "deflate"
             assert raster.is_tiled
-            assert raster.descriptions[0]
+            assert raster.descriptions == (description,)
             assert raster.tags()["CHECKPOINT_SHA256"] == "abc"
             assert raster.tags()["MODE"] == "seamless"
     with rasterio.open(job.mask_path) as raster:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.nets import with_statistics
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models import RoadNetwork
 from vbp_lightning.scene_maps.block_maps import block_maps
@@ -17,13 +18,7 @@ MEAN, STD = [120.0, 100.0], [40.0, 50.0]
 def network(architecture="strided", head="hidden", context=0, seed=0):
     """A network whose batch norms are no identity, like those of a trained one."""
     torch.manual_seed(seed)
-    model = RoadNetwork(architecture, head, MEAN, STD, context=context)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-            torch.nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
+    return with_statistics(RoadNetwork(architecture, head, MEAN, STD, context=context))
 
 
 def scene_of(height, width, seed=0):
