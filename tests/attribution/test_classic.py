@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from tests.helpers.nets import NETS, AlexNet, road, seasoned
@@ -357,7 +358,14 @@ def test_occlusion_against_a_naive_loop(fill, output):
     maps = made.attribute(x, torch.tensor([2, 0]))
     for sample, target in ((0, 2), (1, 0)):
         total, count = torch.zeros(11, 12), torch.zeros(11, 12)
-        cover = made._cover(x[sample : sample + 1])[0]
+        image = x[sample].numpy()
+        cover = torch.from_numpy(
+            {
+                "mean": np.broadcast_to(image.mean((1, 2), keepdims=True), image.shape),
+                "blur": gaussian_filter(image, 1, mode="mirror", truncate=3, axes=(1, 2)),
+                7.0: np.full_like(image, 7),
+            }[fill].copy()
+        )
         for top in (0, 3, 6, 7):
             for left in (0, 3, 6, 8):
                 covered = x[sample].clone()

@@ -1,4 +1,4 @@
-"""The faster pass: taken where it is the same, and never with weights of yesterday."""
+"""The fused pass: used only where its result is the same, and always with present weights."""
 
 import copy
 
@@ -33,6 +33,7 @@ def chain():
 
 
 def agree(method, inputs=None):
+    """Asserts that output and raw mask agree with the model in float64 without fusing."""
     inputs = images(9) if inputs is None else inputs
     reference = VisualBackProp(copy.deepcopy(method.model).double(), method.upsampling, fuse=False)
     expected_output, expected = reference.attribute_with_logits(inputs.double(), normalize=False)
@@ -65,11 +66,20 @@ def test_same_result(runs, samples, upsampling):
     assert len(runs[0]) == 12  # from the first convolution to the last ReLU
 
 
-def test_chunks_make_no_difference(runs, monkeypatch):
+def test_chunks_make_no_difference(monkeypatch):
     method = VisualBackProp(chain(), "unpool")
     whole = method.attribute(images(9))
+    sizes = []
+    original = fusing._Run._portion
+
+    def counted(run, features, *args):
+        sizes.append(len(features))
+        return original(run, features, *args)
+
+    monkeypatch.setattr(fusing._Run, "_portion", counted)
     monkeypatch.setattr(fusing, "_CACHED_BYTES", 4 * 4 * 30 * 30 * 4)
     torch.testing.assert_close(method.attribute(images(9)), whole, rtol=1e-5, atol=1e-5)
+    assert sizes == [4, 4, 1]  # the largest map of a sample has 4 × 30 × 30 values of 4 bytes
 
 
 @pytest.mark.parametrize(
@@ -160,7 +170,6 @@ def test_nested_containers_are_fused(runs):
 def test_parametrised_and_reshaping_convolutions_run_unchanged():
     net = chain()
     nn.utils.parametrizations.weight_norm(net[2][0])
-    net[8].padding_mode = "zeros"
     net[4][0] = seasoned(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
     reference = VisualBackProp(net, fuse=False).attribute(images(3))
     torch.testing.assert_close(VisualBackProp(net).attribute(images(3)), reference)

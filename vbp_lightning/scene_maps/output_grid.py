@@ -45,7 +45,7 @@ class CellGrid:
 
     @property
     def first(self) -> int:
-        """Centre of the first cell, in pixels: at most half a step beyond the scene's border."""
+        """Centre of the first cell in pixels from the border of the scene, less than one step."""
         return (self.window // 2) % self.step
 
     @property
@@ -60,18 +60,14 @@ class CellGrid:
         Args:
             block: Any rectangle; only windows that fit into the scene are returned.
         """
-        half, step = self.window // 2, self.step
-        rows, cols = (
-            range(
-                -(-max(0, start - half) // step) * step,
-                min(whole - self.window, start + size - half - 1) + 1,
-                step,
-            )
-            for start, size, whole in zip(
-                (block.row, block.col), (block.height, block.width), self.shape, strict=True
-            )
-        )
-        return rows, cols
+        rows = self._origins(block.row, block.height, self.shape[0])
+        return rows, self._origins(block.col, block.width, self.shape[1])
+
+    def _origins(self, start: int, size: int, whole: int) -> range:
+        half = self.window // 2
+        first = max(0, start - half)
+        last = min(whole - self.window, start + size - half - 1)
+        return range(first + -first % self.step, last + 1, self.step)
 
     def cell(self, origin: int) -> int:
         """The row or column of the cell whose window begins at a pixel."""
