@@ -16,6 +16,11 @@ from vbp_lightning.scene_maps.seamless import SeamlessMapper
 from vbp_lightning.scene_maps.tilewise import TileMapper
 
 
+def noise(shape, bands=3, dtype=np.uint8, seed=0, top=200):
+    """An image (bands, h, w) of random values from 1 to ``top`` - 1."""
+    return np.random.default_rng(seed).integers(1, top, (bands, *shape)).astype(dtype)
+
+
 def write_scene(path: Path, image: np.ndarray, **profile: object) -> Path:
     """Writes (bands, h, w) as a GeoTIFF with the given profile; returns the path."""
     profile = {"driver": "GTiff", "dtype": image.dtype, "count": len(image)} | profile

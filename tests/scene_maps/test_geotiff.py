@@ -18,7 +18,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
-from tests.helpers.mapping import classifier, make_maps, write_scene
+from tests.helpers.mapping import classifier, make_maps, noise, write_scene
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -31,10 +31,6 @@ PLACES = {
     "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
     "nowhere": (None, Affine.identity()),
 }
-
-
-def noise(shape, bands=3, dtype=np.uint8, seed=0, top=200):
-    return np.random.default_rng(seed).integers(1, top, (bands, *shape)).astype(dtype)
 
 
 def read(path):

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 import torch
 
-from tests.helpers.mapping import classifier, make_maps, trainer, write_scene
+from tests.helpers.mapping import classifier, make_maps, noise, trainer, write_scene
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -43,14 +43,10 @@ if __name__ == "__main__":
 """
 
 
-def noise(shape, seed):
-    return np.random.default_rng(seed).integers(1, 250, (3, *shape), dtype=np.uint8)
-
-
 def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, monkeypatch):
     """Both report the scene that cannot be read, whose only block the second process gets."""
     for name, shape in (("a", (300, 260)), ("b", (128, 400)), ("c", (128, 128))):
-        write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)), compress="deflate")
+        write_scene(tmp_path / f"{name}.tif", noise(shape, seed=ord(name)), compress="deflate")
     damaged = tmp_path / "c.tif"
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     script = tmp_path / "script.py"
@@ -95,7 +91,7 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
 
 def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_path):
     paths = [
-        write_scene(tmp_path / f"{name}.tif", noise((256, 256), 1), compress="deflate")
+        write_scene(tmp_path / f"{name}.tif", noise((256, 256), seed=1), compress="deflate")
         for name in "ab"
     ]
     model = classifier()
@@ -115,7 +111,7 @@ def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_pat
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])
 def test_the_block_size_leaves_the_files_as_they_are(tmp_path, mode):
     """Up to rounding."""
-    path = write_scene(tmp_path / "a.tif", noise((300, 260), 3))
+    path = write_scene(tmp_path / "a.tif", noise((300, 260), seed=3))
     options = {"stride": 32, "batch": 1} if mode == "tiles" else {}
     found = []
     for block in (64, 512):

@@ -5,7 +5,7 @@ import pytest
 import rasterio
 import torch
 
-from tests.helpers.mapping import classifier, make_maps, write_scene
+from tests.helpers.mapping import classifier, make_maps, noise, write_scene
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.scene_maps.tilewise import TileMapper
 
@@ -38,7 +38,7 @@ def tiles_of(model, image, context):
 def test_maps_are_composed_of_the_tiles(tmp_path, context, blend):
     """By a trainer, whose inference mode the masks of a network with context must survive."""
     model = classifier(context=context)
-    image = np.random.default_rng(0).integers(1, 250, (3, *SHAPE), dtype=np.uint8)
+    image = noise(SHAPE)
     path = write_scene(tmp_path / "a.tif", image)
     (job,) = make_maps(
         [path], tmp_path / "out", model, mode="tiles", block=64, scaling="none",

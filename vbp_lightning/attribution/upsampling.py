@@ -202,9 +202,8 @@ def shares_of_maxima(
         needed += window.dilation[axis] * (window.kernel[axis] - 1)
         after = max(needed - before - window.below[axis], 0)
         pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
-        padded = F.pad(
-            padded, pad, value=float("nan")
-        )  # NaN equals no value, so padding is never a maximum
+        # NaN equals no value, so padding is never a maximum.
+        padded = F.pad(padded, pad, value=float("nan"))
     reach = [
         (size - 1) * stride + 1 for size, stride in zip(window.above, window.stride, strict=True)
     ]
