@@ -174,11 +174,11 @@ def test_no_handle_crosses_a_process(both):
     assert not pickle.loads(pickle.dumps(bands))._pool._images
 
 
-def test_white_gaps_that_cross_the_parts_of_a_streamed_scene(tmp_path, write):
+def test_white_areas_that_cross_the_chunks_of_a_streamed_scene(tmp_path, write):
     for number, folder in enumerate(("train", "val", "test")):
         rng = np.random.default_rng(number)
         image = rng.integers(0, 200, (3, 700, 600), np.uint16)
-        image[:, 200:640, 500:560] = 65535  # a gap across two borders of parts
+        image[:, 200:640, 500:560] = 65535  # an area across two borders of chunks
         image[:, 250:253, 10:14] = 65535  # twelve pixels, across one
         mask = np.zeros((700, 600), np.uint8)
         mask[:, :80] = mask[:, 520:540] = 255

@@ -95,7 +95,7 @@ class OpenImage:
         self, path: Path, reading: Reading, resize: int | None = None, key: str = "data.root"
     ) -> None:
         self.path = path
-        self._key = key
+        self.key = key
         self._stack = ExitStack()
         try:
             with readable(path, key):
@@ -109,6 +109,11 @@ class OpenImage:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask or an alpha band of the file marks its nodata pixels."""
+        return bool(self._has_mask or self._alpha)
 
     @property
     def stored_grid(self) -> PixelGrid:
@@ -125,7 +130,7 @@ class OpenImage:
         if raster.count == 0:
             inner = raster.subdatasets
             hint = f"give one of its {len(inner)} subdatasets, as {inner[0]}" if inner else "remove"
-            raise DataError(f"{self.path}: holds no band: {hint} ({self._key})")
+            raise DataError(f"{self.path}: holds no band: {hint} ({self.key})")
         self.grid = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
         if self.grid.crs is None and raster.gcps[0]:
             self.grid = PixelGrid(raster.height, raster.width, Affine.identity(), None)
@@ -152,7 +157,7 @@ class OpenImage:
         if len(kinds) < len(sources):
             raise DataError(
                 f"{self.path}: holds complex numbers: choose real bands with data.bands, or "
-                f"convert the file ({self._key})"
+                f"convert the file ({self.key})"
             )
         self.dtype = np.dtype(np.uint8) if self._palette is not None else np.result_type(*kinds)
         self._sources = sources
@@ -205,7 +210,7 @@ class OpenImage:
             if spoken:
                 listed += f" or {', '.join(spoken)}"
             remedy = f"data.bands may name {listed}"
-            if self._key == "input":
+            if self.key == "input":
                 remedy = f"the checkpoint was trained with it, and this file has {listed} (input)"
             raise DataError(f"{self.path}: has no band {', '.join(unknown)}: {remedy}")
         return [known[key] for key in keys]
@@ -263,12 +268,12 @@ class OpenImage:
             window = Window(0, 0, self.grid.width, self.grid.height)
         if self.grid is self._stored:
             return self._read_stored(window)
-        with readable(self.path, self._key):
+        with readable(self.path, self.key):
             return read_resampled(self._read_stored, self._stored, self.grid, window, self._method)
 
     def _read_stored(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """A window of the image as it is stored."""
-        with readable(self.path, self._key):
+        with readable(self.path, self.key):
             # Bands side by side: a tile is then cut out of a third of the cache lines, and in the
             # layout that the networks are fast in.
             shape = int(window.height), int(window.width)

@@ -154,7 +154,7 @@ class StreamedBands:
         _, rows, cols = window
         place = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         bands = self._pool.read(self._scene, place)
-        gaps = self._planes.codes(rows, cols) == _INVALID
-        if gaps.any():
-            bands[:, gaps] = self._fill[:, None]
+        nodata = self._planes.codes(rows, cols) == _INVALID
+        if nodata.any():
+            bands[:, nodata] = self._fill[:, None]
         return bands
