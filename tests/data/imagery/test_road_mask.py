@@ -38,7 +38,7 @@ def grid_of(crs="EPSG:32632", transform=AT, height=120, width=160):
 def roads(labels, grid, threshold=127, window=None, stored=None):
     scene = Scene("a", Path("a.tif"), labels)
     with open_roads(scene, grid, stored or grid, threshold) as opened:
-        result = opened.read(window)
+        result = opened.read(window or grid.window)
         opened.check()
         return result
 

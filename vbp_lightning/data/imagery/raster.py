@@ -264,8 +264,7 @@ class OpenImage:
         Raises:
             DataError: The file is damaged.
         """
-        if window is None:
-            window = Window(0, 0, self.grid.width, self.grid.height)
+        window = window or self.grid.window
         if self.grid is self._stored:
             return self._read_stored(window)
         with readable(self.path, self.key):

@@ -18,7 +18,7 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
-from vbp_lightning.data.imagery.road_mask import OpenRoads, open_roads
+from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
 
 BLOCK_CACHE = 64 << 20
@@ -100,7 +100,7 @@ class OpenScene:
             except DataError as error:
                 lines += error.lines
             try:
-                self._roads: OpenRoads = self._stack.enter_context(  # type: ignore[assignment]
+                self._roads = self._stack.enter_context(
                     open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
                 )
             except DataError as error:
@@ -144,6 +144,7 @@ class OpenScene:
         Raises:
             DataError: A file is damaged; one line for each error of either file.
         """
+        window = window or self.info.grid.window
         lines: list[str] = []
         try:
             bands, valid = self._image.read(window)
@@ -157,7 +158,7 @@ class OpenScene:
             raise DataError(*lines)
         valid &= known
         if self._has_white_areas:
-            if window is None or valid.shape == self.info.grid.shape:
+            if valid.shape == self.info.grid.shape:
                 valid &= ~white_nodata(bands, self.info.scene.white_area)
             else:
                 valid &= ~self._white_nodata[window.toslices()]
