@@ -129,7 +129,7 @@ def test_a_scene_of_95_px_is_refused_by_name(tmp_path):
         scene_job(path, settings)
 
 
-def test_gaps_are_nodata_in_both_maps(tmp_path, model):
+def test_nodata_of_the_image_is_nodata_in_both_maps(tmp_path, model):
     image = noise((320, 320))
     image[:, 120:220, 140:190] = 0
     path = write_scene(tmp_path / "a.tif", image, nodata=0)
@@ -145,8 +145,8 @@ def test_gaps_are_nodata_in_both_maps(tmp_path, model):
 
 
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])
-def test_white_gaps_are_nodata_whatever_the_blocks(tmp_path, model, mode):
-    """One that no block of 64 px shows enough of to tell, beside a roof that it is larger than."""
+def test_white_areas_are_nodata_for_any_block_size(tmp_path, model, mode):
+    """An area of which each block of 64 px shows too little, beside a smaller roof."""
     image = noise((136, 200))
     image[:, 40:44, 20:180] = 255
     image[:, 96:116, 120:140] = 255

@@ -93,7 +93,7 @@ def test_other_nodata_in_any_band_is_invalid(make_scene, pixels):
     assert np.argwhere(~loaded.valid).tolist() == [[3, 4], [10, 10]]
 
 
-def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixels):
+def test_a_mask_whose_nodata_is_zero_means_no_road(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7] = 255
@@ -103,7 +103,7 @@ def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixel
     assert loaded.road.sum() == 7
 
 
-def test_a_mask_may_leave_pixels_out(make_scene, write, pixels):
+def test_pixels_may_have_no_label(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7], mask[1, :5] = 1, 255
@@ -119,7 +119,7 @@ def test_nan_and_infinity_are_invalid(make_scene):
     assert np.argwhere(~loaded.valid).tolist() == [[1, 2], [3, 4]]
 
 
-def test_an_alpha_band_says_what_is_valid_unless_it_is_asked_for(make_scene, pixels):
+def test_an_alpha_band_marks_valid_pixels_unless_it_is_a_chosen_band(make_scene, pixels):
     alpha = np.full((1, 40, 50), 255, np.uint8)
     alpha[0, 5, 6] = 0
     scene = make_scene("a", image=np.concatenate([pixels, alpha]), photometric="rgb", alpha="yes")
@@ -131,7 +131,7 @@ def test_an_alpha_band_says_what_is_valid_unless_it_is_asked_for(make_scene, pix
     assert named.valid.all()
 
 
-def test_large_white_areas_are_missing_and_small_ones_are_not():
+def test_large_white_areas_are_nodata_and_small_ones_are_not():
     bands = np.full((3, 40, 40), 90, np.uint8)
     bands[:, :, :9] = 255  # 360 saturated pixels
     bands[:, ::2, 9] = 244  # frayed by compression
@@ -239,7 +239,7 @@ def test_scenes_beyond_64_megapixels_must_mark_white_areas_by_a_mask(tmp_path, w
     ],
     ids=["raw", "lzw", "deflate tiles", "jpeg"],
 )
-def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile):
+def test_a_truncated_file_is_reported_or_read_whole(make_scene, profile):
     image = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
     scene = make_scene("a", image=image, interleave="pixel", **profile)
     whole = load(scene).bands
@@ -258,7 +258,7 @@ def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile
     assert reported > 12
 
 
-def test_scenes_come_in_order_with_all_faults(make_scene):
+def test_scenes_are_returned_in_order_with_all_errors(make_scene):
     scenes = [make_scene(f"s{i}", seed=i) for i in range(6)]
     scenes[1].image.write_bytes(b"no raster")
     scenes[4].labels.unlink()
@@ -268,7 +268,7 @@ def test_scenes_come_in_order_with_all_faults(make_scene):
         assert [str(scenes[1].image) in lines[0], str(scenes[4].labels) in lines[1]] == [True, True]
 
 
-def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
+def test_no_file_stays_open_and_no_warning_filter_is_left(make_scene):
     scenes = [make_scene(f"s{i}") for i in range(4)]
     scenes[3].image.write_bytes(scenes[3].image.read_bytes()[:2000])
     filters = list(warnings.filters)
@@ -283,7 +283,7 @@ def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
     assert not opened & {path for scene in scenes for path in (scene.image, scene.labels)}
 
 
-def test_both_files_of_a_scene_are_looked_at(make_scene):
+def test_errors_of_both_files_of_a_scene_are_reported(make_scene):
     scene = make_scene("a")
     scene.image.write_bytes(b"")
     scene.labels.write_bytes(b"")

@@ -19,7 +19,7 @@ def write(path, pixels, **stored):
     return path
 
 
-def test_tiles_are_cut_where_they_say_and_reach_every_corner(tmp_path):
+def test_tiles_are_cut_at_their_places_and_reach_every_corner(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 4000, (4, 50, 71)).astype(np.uint16)
     path = write(tmp_path / "scene.tif", pixels)
     reader = CutImages(Reading((4, 1)), (0.0, 0.0), 16)
@@ -89,7 +89,7 @@ def test_an_image_that_is_too_large_to_be_searched_for_white_areas(tmp_path):
         assert read(-1, 0, 2, 1)[0].tolist() == [[[99.0], [0.0]]]
 
 
-def test_what_cannot_be_explained_is_named(tmp_path):
+def test_images_that_cannot_be_explained_are_named(tmp_path):
     def said(path, bands, fill, size=16):
         with pytest.raises(DataError) as caught:
             CutImages(Reading(bands), fill, size).places(path)

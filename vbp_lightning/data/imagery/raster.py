@@ -179,8 +179,8 @@ class OpenImage:
                     "is placed by ground control points only" if raster.gcps[0] else "has no CRS"
                 )
                 raise DataError(
-                    f"{self.path}: {placed}, so that its ground size is unknown: leave "
-                    "data.resolution=null, or georeference it (gdalwarp)"
+                    f"{self.path}: {placed}, so that its ground sampling distance is unknown: "
+                    "leave data.resolution=null, or georeference it (gdalwarp)"
                 )
             self.grid = _resampled(self.grid, size, reading.resolution)
             shrinks = max(size) < reading.resolution

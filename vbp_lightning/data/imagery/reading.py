@@ -78,6 +78,7 @@ class OpenScene:
 
     Attributes:
         info: What is known without its pixels.
+        is_striped: Whether the image is stored in whole rows.
 
     Raises:
         DataError: A file is missing or cannot be used; one line for each error of either file.
@@ -94,6 +95,7 @@ class OpenScene:
             lines += [*error.lines, *_unreadable(scene.labels)]
         else:
             image = self._image
+            self.is_striped = image.is_striped
             self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
             try:
                 self._has_white_areas = scene.white_area > 0 and is_searched(image)
@@ -114,12 +116,6 @@ class OpenScene:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-
-    @property
-    def is_striped(self) -> bool:
-        """Whether the image is stored in whole rows."""
-        striped: bool = self._image.is_striped
-        return striped
 
     @property
     def largest_mask_value(self) -> float:

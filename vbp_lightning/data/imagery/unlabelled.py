@@ -18,19 +18,20 @@ from vbp_lightning.data.imagery.white import is_searched, read_white_nodata
 from vbp_lightning.data.imagery.windows import overlap
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp", ".bmp", ".vrt", ".img")
-"""What is taken for an image in a folder, in small letters."""
+"""Endings of the names of image files in a folder, in lower case."""
 
-Pixels = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""Bands (C, h, w), gaps filled, side by side in memory, and where there is imagery (h, w)."""
+FilledWindow = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Bands (C, h, w) with nodata filled, adjacent in memory for each pixel; valid pixels (h, w)."""
 
-ReadPixels = Callable[[int, int, int, int], Pixels]
-"""Reads row, column, height and width of a scene; what lies beyond it is filled and invalid."""
+ReadPixels = Callable[[int, int, int, int], FilledWindow]
+"""Reads a window (row, column, height, width); pixels beyond the image are filled and invalid."""
 
 INPUT_KEY = "input"
+"""The config key that names images without labels."""
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image that a path names, or all images in a folder and below it, in order of names.
+    """Returns the image that a path names, or all images in a folder and below, sorted by name.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
@@ -49,7 +50,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> PixelGrid:
-    """Where the pixels of an image lie that a road classifier can take.
+    """Opens an image that a road classifier can be applied to, and returns its grid.
 
     Args:
         path: The image.
@@ -71,8 +72,7 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
                 f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile of "
                 f"{tile_size} px ({INPUT_KEY}): give a larger image"
             )
-        grid: PixelGrid = image.grid
-        return grid
+        return image.grid
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def opened_filled(
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
         values = nodata_values(fill, image.dtype)
 
-        def read(row: int, col: int, height: int, width: int) -> Pixels:
+        def read(row: int, col: int, height: int, width: int) -> FilledWindow:
             return read_filled(image, row, col, height, width, values, white)
 
         yield read
@@ -122,7 +122,7 @@ def read_filled(
     width: int,
     fill: NDArray[Any],
     white: NDArray[np.bool_] | None,
-) -> Pixels:
+) -> FilledWindow:
     """Reads a window that may reach beyond an image.
 
     Args:
