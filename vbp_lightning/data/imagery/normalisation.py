@@ -140,7 +140,7 @@ def sample_bands(
         here = valid[top : top + _ROWS]
         if here.any():
             for number, band in enumerate(bands[:, top : top + _ROWS]):
-                pixels = band[here]
+                pixels = band if here.all() else band[here]
                 low[number] = min(low[number], pixels.min())
                 high[number] = max(high[number], pixels.max())
     return BandStatistics(_ascending(bands[:, rows, cols][:, valid[rows, cols]]), low, high)
