@@ -53,13 +53,13 @@ class BandStatistics:
 
     Args:
         values: (C, N) sampled pixels, each band in ascending order.
-        low: (C,) smallest value of all valid pixels.
+        low: (C,) smallest value of all valid pixels; infinite if there is none.
         high: (C,) largest value of all valid pixels.
     """
 
     values: NDArray[Any]
-    low: NDArray[Any]
-    high: NDArray[Any]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
     @property
     def count(self) -> int:
@@ -94,11 +94,9 @@ class BandStatistics:
             return Normalisation(
                 [float(band.mean()) for band in bands], [float(band.std()) for band in bands]
             )
-        low, high = (self.percentile(percent) for percent in stretch)
-        ends = list(zip(low, high, strict=True))
-        return Normalisation(
-            [(a + b) / 2 for a, b in ends], [(b - a) / 2 for a, b in ends], low, high
-        )
+        low, high = (np.array(self.percentile(percent)) for percent in stretch)
+        centre, half = (low + high) / 2, (high - low) / 2
+        return Normalisation(centre.tolist(), half.tolist(), low.tolist(), high.tolist())
 
 
 def sampling_steps(pixels: int) -> tuple[int, int]:
@@ -135,7 +133,7 @@ def sample_bands(
         slice((step // 2 - first) % step, None, step)
         for first, step in zip(corner, steps, strict=True)
     )
-    low, high = _limits(len(bands), bands.dtype)
+    low, high = np.full(len(bands), np.inf), np.full(len(bands), -np.inf)
     for top in range(0, valid.shape[0], _ROWS):
         here = valid[top : top + _ROWS]
         if here.any():
@@ -159,11 +157,3 @@ def _ascending(values: NDArray[Any]) -> NDArray[Any]:
     # Of bytes, the stable sort is NumPy's radix sort: 20 times as fast as the default.
     values.sort(axis=1, kind="stable" if values.itemsize == 1 else None)
     return values
-
-
-def _limits(count: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The largest and the smallest value of a type for each band: extremes of no pixel."""
-    if np.issubdtype(dtype, np.integer):
-        limits = np.iinfo(dtype)
-        return np.full(count, limits.max, dtype), np.full(count, limits.min, dtype)
-    return np.full(count, np.inf, dtype), np.full(count, -np.inf, dtype)

@@ -1,8 +1,8 @@
 """Reading scenes: bands, road pixels and valid pixels of a window; many scenes in parallel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,28 +85,22 @@ class OpenScene:
     """
 
     def __init__(self, scene: Scene, reading: Reading) -> None:
-        lines = _missing_files(scene)
-        if lines:
-            raise DataError(*lines)
+        lines: list[str] = []
         self._stack = ExitStack()
         try:
-            self._image = self._stack.enter_context(OpenImage(scene.image, reading, scene.resize))
+            self._image = image = self._stack.enter_context(
+                OpenImage(scene.image, reading, scene.resize)
+            )
         except DataError as error:
-            lines += [*error.lines, *_unreadable(scene.labels)]
-        else:
-            image = self._image
-            self.is_striped = image.is_striped
-            self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
-            try:
-                self._has_white_areas = scene.white_area > 0 and is_searched(image)
-            except DataError as error:
-                lines += error.lines
-            try:
-                self._roads = self._stack.enter_context(
-                    open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
-                )
-            except DataError as error:
-                lines += error.lines
+            raise DataError(*error.lines, *_unreadable(scene.labels)) from error
+        self.is_striped = image.is_striped
+        self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
+        with _collected(lines):
+            self._has_white_areas = scene.white_area > 0 and is_searched(image)
+        with _collected(lines):
+            self._roads = self._stack.enter_context(
+                open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
+            )
         if lines:
             self._stack.close()
             raise DataError(*lines)
@@ -142,14 +136,10 @@ class OpenScene:
         """
         window = window or self.info.grid.window
         lines: list[str] = []
-        try:
+        with _collected(lines):
             bands, valid = self._image.read(window)
-        except DataError as error:
-            lines += error.lines
-        try:
+        with _collected(lines):
             road, known = self._roads.read(window)
-        except DataError as error:
-            lines += error.lines
         if lines:
             raise DataError(*lines)
         valid &= known
@@ -234,6 +224,15 @@ def for_each_scene(
             else:
                 done.append(result)
     return done, lines
+
+
+@contextmanager
+def _collected(lines: list[str]) -> Iterator[None]:
+    """Adds the lines of a :class:`DataError` to others instead of raising it."""
+    try:
+        yield
+    except DataError as error:
+        lines += error.lines
 
 
 def _missing_files(scene: Scene) -> list[str]:

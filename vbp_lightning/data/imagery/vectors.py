@@ -15,11 +15,9 @@ from vbp_lightning.data.datasets.scene import DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import (
     WGS84,
     PixelGrid,
-    edge_points,
-    longitude_latitude,
+    footprint,
     metric_projection,
     projection,
-    transformer,
 )
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import one_line
@@ -52,8 +50,7 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     lines, areas = np.isin(types, ("LineString", "LinearRing")), types == "Polygon"
     widths = np.array([labels.widths.of(value) for value in roads["value"].tolist()])
     widths = np.where(lines, widths, 0.0) * units
-    near = _near(grid, metric, roads.crs, float(widths.max(initial=0.0)))
-    candidates = np.arange(len(roads)) if near is None else np.sort(roads.sindex.query(near))
+    candidates = _near(roads, grid, metric, float(widths.max(initial=0.0)))
     candidates = candidates[(lines | areas)[candidates]]
     shapes = roads.geometry.iloc[candidates].to_crs(metric)
     half = widths[candidates] / 2
@@ -65,27 +62,27 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
 
 
 def _near(
-    grid: PixelGrid, metric: pyproj.CRS, crs: pyproj.CRS, reach: float
-) -> shapely.Polygon | None:
-    """A box in another CRS around a scene and its surroundings: a file may cover a country.
+    roads: Any,  # noqa: ANN401
+    grid: PixelGrid,
+    metric: pyproj.CRS,
+    reach: float,
+) -> NDArray[np.int64]:
+    """Numbers of the roads around a scene: a file may cover a country.
 
     Args:
+        roads: A GeoDataFrame.
         grid: The scene.
         metric: A metric projection.
-        crs: The CRS of the box.
-        reach: Distance of the surroundings, in units of ``metric``.
-
-    Returns:
-        None if ``crs`` does not cover the surroundings.
+        reach: How far from the scene roads are wanted, in units of ``metric``.
     """
-    outline = longitude_latitude(grid, *edge_points(0, 0, grid.height, grid.width))
-    xs, ys = transformer(WGS84, metric).transform(*outline)
-    box = shapely.box(min(xs) - reach, min(ys) - reach, max(xs) + reach, max(ys) + reach)
-    around = shapely.get_coordinates(shapely.segmentize(box, box.length / 64))
-    xs, ys = transformer(metric, crs).transform(*around.T)
-    if not np.isfinite([xs, ys]).all():
-        return None
-    return shapely.box(min(xs), min(ys), max(xs), max(ys))
+    import geopandas
+
+    box = geopandas.GeoSeries([footprint(grid)], crs=WGS84).to_crs(metric).envelope
+    box = box.buffer(reach, join_style="mitre")
+    bounds = box.segmentize(box.length / 64).to_crs(roads.crs).total_bounds
+    if not np.isfinite(bounds).all():  # the CRS of the file does not reach so far
+        return np.arange(len(roads))
+    return np.sort(roads.sindex.query(shapely.box(*bounds)))
 
 
 def draw_roads(
