@@ -101,6 +101,21 @@ def test_streamed_scenes_equal_those_in_memory(both):
             assert torch.equal(one[1], other[1])
 
 
+def test_sampled_statistics_equal_those_in_memory(scenes, monkeypatch, request):
+    """Three training scenes of 300 × 340 pixels, of which every third row and column counts."""
+    monkeypatch.setattr("vbp_lightning.data.imagery.normalisation.SAMPLE_SIZE", 34_000)
+    held, streamed = request.getfixturevalue("both")
+    assert held.normalisation == streamed.normalisation
+    sampled = []
+    for scene in scenes[:3]:
+        with rasterio.open(scene.image) as raster:
+            pixels = raster.read()[:, 1::3, 1::3]
+        sampled.append(pixels[:, (pixels > 0).any(axis=0)])
+    values = np.concatenate(sampled, axis=1).astype(float)
+    np.testing.assert_allclose(held.mean, values.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(held.std, values.std(axis=1), rtol=1e-12)
+
+
 def test_an_epoch_draws_the_same_tiles_in_an_order_of_places(both):
     _, streamed = both
     drawn = []
