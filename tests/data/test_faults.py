@@ -268,13 +268,13 @@ def test_a_constant_band(sound, errors, make_scene):
     assert "data.bands" in line
 
 
-def test_white_gaps_of_other_types(sound, errors, make_scene, listed):
+def test_white_areas_of_other_types(sound, errors, make_scene, listed):
     image = np.random.default_rng(0).random((3, 64, 80), dtype=np.float32)
     scene = make_scene("wide", image=image)
     wide = type(scene)(scene.name, scene.image, scene.labels, "train", white_area=256)
     line, other = errors(wide, *sound[1:])
     assert other.startswith(f"{wide.image}: has 3 bands of float32, most others 3 of uint8")
-    assert line.startswith(f"{wide.image}: white gaps")
+    assert line.startswith(f"{wide.image}: white areas")
     assert "data.source.white_area=0, and data.nodata" in line
 
 

@@ -239,7 +239,6 @@ class RoadTileDataModule(pl.LightningDataModule):
             "Opening scenes",
             threads,
             progress,
-            keep=lambda info: info,
         )
         lines = scan.errors = repeated_names(found)
         small = too_small(infos, self.tile_size)

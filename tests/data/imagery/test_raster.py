@@ -1,4 +1,4 @@
-"""Images of every kind: types, palettes, gaps, other ground sizes."""
+"""Images of all types: palettes, nodata, other ground sampling distances."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def fault(path, resize=None, **reading):
 @pytest.mark.parametrize(
     "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
 )
-def test_every_type_comes_as_it_is(tmp_path, write, dtype):
+def test_every_type_is_kept(tmp_path, write, dtype):
     pixels = np.arange(2 * 20 * 30).reshape(2, 20, 30).astype(dtype)
     path = write(tmp_path / "a.tif", pixels)
     bands, valid = read(path)
@@ -110,7 +110,7 @@ def test_files_without_bands_or_of_complex_numbers_are_refused(tmp_path, write):
     assert "holds no band: give one of its 2 subdatasets" in line
 
 
-def test_alpha_is_a_gap_and_no_band(tmp_path, write):
+def test_transparent_pixels_are_nodata_and_alpha_is_no_band(tmp_path, write):
     pixels = np.full((4, 6, 6), 9, np.uint8)
     pixels[3] = 255
     pixels[3, 2, 1:3] = 0
@@ -124,7 +124,7 @@ def test_alpha_is_a_gap_and_no_band(tmp_path, write):
 
 
 @pytest.mark.parametrize("internal", [True, False])
-def test_masks_inside_and_beside_the_file_are_gaps(tmp_path, write, internal):
+def test_masks_inside_and_beside_the_file_mark_nodata(tmp_path, write, internal):
     mask = np.full((6, 6), 255, np.uint8)
     mask[1:3, 4] = 0
     path = tmp_path / "a.tif"
@@ -182,7 +182,7 @@ def test_windows_are_parts_of_the_whole(tmp_path, write, row, col, height, width
     assert np.array_equal(valid, read(path)[1][inside])
 
 
-# Other ground sizes
+# Other ground sampling distances
 
 
 def smooth(height, width):
@@ -193,7 +193,9 @@ def smooth(height, width):
 @pytest.mark.parametrize(
     ("crs", "pixel", "units"), [("EPSG:32632", 0.5, 1.0), ("EPSG:2263", 2.0, 0.3048006096)]
 )
-def test_metres_and_feet_are_resampled_to_one_ground_size(tmp_path, write, crs, pixel, units):
+def test_metres_and_feet_are_resampled_to_one_ground_sampling_distance(
+    tmp_path, write, crs, pixel, units
+):
     image = smooth(120, 200)
     x, y = (4e5, 5.4e6) if crs == "EPSG:32632" else (1e6, 2e5)
     path = write(tmp_path / "a.tif", image, crs=crs, transform=Affine(pixel, 0, x, 0, -pixel, y))
@@ -235,7 +237,7 @@ def test_web_mercator_is_no_ground_distance(tmp_path, write):
         assert 95 < opened.grid.width < 130
 
 
-def test_a_size_that_is_right_changes_nothing(tmp_path, write):
+def test_an_image_of_the_wanted_resolution_is_not_resampled(tmp_path, write):
     image = smooth(40, 50)
     path = write(
         tmp_path / "a.tif", image, crs="EPSG:32632", transform=Affine(0.5, 0, 5e5, 0, -0.5, 5e6)
@@ -244,7 +246,7 @@ def test_a_size_that_is_right_changes_nothing(tmp_path, write):
 
 
 @pytest.mark.parametrize("nodata", [0, 200])
-def test_gaps_do_not_bleed_when_resampled(tmp_path, write, nodata):
+def test_nodata_has_no_weight_when_resampled(tmp_path, write, nodata):
     image = np.full((2, 80, 80), 100, np.uint8)
     image[:, :, 37:] = nodata
     path = write(
@@ -273,7 +275,7 @@ def test_windows_of_a_resampled_image_are_parts_of_the_whole(tmp_path, write):
             assert np.array_equal(seen, valid[row : row + 50, col : col + 40])
 
 
-def test_a_ground_size_needs_a_place(tmp_path, write):
+def test_resampling_needs_a_georeferenced_image(tmp_path, write):
     path = write(tmp_path / "a.tif", smooth(20, 20))
     assert "has no CRS" in fault(path, resolution=1.0)
     points = [
@@ -357,7 +359,7 @@ PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}
 @pytest.mark.parametrize(
     ("dtype", "nodata"), [("float32", -9999), ("float32", -3.4e38), ("int16", -9999), ("uint8", 7)]
 )
-def test_gaps_of_one_band_stay_gaps_when_resampled(tmp_path, write, dtype, nodata):
+def test_nodata_of_one_band_stays_nodata_when_resampled(tmp_path, write, dtype, nodata):
     image = np.full((3, 60, 60), 100).astype(dtype)
     image[1, :, :21] = nodata
     path = write(tmp_path / "a.tif", image, nodata=nodata, **PLACE)
@@ -367,7 +369,7 @@ def test_gaps_of_one_band_stay_gaps_when_resampled(tmp_path, write, dtype, nodat
         assert abs(valid.mean() - 39 / 60) <= 1 / valid.shape[1]
 
 
-def test_gaps_are_those_of_the_chosen_bands(tmp_path, write):
+def test_nodata_is_that_of_the_chosen_bands(tmp_path, write):
     image = np.full((4, 60, 60), 100, np.uint16)
     image[:3, :28] = 0
     path = write(tmp_path / "a.tif", image, nodata=0, **PLACE)
@@ -377,7 +379,7 @@ def test_gaps_are_those_of_the_chosen_bands(tmp_path, write):
 
 
 @pytest.mark.parametrize("resolution", [None, 2.0])
-def test_nodata_and_a_mask_are_both_gaps(tmp_path, write, resolution):
+def test_nodata_and_a_mask_both_invalidate(tmp_path, write, resolution):
     image = np.full((1, 60, 60), 100, np.int16)
     image[:, :, :20] = -9999
     image[:, :, 20:40] = 55
@@ -404,7 +406,7 @@ def test_a_named_alpha_band_is_a_band_when_resampled(tmp_path, write):
         assert set(np.unique(pixels[3])) >= {0, 100}
 
 
-def test_gaps_do_not_bleed_when_resized(tmp_path, write):
+def test_nodata_has_no_weight_when_resized(tmp_path, write):
     image = np.full((1, 64, 64), 100, np.uint8)
     image[:, :, :31] = 7
     pixels, valid = read(write(tmp_path / "a.tif", image), nodata=7, resize=32)
@@ -412,7 +414,7 @@ def test_gaps_do_not_bleed_when_resized(tmp_path, write):
     assert abs(valid.mean() - 33 / 64) <= 1 / 32
 
 
-def test_numbers_are_numbers_also_where_descriptions_are(tmp_path, write):
+def test_a_number_is_the_number_of_a_band_even_if_it_describes_another(tmp_path, write):
     pixels = np.arange(3 * 4).reshape(3, 2, 2).astype(np.uint16)
     path = write(tmp_path / "a.tif", pixels, photometric="MINISBLACK")
     with rasterio.open(path, "r+") as raster:

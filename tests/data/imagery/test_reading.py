@@ -1,36 +1,40 @@
 """Reading scenes: what is valid, what is road, and that no handle stays open."""
 
 import warnings
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given
+import rasterio
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
-from vbp_lightning.data.imagery.raster import Reading
-from vbp_lightning.data.imagery.reading import for_each_scene, load_scene
-from vbp_lightning.data.imagery.white import WhiteAreas, WhiteGaps, missing_white
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.raster import OpenImage, Reading
+from vbp_lightning.data.imagery.reading import OpenScene, for_each_scene
+from vbp_lightning.data.imagery.white import read_white_nodata, white_nodata
 
 
 def read_scenes(scenes, bands, mask_threshold, threads, progress):
     reading = Reading(None if bands is None else tuple(bands), mask_threshold=mask_threshold)
-    act = partial(load_scene, reading=reading)
-    loaded, lines = for_each_scene(act, scenes, "Reading", threads, progress, lambda each: each)
-    return [
-        SimpleNamespace(
-            **vars(item.pixels),
-            scene=item.info.scene,
-            crs=item.info.grid.crs,
-            transform=item.info.grid.transform,
-            largest_mask_value=item.largest_mask_value,
+
+    def read(scene):
+        with OpenScene(scene, reading) as opened:
+            pixels = opened.read()
+            opened.check()
+        return SimpleNamespace(
+            **vars(pixels),
+            scene=opened.info.scene,
+            crs=opened.info.grid.crs,
+            transform=opened.info.grid.transform,
+            largest_mask_value=opened.largest_mask_value,
         )
-        for item in loaded
-    ], lines
+
+    return for_each_scene(read, scenes, "Reading", threads, progress)
 
 
 def load(scene, bands=None, mask_threshold=127):
@@ -89,7 +93,7 @@ def test_other_nodata_in_any_band_is_invalid(make_scene, pixels):
     assert np.argwhere(~loaded.valid).tolist() == [[3, 4], [10, 10]]
 
 
-def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixels):
+def test_a_mask_whose_nodata_is_zero_means_no_road(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7] = 255
@@ -99,7 +103,7 @@ def test_a_mask_whose_nodata_is_zero_still_says_no_road(make_scene, write, pixel
     assert loaded.road.sum() == 7
 
 
-def test_a_mask_may_leave_pixels_out(make_scene, write, pixels):
+def test_pixels_may_have_no_label(make_scene, write, pixels):
     scene = make_scene("a", image=pixels)
     mask = np.zeros((40, 50), np.uint8)
     mask[0, :7], mask[1, :5] = 1, 255
@@ -115,7 +119,7 @@ def test_nan_and_infinity_are_invalid(make_scene):
     assert np.argwhere(~loaded.valid).tolist() == [[1, 2], [3, 4]]
 
 
-def test_an_alpha_band_says_what_is_valid_unless_it_is_asked_for(make_scene, pixels):
+def test_an_alpha_band_marks_valid_pixels_unless_it_is_a_chosen_band(make_scene, pixels):
     alpha = np.full((1, 40, 50), 255, np.uint8)
     alpha[0, 5, 6] = 0
     scene = make_scene("a", image=np.concatenate([pixels, alpha]), photometric="rgb", alpha="yes")
@@ -127,7 +131,7 @@ def test_an_alpha_band_says_what_is_valid_unless_it_is_asked_for(make_scene, pix
     assert named.valid.all()
 
 
-def test_large_white_areas_are_missing_and_small_ones_are_not():
+def test_large_white_areas_are_nodata_and_small_ones_are_not():
     bands = np.full((3, 40, 40), 90, np.uint8)
     bands[:, :, :9] = 255  # 360 saturated pixels
     bands[:, ::2, 9] = 244  # frayed by compression
@@ -137,13 +141,13 @@ def test_large_white_areas_are_missing_and_small_ones_are_not():
     expected = np.zeros((40, 40), bool)
     expected[:, :9] = True
     expected[::2, 9] = True
-    assert np.array_equal(missing_white(bands, 256), expected)
-    assert missing_white(bands, 100)[25, 25]
-    assert not missing_white(bands, 361).any()
-    assert not missing_white(bands, 0).any()
-    assert not missing_white(np.full((3, 40, 40), 250, np.uint8), 1).any()
+    assert np.array_equal(white_nodata(bands, 256), expected)
+    assert white_nodata(bands, 100)[25, 25]
+    assert not white_nodata(bands, 361).any()
+    assert not white_nodata(bands, 0).any()
+    assert not white_nodata(np.full((3, 40, 40), 250, np.uint8), 1).any()
     wide = (bands.astype(np.uint16) + 1) * 256 - 1  # 65535 is white, 240 of 255 of it nearly
-    assert np.array_equal(missing_white(wide, 256), expected)
+    assert np.array_equal(white_nodata(wide, 256), expected)
 
 
 def specks(height, width, share, seed):
@@ -154,67 +158,75 @@ def specks(height, width, share, seed):
     return bands
 
 
+def filled_white_areas(bands, least):
+    """White areas by flood fill, pixel by pixel."""
+    light = (bands >= 240).all(axis=0)
+    found = np.zeros(light.shape, bool)
+    while light.any():
+        todo, area = [tuple(np.argwhere(light)[0])], []
+        while todo:
+            row, col = todo.pop()
+            if 0 <= row < light.shape[0] and 0 <= col < light.shape[1] and light[row, col]:
+                light[row, col] = False
+                area.append((row, col))
+                todo += [(row + 1, col), (row - 1, col), (row, col + 1), (row, col - 1)]
+        rows, cols = np.transpose(area)
+        if (bands[:, rows, cols] == 255).all(axis=0).sum() >= least:
+            found[rows, cols] = True
+    return found
+
+
 @given(
-    st.integers(1, 40),
-    st.integers(1, 40),
-    st.integers(1, 15),
-    st.integers(1, 15),
+    st.integers(1, 25),
+    st.integers(1, 25),
     st.integers(1, 30),
     st.floats(0.2, 0.8),
     st.integers(0, 999),
 )
-def test_white_areas_seen_in_parts_are_those_of_the_whole(
-    height, width, down, across, least, share, seed
-):
+@settings(max_examples=40)
+def test_white_areas_are_those_of_a_flood_fill(height, width, least, share, seed):
     bands = specks(height, width, share, seed)
-    parts = [
-        (top, left, bands[:, top : top + down, left : left + across])
-        for top in range(0, height, down)
-        for left in range(0, width, across)
-    ]
-    areas = WhiteAreas(width, least)
-    for part in parts:
-        areas.add(*part)
-    found = np.zeros((height, width), bool)
-    for top, left, part in parts:
-        found[top : top + down, left : left + across] = areas.missing(top, left, part)
-    assert np.array_equal(found, missing_white(bands, least))
+    assert np.array_equal(white_nodata(bands, least), filled_white_areas(bands, least))
 
 
-@given(
-    st.tuples(st.integers(1, 40), st.integers(1, 40)),
-    st.tuples(st.integers(1, 15), st.integers(1, 15)),
-    st.tuples(st.integers(-20, 50), st.integers(-20, 50)),
-    st.tuples(st.integers(1, 60), st.integers(1, 60)),
-    st.integers(1, 30),
-    st.floats(0.2, 0.8),
-    st.integers(0, 999),
-)
-def test_the_white_gaps_of_a_window_are_those_of_the_whole(
-    shape, part, corner, size, least, share, seed
+@pytest.mark.parametrize("stored", [{}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
+@pytest.mark.parametrize("pixels_of_a_window", [1, 1 << 22])
+def test_white_areas_do_not_depend_on_the_windows_that_are_read(
+    tmp_path, write, monkeypatch, stored, pixels_of_a_window
 ):
-    """Windows reach across parts, and beyond the scene, where nothing is said to be missing."""
-    bands = specks(*shape, share, seed)
-    parts = [
-        Window(left, top, min(part[1], shape[1] - left), min(part[0], shape[0] - top))
-        for top in range(0, shape[0], part[0])
-        for left in range(0, shape[1], part[1])
-    ]
-    reads = []
+    monkeypatch.setattr("vbp_lightning.data.imagery.white._WINDOW", pixels_of_a_window)
+    bands = specks(600, 1100, 0.55, 0)
+    write(tmp_path / "scene.tif", bands, **stored)
+    with OpenImage(tmp_path / "scene.tif", Reading()) as image:
+        found = read_white_nodata(image, 9)
+    assert np.array_equal(found, white_nodata(bands, 9))
+    assert 0.1 < found.mean() < 0.9
 
-    def read(window):
-        reads.append(window)
-        return bands[(slice(None), *window.toslices())]
 
-    gaps = WhiteGaps(shape[1], least, parts, read)
-    whole = missing_white(bands, least)
-    again = [window for window in parts if whole[window.toslices()].any()]
-    assert reads == [*parts, *again]
-    wide = np.pad(whole, 120)
-    row, col = (120 + first for first in corner)
-    assert np.array_equal(
-        gaps.missing(*corner, *size), wide[row : row + size[0], col : col + size[1]]
-    )
+def test_scenes_beyond_64_megapixels_must_mark_white_areas_by_a_mask(tmp_path, write, make_scene):
+    scene = make_scene("a")
+    profile = {"driver": "GTiff", "height": 8000, "count": 1, "dtype": "uint8", "sparse_ok": True}
+    for width, masked, refused in ((8001, False, True), (8000, False, False), (8001, True, False)):
+        image, mask = tmp_path / f"{width}{masked}.tif", tmp_path / f"{width}.png"
+        with rasterio.open(image, "w", width=width, **profile) as raster:
+            raster.write(np.full((1, 9, 9), 255, np.uint8), window=Window(0, 0, 9, 9))
+            if masked:
+                shown = np.arange(81).reshape(9, 9) > 0
+                raster.write_mask(shown, window=Window(0, 0, 9, 9))
+        with rasterio.open(mask, "w", width=width, **profile | {"driver": "GTiff"}):
+            pass
+        large = replace(scene, image=image, labels=mask, white_area=50)
+        if refused:
+            with pytest.raises(DataError) as caught:
+                OpenScene(large, Reading())
+            (line,) = caught.value.lines
+            assert line.startswith(f"{image}: is 8001 × 8000 px, and white areas (data.source.whi")
+            assert "up to 64 million pixels (data.root)" in line
+            assert "nearblack -white -setmask" in line
+            continue
+        with OpenScene(large, Reading()) as opened:
+            valid = opened.read(Window(0, 0, 9, 9)).valid
+        assert np.array_equal(valid, shown if masked else np.zeros((9, 9), bool))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +239,7 @@ def test_the_white_gaps_of_a_window_are_those_of_the_whole(
     ],
     ids=["raw", "lzw", "deflate tiles", "jpeg"],
 )
-def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile):
+def test_a_truncated_file_is_reported_or_read_whole(make_scene, profile):
     image = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
     scene = make_scene("a", image=image, interleave="pixel", **profile)
     whole = load(scene).bands
@@ -246,7 +258,7 @@ def test_a_cut_file_is_reported_or_whole_but_never_half_read(make_scene, profile
     assert reported > 12
 
 
-def test_scenes_come_in_order_with_all_faults(make_scene):
+def test_scenes_are_returned_in_order_with_all_errors(make_scene):
     scenes = [make_scene(f"s{i}", seed=i) for i in range(6)]
     scenes[1].image.write_bytes(b"no raster")
     scenes[4].labels.unlink()
@@ -256,7 +268,7 @@ def test_scenes_come_in_order_with_all_faults(make_scene):
         assert [str(scenes[1].image) in lines[0], str(scenes[4].labels) in lines[1]] == [True, True]
 
 
-def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
+def test_no_file_stays_open_and_no_warning_filter_is_left(make_scene):
     scenes = [make_scene(f"s{i}") for i in range(4)]
     scenes[3].image.write_bytes(scenes[3].image.read_bytes()[:2000])
     filters = list(warnings.filters)
@@ -271,7 +283,7 @@ def test_no_file_stays_open_and_no_warning_or_filter(make_scene):
     assert not opened & {path for scene in scenes for path in (scene.image, scene.labels)}
 
 
-def test_both_files_of_a_scene_are_looked_at(make_scene):
+def test_errors_of_both_files_of_a_scene_are_reported(make_scene):
     scene = make_scene("a")
     scene.image.write_bytes(b"")
     scene.labels.write_bytes(b"")

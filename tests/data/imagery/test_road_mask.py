@@ -1,4 +1,4 @@
-"""Labels of every kind on the pixels of an image."""
+"""Labels of all types on the pixels of an image."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def grid_of(crs="EPSG:32632", transform=AT, height=120, width=160):
 def roads(labels, grid, threshold=127, window=None, stored=None):
     scene = Scene("a", Path("a.tif"), labels)
     with open_roads(scene, grid, stored or grid, threshold) as opened:
-        result = opened.read(window)
+        result = opened.read(window or grid.window)
         opened.check()
         return result
 
@@ -69,7 +69,7 @@ def mask_of(rng, height=120, width=160):
     return np.where(rng.random((height, width)) < 0.3, 255, 0).astype(np.uint8)
 
 
-def test_a_mask_of_the_same_grid_comes_as_it_is(tmp_path, write):
+def test_a_mask_of_the_same_grid_is_not_resampled(tmp_path, write):
     mask = mask_of(np.random.default_rng(0))
     path = write(tmp_path / "m.tif", mask, crs="EPSG:32632", transform=AT)
     road, known = roads(path, grid_of())
@@ -100,7 +100,7 @@ def test_a_coarse_mask_is_repeated(tmp_path, write):
     assert known.all()
 
 
-def test_a_mask_in_another_crs_lies_on_the_same_ground(tmp_path, write):
+def test_a_mask_in_another_crs_is_warped_to_the_image(tmp_path, write):
     grid = grid_of()
     lon, lat = longitude_latitude(grid, np.array([80.0]), np.array([60.0]))
     step = 2e-6
@@ -140,13 +140,13 @@ def test_grey_pictures_of_masks_are_masks(tmp_path, write):
     assert np.array_equal(roads(path, grid_of(None, Affine.identity()))[0], mask == 255)
 
 
-def test_a_mask_without_a_place_needs_the_images_size(tmp_path, write):
+def test_a_mask_that_is_not_georeferenced_needs_the_size_of_its_image(tmp_path, write):
     path = write(tmp_path / "m.tif", np.zeros((10, 10), np.uint8))
     with pytest.raises(DataError, match="not both are georeferenced"):
         roads(path, grid_of())
 
 
-def test_a_mask_without_a_place_has_that_of_an_image_of_its_size(tmp_path, write):
+def test_a_mask_that_is_not_georeferenced_has_the_extent_of_an_image_of_its_size(tmp_path, write):
     rng = np.random.default_rng(4)
     mask = mask_of(rng)
     bare = write(tmp_path / "bare.tif", mask)
@@ -163,7 +163,7 @@ def test_a_mask_without_a_place_has_that_of_an_image_of_its_size(tmp_path, write
         roads(aside, coarse, stored=grid_of())
 
 
-def test_one_label_for_all():
+def test_one_label_for_a_whole_image():
     for is_road in (True, False):
         road, known = roads(ImageLabel(is_road), grid_of())
         assert (road == is_road).all()
@@ -265,7 +265,7 @@ def test_windows_of_drawn_roads_are_parts_of_the_whole(tmp_path):
         assert np.array_equal(part, road[row : row + 20, col : col + 30])
 
 
-def test_only_what_lies_near_is_widened(tmp_path):
+def test_only_lines_near_the_scene_are_widened(tmp_path):
     grid = grid_of()
     near = shapely.LineString([(4e5 - 100, 5.4e6 - 5), (4e5 + 200, 5.4e6 - 5)])
     beside = shapely.LineString([(4e5 - 2, 5.4e6), (4e5 - 2, 5.4e6 - 60)])  # reaches in by 1 m
@@ -285,7 +285,7 @@ def test_no_file_and_no_feature_mean_no_road(tmp_path):
         assert known.all()
 
 
-def test_a_changed_file_is_read_anew(tmp_path):
+def test_a_changed_file_is_read_again(tmp_path):
     path = tmp_path / "r.gpkg"
     write_vectors(path, [shapely.box(4e5, 5.4e6 - 60, 4e5 + 80, 5.4e6)])
     assert roads(VectorLabels(path), grid_of())[0].all()
@@ -330,7 +330,7 @@ def test_each_line_has_its_own_width(tmp_path):
 # Faults
 
 
-def fault(labels, grid):
+def error_of(labels, grid):
     with pytest.raises(DataError) as caught:
         roads(labels, grid)
     (line,) = caught.value.lines
@@ -338,30 +338,32 @@ def fault(labels, grid):
     return line
 
 
-def test_vectors_need_a_place(tmp_path):
+def test_vectors_need_a_georeferenced_image(tmp_path):
     path = write_vectors(tmp_path / "r.gpkg", [shapely.LineString([(0, 0), (1, 1)])])
-    line = fault(VectorLabels(path), grid_of(None, Affine.identity()))
+    line = error_of(VectorLabels(path), grid_of(None, Affine.identity()))
     assert line.startswith("a.tif: has no CRS and transform that place it on the earth, so that")
 
 
-def test_faults_of_vector_files_are_named(tmp_path):
+def test_errors_of_vector_files_are_named(tmp_path):
     broken = tmp_path / "r.geojson"
     broken.write_text('{"type": "FeatureColl')
-    assert fault(VectorLabels(broken), grid_of()).startswith(f"{broken}: its roads cannot be read")
+    assert error_of(VectorLabels(broken), grid_of()).startswith(
+        f"{broken}: its roads cannot be read"
+    )
     path = write_vectors(tmp_path / "r.gpkg", [shapely.LineString([(0, 0), (1, 1)])], lanes=["2"])
-    line = fault(VectorLabels(path, widths=RoadWidths(5.0, "highway")), grid_of())
+    line = error_of(VectorLabels(path, widths=RoadWidths(5.0, "highway")), grid_of())
     assert line.startswith(f"{path}: has no column highway")
     assert "may name lanes" in line
-    line = fault(VectorLabels(path, layer="nowhere"), grid_of())
+    line = error_of(VectorLabels(path, layer="nowhere"), grid_of())
     assert line.startswith(f"{path}: ")
     assert "data.source.layer" in line
     lost = write_vectors(
         tmp_path / "s.shp", [shapely.LineString([(0, 0), (1, 1)])], None, "ESRI Shapefile"
     )
-    assert fault(VectorLabels(lost), grid_of()).startswith(f"{lost}: does not say its CRS")
+    assert error_of(VectorLabels(lost), grid_of()).startswith(f"{lost}: does not say its CRS")
 
 
-def test_drawing_is_rasterios(tmp_path):
+def test_drawing_equals_that_of_rasterio(tmp_path):
     grid = grid_of()
     shapes = [shapely.box(4e5 + 3.2, 5.4e6 - 20.7, 4e5 + 30.1, 5.4e6 - 10.3)]
     path = write_vectors(tmp_path / "r.gpkg", shapes)
@@ -373,32 +375,32 @@ def test_a_table_may_have_numbers_for_keys():
     assert RoadWidths(6.0, "lanes", {2: 20.0, 3: 30.0}).of(3) == 30.0
 
 
-def test_damaged_vector_files_are_no_empty_ones(tmp_path):
+def test_damaged_vector_files_are_refused(tmp_path):
     lines = [shapely.LineString([(4e5 + i, 5.4e6), (4e5 + i, 5.4e6 - 50)]) for i in range(30)]
     shapes = write_vectors(tmp_path / "s.shp", lines, "EPSG:32632", "ESRI Shapefile")
     content = shapes.read_bytes()
     shapes.write_bytes(content[: len(content) // 2])
-    assert fault(VectorLabels(shapes), grid_of()).startswith(f"{shapes}: ")
+    assert error_of(VectorLabels(shapes), grid_of()).startswith(f"{shapes}: ")
     flat = write_vectors(tmp_path / "f.fgb", lines, "EPSG:32632", "FlatGeobuf")
     flat.write_bytes(flat.read_bytes()[:60])
-    assert fault(VectorLabels(flat), grid_of()).startswith(f"{flat}: ")
+    assert error_of(VectorLabels(flat), grid_of()).startswith(f"{flat}: ")
 
 
 LOCAL = 'LOCAL_CS["site",UNIT["metre",1]]'
 
 
-def test_a_local_crs_is_no_place(tmp_path, write):
+def test_a_local_crs_is_refused(tmp_path, write):
     mask = mask_of(np.random.default_rng(0))
     path = write(tmp_path / "m.tif", mask, crs=LOCAL, transform=AT)
     grid = grid_of(LOCAL)
     assert np.array_equal(roads(path, grid)[0], mask == 255)
     assert ground_sampling_distance(grid) is None
     roads_file = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
-    assert "vector roads cannot be placed" in fault(VectorLabels(roads_file), grid)
+    assert "vector roads cannot be placed" in error_of(VectorLabels(roads_file), grid)
 
 
-def test_coordinates_beyond_a_crs_are_no_place(tmp_path):
+def test_coordinates_outside_a_crs_are_refused(tmp_path):
     grid = grid_of("EPSG:4326", Affine(0.5, 0, 4e5, 0, -0.5, 5.4e6))
     assert ground_sampling_distance(grid) is None
     path = write_vectors(tmp_path / "r.gpkg", [shapely.box(0, 0, 1, 1)])
-    assert "vector roads cannot be placed" in fault(VectorLabels(path), grid)
+    assert "vector roads cannot be placed" in error_of(VectorLabels(path), grid)

@@ -19,7 +19,7 @@ def write(path, pixels, **stored):
     return path
 
 
-def test_tiles_are_cut_where_they_say_and_reach_every_corner(tmp_path):
+def test_tiles_are_cut_at_their_places_and_reach_every_corner(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 4000, (4, 50, 71)).astype(np.uint16)
     path = write(tmp_path / "scene.tif", pixels)
     reader = CutImages(Reading((4, 1)), (0.0, 0.0), 16)
@@ -31,7 +31,7 @@ def test_tiles_are_cut_where_they_say_and_reach_every_corner(tmp_path):
     assert {place.scene for place in places} == {"scene"}
 
 
-def test_gaps_are_filled_with_the_mean(tmp_path):
+def test_nodata_is_filled_with_the_mean(tmp_path):
     pixels = np.full((2, 32, 32), 7, np.float32)
     pixels[0, 3, 5] = np.nan
     pixels[1, 9, 9] = -1
@@ -43,8 +43,8 @@ def test_gaps_are_filled_with_the_mean(tmp_path):
     assert (tile == 7).sum() == 2 * 32 * 32 - 4
 
 
-def test_white_gaps_are_filled_as_in_the_training_data(tmp_path):
-    """A gap that no tile shows enough of to be told from a roof, and a roof."""
+def test_white_areas_are_filled_as_in_the_training_data(tmp_path):
+    """A white area of which each tile shows less than of a roof, and a roof."""
     pixels = np.full((2, 32, 48), 7, np.uint8)
     pixels[:, 14:18, 12:36] = 255  # 96 pixels, at most 32 of them in a tile of 16
     pixels[:, 2:8, 2:8] = 255  # 36 pixels
@@ -64,8 +64,8 @@ def test_white_gaps_are_filled_as_in_the_training_data(tmp_path):
 
 
 @pytest.mark.parametrize("stored", [{}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
-def test_white_gaps_of_an_image_that_is_looked_through_in_parts(tmp_path, monkeypatch, stored):
-    monkeypatch.setattr("vbp_lightning.data.imagery.unlabelled._SCANNED", 512)
+def test_white_areas_of_an_image_that_is_read_in_windows(tmp_path, monkeypatch, stored):
+    monkeypatch.setattr("vbp_lightning.data.imagery.white._WINDOW", 512)
     pixels = np.random.default_rng(0).integers(0, 200, (1, 600, 700), np.uint8)
     pixels[:, 240:530, 500:520] = pixels[:, 300:320, 505:] = 255
     path = write(tmp_path / "scene.tif", pixels, **stored)
@@ -78,7 +78,18 @@ def test_white_gaps_of_an_image_that_is_looked_through_in_parts(tmp_path, monkey
             assert np.array_equal(bands[0], np.where(expected, window[:100, :100], 99))
 
 
-def test_what_cannot_be_explained_is_named(tmp_path):
+def test_an_image_that_is_too_large_to_be_searched_for_white_areas(tmp_path):
+    path = tmp_path / "large.tif"
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "sparse_ok": True}
+    with rasterio.open(path, "w", height=8001, width=8000, **profile):
+        pass
+    with pytest.raises(DataError, match=r"64 million pixels \(input\): .*nearblack -white"):
+        opened_filled(path, Reading(), (99.0,), 3600).__enter__()
+    with opened_filled(path, Reading(), (99.0,)) as read:
+        assert read(-1, 0, 2, 1)[0].tolist() == [[[99.0], [0.0]]]
+
+
+def test_images_that_cannot_be_explained_are_named(tmp_path):
     def said(path, bands, fill, size=16):
         with pytest.raises(DataError) as caught:
             CutImages(Reading(bands), fill, size).places(path)

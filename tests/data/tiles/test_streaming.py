@@ -101,6 +101,21 @@ def test_streamed_scenes_equal_those_in_memory(both):
             assert torch.equal(one[1], other[1])
 
 
+def test_sampled_statistics_equal_those_in_memory(scenes, monkeypatch, request):
+    """Three training scenes of 300 × 340 pixels, of which every third row and column counts."""
+    monkeypatch.setattr("vbp_lightning.data.imagery.normalisation.SAMPLE_SIZE", 34_000)
+    held, streamed = request.getfixturevalue("both")
+    assert held.normalisation == streamed.normalisation
+    sampled = []
+    for scene in scenes[:3]:
+        with rasterio.open(scene.image) as raster:
+            pixels = raster.read()[:, 1::3, 1::3]
+        sampled.append(pixels[:, (pixels > 0).any(axis=0)])
+    values = np.concatenate(sampled, axis=1).astype(float)
+    np.testing.assert_allclose(held.mean, values.mean(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(held.std, values.std(axis=1), rtol=1e-12)
+
+
 def test_an_epoch_draws_the_same_tiles_in_an_order_of_places(both):
     _, streamed = both
     drawn = []
@@ -174,11 +189,11 @@ def test_no_handle_crosses_a_process(both):
     assert not pickle.loads(pickle.dumps(bands))._pool._images
 
 
-def test_white_gaps_that_cross_the_parts_of_a_streamed_scene(tmp_path, write):
+def test_white_areas_that_cross_the_chunks_of_a_streamed_scene(tmp_path, write):
     for number, folder in enumerate(("train", "val", "test")):
         rng = np.random.default_rng(number)
         image = rng.integers(0, 200, (3, 700, 600), np.uint16)
-        image[:, 200:640, 500:560] = 65535  # a gap across two borders of parts
+        image[:, 200:640, 500:560] = 65535  # an area across two borders of chunks
         image[:, 250:253, 10:14] = 65535  # twelve pixels, across one
         mask = np.zeros((700, 600), np.uint8)
         mask[:, :80] = mask[:, 520:540] = 255

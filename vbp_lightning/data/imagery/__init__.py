@@ -1,1 +1,1 @@
-"""Pixels on the ground: reading, bands, resampling, nodata, normalisation, road masks, vectors."""
+"""Georeferenced pixels: bands, resampling, extent, nodata, statistics, road masks, vectors."""

@@ -1,4 +1,4 @@
-"""From pixels to the ground: sizes in metres, metric coordinates, footprints."""
+"""Extents of rasters: size of pixels in metres, metric coordinates, outlines."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,14 +9,15 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.windows import coordinates
 
 _SMALL_DISTORTION = 0.01
-"""Up to here a projection's own units are taken for ground distances."""
+"""Up to this relative error, the units of a projection are taken for ground distances."""
 
-_EDGE_POINTS = 8
-"""Points a side of a footprint, since straight edges bend in another CRS."""
+_EDGE_POINTS = 16
+"""Points per side of an outline, since straight edges bend in another CRS."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class PixelGrid:
     Args:
         height: Rows.
         width: Columns.
-        transform: From (column, row) to the coordinates of ``crs``; the identity where the raster
-            is not georeferenced.
-        crs: Of the raster, or None.
+        transform: From (column, row) to the coordinates of ``crs``; the identity if the raster is
+            not georeferenced.
+        crs: The CRS of the raster, or None.
     """
 
     height: int
@@ -42,8 +43,13 @@ class PixelGrid:
         return self.height, self.width
 
     @property
+    def window(self) -> Window:
+        """The window that is the whole raster."""
+        return Window(0, 0, self.width, self.height)
+
+    @property
     def is_georeferenced(self) -> bool:
-        """Whether pixels have a place on the earth: a local or engineering CRS gives none."""
+        """Whether the pixels have a place on the earth; a local or engineering CRS gives none."""
         if self.crs is None or self.transform.is_identity:
             return False
         return bool(self.crs.is_geographic or self.crs.is_projected)
@@ -51,47 +57,46 @@ class PixelGrid:
 
 @lru_cache(maxsize=256)
 def projection(wkt: str) -> pyproj.CRS:
-    """A CRS for pyproj; parsing takes milliseconds, and a data set has few of them."""
+    """Returns the pyproj CRS of a WKT string; cached, since parsing takes milliseconds."""
     return pyproj.CRS.from_wkt(wkt)
 
 
 @lru_cache(maxsize=256)
 def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
-    """Between two CRSs, x before y in both."""
+    """Returns the transformer between two CRSs, x before y in both."""
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
-_LONGITUDE_LATITUDE = pyproj.CRS.from_epsg(4326)
+WGS84 = pyproj.CRS.from_epsg(4326)
 
 
 def longitude_latitude(
     grid: PixelGrid, cols: NDArray[np.float64], rows: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Degrees (WGS 84) of points of a georeferenced raster.
+    """Returns longitudes and latitudes (WGS 84, degrees) of points of a georeferenced raster.
 
     Args:
-        grid: The raster's.
+        grid: The raster.
         cols: Any shape, pixels from the left edge.
         rows: The same shape, pixels from the upper edge.
     """
     assert grid.crs is not None
-    a, b, c, d, e, f = grid.transform[:6]
-    to_degrees = transformer(projection(grid.crs.to_wkt()), _LONGITUDE_LATITUDE)
-    lon, lat = to_degrees.transform(a * cols + b * rows + c, d * cols + e * rows + f)
+    to_degrees = transformer(projection(grid.crs.to_wkt()), WGS84)
+    lon, lat = to_degrees.transform(*coordinates(grid.transform, cols, rows))
     return np.asarray(lon), np.asarray(lat)
 
 
 def ground_sampling_distance(grid: PixelGrid) -> tuple[float, float] | None:
-    """Width and height of the central pixel on the ground, in metres.
+    """Returns width and height of the central pixel on the ground, in metres.
 
-    Measured along the ellipsoid, so that degrees, feet and stretched projections such as Web
-    Mercator come out right.
+    They are measured on the ellipsoid, so that degrees, feet and projections that stretch
+    distances, such as Web Mercator, are handled.
 
     Args:
-        grid: The raster's.
+        grid: The raster.
 
     Returns:
-        None where the raster is not georeferenced, or lies beyond what its CRS describes.
+        None if the raster is not georeferenced, or lies outside the area of its CRS.
     """
     if not grid.is_georeferenced:
         return None
@@ -107,14 +112,14 @@ def ground_sampling_distance(grid: PixelGrid) -> tuple[float, float] | None:
 
 
 def metric_projection(grid: PixelGrid) -> tuple[pyproj.CRS, float]:
-    """A CRS in which distances around a raster are ground distances.
+    """Returns a CRS in which distances around a raster are distances on the ground.
 
     Args:
-        grid: Of a georeferenced raster.
+        grid: A georeferenced raster.
 
     Returns:
-        The raster's own CRS where its units stretch the ground by less than 1 % there, else a
-        transverse Mercator projection about the raster's centre; and the units of it in a metre.
+        The raster's own CRS if its distances are right to 1 % there, else a transverse Mercator
+        projection about the raster's centre; and the number of its units in a metre.
     """
     assert grid.crs is not None
     own = projection(grid.crs.to_wkt())
@@ -134,6 +139,24 @@ def metric_projection(grid: PixelGrid) -> tuple[pyproj.CRS, float]:
     return pyproj.CRS.from_proj4(f"{local} +type=crs"), 1.0
 
 
+def edge_points(
+    row: float, col: float, height: float, width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns columns and rows of points along the edges of a window, clockwise.
+
+    Args:
+        row: First row of the window.
+        col: First column of the window.
+        height: Rows of the window.
+        width: Columns of the window.
+    """
+    steps = np.linspace(0, 1, _EDGE_POINTS, endpoint=False)
+    low, high = np.zeros(_EDGE_POINTS), np.ones(_EDGE_POINTS)
+    cols = col + width * np.concatenate([steps, high, 1 - steps, low])
+    rows = row + height * np.concatenate([low, steps, high, 1 - steps])
+    return cols, rows
+
+
 def footprint(
     grid: PixelGrid,
     row: float = 0,
@@ -141,32 +164,29 @@ def footprint(
     height: float | None = None,
     width: float | None = None,
 ) -> shapely.Polygon:
-    """The outline of a raster, or of a window of it, in degrees (WGS 84).
+    """Returns the outline of a raster, or of a window of it, in degrees (WGS 84).
 
     Args:
-        grid: Of a georeferenced raster.
+        grid: A georeferenced raster.
         row: First row of the window.
         col: First column of the window.
-        height: Of the window, pixels; None for all.
-        width: Of the window, pixels; None for all.
+        height: Rows of the window; None for those of the raster.
+        width: Columns of the window; None for those of the raster.
     """
-    bottom = grid.height if height is None else row + height
-    right = grid.width if width is None else col + width
-    steps = np.linspace(0, 1, _EDGE_POINTS, endpoint=False)
-    across, down = col + steps * (right - col), row + steps * (bottom - row)
-    cols = np.concatenate(
-        [across, np.full(_EDGE_POINTS, right), (right + col) - across, np.full(_EDGE_POINTS, col)]
+    points = edge_points(
+        row, col, grid.height if height is None else height, grid.width if width is None else width
     )
-    rows = np.concatenate(
-        [np.full(_EDGE_POINTS, row), down, np.full(_EDGE_POINTS, bottom), (bottom + row) - down]
-    )
-    return shapely.Polygon(np.stack(longitude_latitude(grid, cols, rows), axis=1))
+    return shapely.Polygon(np.stack(longitude_latitude(grid, *points), axis=1))
 
 
 def largest_shift(first: PixelGrid, second: PixelGrid) -> float:
-    """How far the corners of two rasters of one CRS and size lie apart, in pixels of the first."""
-    shift = 0.0
-    for corner in ((0, 0), (first.width, 0), (0, first.height), (first.width, first.height)):
-        col, row = coordinates(~first.transform, *coordinates(second.transform, *corner))
-        shift = max(shift, abs(col - corner[0]), abs(row - corner[1]))
-    return shift
+    """Returns the largest distance between corners of two rasters, in pixels of the first.
+
+    Args:
+        first: A raster.
+        second: Another one of the same CRS and size.
+    """
+    cols = np.array([0.0, first.width, 0, first.width])
+    rows = np.array([0.0, 0, first.height, first.height])
+    moved = coordinates(~first.transform, *coordinates(second.transform, cols, rows))
+    return float(np.abs(np.stack(moved) - np.stack([cols, rows])).max())

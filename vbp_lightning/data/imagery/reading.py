@@ -1,9 +1,10 @@
-"""Reading scenes: image, labels and gaps of a window, or of many whole scenes at once."""
+"""Reading scenes: bands, road pixels and valid pixels of a window; many scenes in parallel."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,17 +18,16 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
-from vbp_lightning.data.imagery.road_mask import OpenRoads, open_roads
-from vbp_lightning.data.imagery.white import WhiteAreas, missing_white
+from vbp_lightning.data.imagery.road_mask import open_roads
+from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
 
 BLOCK_CACHE = 64 << 20
-"""Bytes. Every block is read once; GDAL's default is 5 % of the machine's memory."""
+"""Bytes of GDAL's block cache: every block is read once, and the default is 5 % of the memory."""
 
 _MANY_SCENES = 64
-"""From here on reading takes long enough to show its progress."""
+"""From this number of scenes on a progress bar is shown."""
 
 _Result = TypeVar("_Result")
-_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class SceneInfo:
         scene: Its record.
         grid: Where its pixels lie.
         count: Number of bands.
-        dtype: Of the bands.
+        dtype: Type of the bands.
         band_names: Description, colour or number of each band.
     """
 
@@ -50,7 +50,7 @@ class SceneInfo:
 
     @property
     def nbytes(self) -> int:
-        """Memory that its bands and its two planes of labels take, in bytes."""
+        """Memory of its bands and its two boolean planes, in bytes."""
         return self.grid.height * self.grid.width * (self.count * self.dtype.itemsize + 2)
 
 
@@ -61,7 +61,7 @@ class Pixels:
     Args:
         bands: (C, h, w) in the raster's own type, real numbers.
         road: (h, w) whether a pixel is road; false where it is not valid.
-        valid: (h, w) whether a pixel shows anything, and its label is known.
+        valid: (h, w) whether a pixel holds values and its label is known.
     """
 
     bands: NDArray[Any]
@@ -69,60 +69,38 @@ class Pixels:
     valid: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedScene:
-    """A scene in memory.
-
-    Args:
-        info: What it is.
-        pixels: All of it.
-        largest_mask_value: What the road mask reaches; tells a wrong threshold from no roads.
-    """
-
-    info: SceneInfo
-    pixels: Pixels
-    largest_mask_value: float
-
-
 class OpenScene:
     """A scene whose image and labels are open; a context manager.
 
     Args:
-        scene: What to open.
-        reading: How.
+        scene: The scene.
+        reading: How it is read.
 
     Attributes:
         info: What is known without its pixels.
+        is_striped: Whether the image is stored in whole rows.
 
     Raises:
-        DataError: One line for each fault of either file.
+        DataError: A file is missing or cannot be used; one line for each error of either file.
     """
 
     def __init__(self, scene: Scene, reading: Reading) -> None:
-        lines = _missing_files(scene)
-        if lines:
-            raise DataError(*lines)
-        self._white: WhiteAreas | None = None
+        lines: list[str] = []
         self._stack = ExitStack()
         try:
-            self._image = self._stack.enter_context(OpenImage(scene.image, reading, scene.resize))
+            self._image = image = self._stack.enter_context(
+                OpenImage(scene.image, reading, scene.resize)
+            )
         except DataError as error:
-            lines += [*error.lines, *_unreadable(scene.labels)]
-        else:
-            image = self._image
-            self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
-            if scene.white_area and not np.issubdtype(image.dtype, np.integer):
-                lines.append(
-                    f"{scene.image}: white gaps are looked for in images of whole numbers, and "
-                    f"this one is {image.dtype}: set data.source.white_area=0, and data.nodata to "
-                    "the value of gaps"
-                )
-            try:
-                self._roads: OpenRoads = self._stack.enter_context(  # type: ignore[assignment]
-                    open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
-                )
-            except DataError as error:
-                lines += error.lines
+            raise DataError(*error.lines, *_unreadable(scene.labels)) from error
+        self.is_striped = image.is_striped
+        self.info = SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
+        with _collected(lines):
+            self._has_white_areas = scene.white_area > 0 and is_searched(image)
+        with _collected(lines):
+            self._roads = self._stack.enter_context(
+                open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
+            )
         if lines:
             self._stack.close()
             raise DataError(*lines)
@@ -134,57 +112,42 @@ class OpenScene:
         self._stack.close()
 
     @property
-    def is_striped(self) -> bool:
-        """Whether the image is stored in whole rows."""
-        striped: bool = self._image.is_striped
-        return striped
-
-    @property
     def largest_mask_value(self) -> float:
         """The largest mask value that was read."""
         return self._roads.largest
 
-    def find_white_gaps(self, windows: Iterable[Window]) -> None:
-        """Looks for white gaps that reach across windows; ``read`` then takes these alone.
-
-        Args:
-            windows: They cover the scene once, in rows from left to right.
-
-        Raises:
-            DataError: The image is damaged.
-        """
-        self._white = WhiteAreas(self.info.grid.width, self.info.scene.white_area)
-        for window in windows:
-            self._white.add(window.row_off, window.col_off, self._image.read(window)[0])
+    @cached_property
+    def _white_nodata(self) -> NDArray[np.bool_]:
+        return read_white_nodata(self._image, self.info.scene.white_area)
 
     def read(self, window: Window | None = None) -> Pixels:
-        """Reads a window. White gaps are looked for within it, if they were not found before.
+        """Reads a window.
 
-        A pixel is valid where the image shows something (see :meth:`OpenImage.read`), where it is
-        not part of a white gap (see ``Scene.white_area``), and where the labels are known.
+        A pixel is valid where the image holds values (see :meth:`OpenImage.read`), where it is not
+        part of a white area without imagery (see ``Scene.white_area``), and where the labels are
+        known. To find white areas, the first window that is not the whole scene reads the scene
+        once more.
 
         Args:
             window: Inside the scene; None for all of it.
 
         Raises:
-            DataError: One line for each fault of either file.
+            DataError: A file is damaged; one line for each error of either file.
         """
+        window = window or self.info.grid.window
         lines: list[str] = []
-        try:
+        with _collected(lines):
             bands, valid = self._image.read(window)
-        except DataError as error:
-            lines += error.lines
-        try:
+        with _collected(lines):
             road, known = self._roads.read(window)
-        except DataError as error:
-            lines += error.lines
         if lines:
             raise DataError(*lines)
         valid &= known
-        if self._white is not None and window is not None:
-            valid &= ~self._white.missing(window.row_off, window.col_off, bands)
-        elif self.info.scene.white_area:
-            valid &= ~missing_white(bands, self.info.scene.white_area)
+        if self._has_white_areas:
+            if valid.shape == self.info.grid.shape:
+                valid &= ~white_nodata(bands, self.info.scene.white_area)
+            else:
+                valid &= ~self._white_nodata[window.toslices()]
         road &= valid
         return Pixels(bands, road, valid)
 
@@ -192,25 +155,13 @@ class OpenScene:
         """Refuses labels that cannot be right, once all of them were read.
 
         Raises:
-            DataError: A mask is a picture.
+            DataError: A road mask is a picture.
         """
         self._roads.check()
 
 
-def load_scene(scene: Scene, reading: Reading) -> LoadedScene:
-    """Reads a scene whole.
-
-    Raises:
-        DataError: One line for each fault.
-    """
-    with OpenScene(scene, reading) as opened:
-        pixels = opened.read()
-        opened.check()
-        return LoadedScene(opened.info, pixels, opened.largest_mask_value)
-
-
 def scene_info(scene: Scene, reading: Reading) -> SceneInfo:
-    """Opens a scene's image and tells what it is; its labels are not looked at.
+    """Opens a scene's image and returns its properties; its labels are not opened.
 
     Raises:
         DataError: A file is missing or the image cannot be used.
@@ -227,26 +178,24 @@ def for_each_scene(
     description: str,
     threads: int,
     progress: bool,
-    keep: Callable[[_Result], _Kept],
-) -> tuple[list[_Kept], list[str]]:
-    """Does something with many scenes, several at a time.
+) -> tuple[list[_Result], list[str]]:
+    """Applies a function to many scenes in parallel threads.
 
     Args:
-        act: What to do with a scene; raises DataError for one that cannot be used.
-        scenes: With which.
-        description: What the progress bar says.
-        threads: How many at once; GDAL lets go of the interpreter while it decodes.
-        progress: Whether to show a bar where there are many scenes, on a terminal.
-        keep: What to keep of a result; called in the order of the scenes, by one thread.
+        act: The function; raises DataError for a scene that cannot be used.
+        scenes: Its arguments.
+        description: The label of the progress bar.
+        threads: Number of threads; GDAL releases the interpreter's lock while it decodes.
+        progress: Whether to show a bar if there are many scenes and a terminal.
 
     Returns:
-        What was kept of the scenes that could be used, in order, and one line for each fault of the
+        The results for the scenes that can be used, in order, and one line for each error of the
         others.
     """
 
     def attempt(scene: Scene) -> _Result | DataError:
-        # GDAL's options belong to a thread, hence one Env a call. Warnings of libjpeg tell of
-        # blocks that were padded with grey.
+        # GDAL's options belong to a thread, hence one Env per call. libjpeg warns where it pads
+        # damaged blocks with grey.
         with rasterio.Env(
             GDAL_CACHEMAX=BLOCK_CACHE,
             GDAL_ERROR_ON_LIBJPEG_WARNING=True,
@@ -257,7 +206,7 @@ def for_each_scene(
             except DataError as error:
                 return error
 
-    done: list[_Kept] = []
+    done: list[_Result] = []
     lines: list[str] = []
     console = Console(stderr=True)
     with without_place(), ThreadPoolExecutor(threads) as pool:
@@ -273,21 +222,30 @@ def for_each_scene(
             if isinstance(result, DataError):
                 lines.extend(result.lines)
             else:
-                done.append(keep(result))
+                done.append(result)
     return done, lines
 
 
+@contextmanager
+def _collected(lines: list[str]) -> Iterator[None]:
+    """Adds the lines of a :class:`DataError` to others instead of raising it."""
+    try:
+        yield
+    except DataError as error:
+        lines += error.lines
+
+
 def _missing_files(scene: Scene) -> list[str]:
-    """A line for each file of a scene that is not there."""
+    """Returns a line for each missing file of a scene."""
     labels = scene.labels.path if isinstance(scene.labels, VectorLabels) else scene.labels
     lines = []
     if not _exists(scene.image):
-        what = "is a mask without an image"
         if isinstance(scene.labels, ImageLabel):
             lines.append(f"{scene.image}: is listed, but there is no such image (data.root)")
         else:
             lines.append(
-                f"{labels}: {what}: put one at {scene.image} or take the mask away (data.root)"
+                f"{labels}: is a mask without an image: put one at {scene.image} or take the mask "
+                "away (data.root)"
             )
     if isinstance(labels, Path) and not _exists(labels):
         lines.append(
@@ -298,7 +256,7 @@ def _missing_files(scene: Scene) -> list[str]:
 
 
 def _unreadable(labels: object) -> list[str]:
-    """A line if a road mask cannot even be opened."""
+    """Returns a line if a road mask cannot be opened."""
     if isinstance(labels, Path):
         try:
             with readable(labels), rasterio.open(labels):
@@ -309,5 +267,5 @@ def _unreadable(labels: object) -> list[str]:
 
 
 def _exists(path: Path) -> bool:
-    # GDAL's own file systems, as /vsizip/…, are not the operating system's.
+    # GDAL's virtual file systems, such as /vsizip/…, are unknown to the operating system.
     return path.is_file() or str(path).startswith("/vsi")

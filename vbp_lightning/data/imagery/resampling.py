@@ -1,4 +1,4 @@
-"""Images on another grid: every gap stays a gap, and none bleeds into its neighbours."""
+"""Resampling of images to another grid: nodata pixels stay nodata and have no weight."""
 
 from collections.abc import Callable
 from math import ceil, floor
@@ -12,19 +12,18 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from vbp_lightning.data.imagery.extent import PixelGrid, projection, transformer
+from vbp_lightning.data.imagery.extent import PixelGrid, edge_points, projection, transformer
 from vbp_lightning.data.imagery.windows import coordinates, rescaled
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
 """Reads a window of the image as it is stored: bands (C, h, w) and valid pixels (h, w)."""
 
 TOLERANCE = 1e-6
-"""Pixels that a warp may be off. GDAL interpolates transformations to an eighth of a pixel unless
-told otherwise, differently for each window; rasterio cannot pass on 0."""
+"""Largest error of a warp in pixels. By default GDAL interpolates transformations to an eighth of a
+pixel, differently for each window; rasterio cannot pass on 0."""
 
-_EDGE_POINTS = 17
 _ANY_CRS = CRS.from_epsg(3857)
-"""For images without a CRS: only the transforms matter where both sides share one."""
+"""For images without a CRS: only the transforms matter if both sides have the same CRS."""
 
 
 def read_resampled(
@@ -34,19 +33,21 @@ def read_resampled(
     window: Window,
     method: Resampling,
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """A window of an image on another grid.
+    """Reads a window of an image on another grid.
 
-    Gaps are taken out as NaN before GDAL weighs the pixels, so that any rule may say what a gap is.
+    Invalid pixels become NaN before GDAL weighs the pixels. GDAL cannot warp the file itself to the
+    same result: it knows neither a second nodata value beside a mask, nor one that invalidates all
+    bands, nor an alpha band that is read as imagery.
 
     Args:
-        read: The stored image.
-        source: Its grid.
-        target: The grid wanted.
+        read: Reads windows of the stored image.
+        source: Grid of the stored image.
+        target: Grid of the result.
         window: Part of the target.
         method: GDAL's resampling.
 
     Returns:
-        Bands (C, h, w) of the stored type and valid pixels (h, w); gaps hold 0.
+        Bands (C, h, w) of the stored type and valid pixels (h, w); invalid pixels hold 0.
     """
     shape = int(window.height), int(window.width)
     across, down = _scale(source, target)
@@ -94,18 +95,9 @@ def read_resampled(
 
 
 def _source_window(source: PixelGrid, target: PixelGrid, window: Window, reach: int) -> Window:
-    """The part of the source under a window of the target, widened by some pixels."""
-    steps = np.linspace(0, 1, _EDGE_POINTS)
-    low, high = np.zeros(_EDGE_POINTS), np.ones(_EDGE_POINTS)
-    cols = window.col_off + window.width * np.concatenate([steps, steps, low, high])
-    rows = window.row_off + window.height * np.concatenate([low, high, steps, steps])
-    a, b, c, d, e, f = target.transform[:6]
-    xs, ys = a * cols + b * rows + c, d * cols + e * rows + f
-    if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
-        xs, ys = change.transform(xs, ys)
-    a, b, c, d, e, f = (~source.transform)[:6]
-    across, down = a * xs + b * ys + c, d * xs + e * ys + f
+    """The part of the source under a window of the target, widened by ``reach`` pixels."""
+    edges = edge_points(window.row_off, window.col_off, window.height, window.width)
+    across, down = _places_in_source(source, target, *edges)
     left, right = _clipped(across, reach, source.width)
     top, bottom = _clipped(down, reach, source.height)
     return Window(left, top, right - left, bottom - top)
@@ -119,16 +111,21 @@ def _clipped(values: NDArray[np.float64], reach: int, length: int) -> tuple[int,
 
 
 def _scale(source: PixelGrid, target: PixelGrid) -> tuple[float, float]:
-    """How many source pixels a target pixel spans, about, along each axis."""
-    centre = target.width / 2, target.height / 2
-    corners = [coordinates(target.transform, centre[0] + i, centre[1] + j) for i, j in _CROSS]
-    xs, ys = np.array(corners).T
+    """About how many source pixels a target pixel at the centre spans along each axis."""
+    cols, rows = target.width / 2 + np.array([0, 1, 0]), target.height / 2 + np.array([0, 0, 1])
+    across, down = _places_in_source(source, target, cols, rows)
+    return float(np.ptp(across)), float(np.ptp(down))
+
+
+def _places_in_source(
+    source: PixelGrid,
+    target: PixelGrid,
+    cols: NDArray[np.float64],
+    rows: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns and rows in the source of points of the target."""
+    xs, ys = coordinates(target.transform, cols, rows)
     if source.crs is not None and target.crs is not None and source.crs != target.crs:
         change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
         xs, ys = change.transform(xs, ys)
-    places = [coordinates(~source.transform, x, y) for x, y in zip(xs, ys, strict=True)]
-    spans = np.ptp(np.array(places), axis=0)
-    return float(spans[0]), float(spans[1])
-
-
-_CROSS = ((0, 0), (1, 0), (0, 1))
+    return coordinates(~source.transform, xs, ys)

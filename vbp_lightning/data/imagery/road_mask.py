@@ -1,8 +1,11 @@
-"""The road pixels of a scene, from whatever its labels are."""
+"""The road pixels of a scene from its labels: a road mask, vectors or one label."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import rasterio
@@ -23,85 +26,85 @@ from vbp_lightning.data.imagery.resampling import TOLERANCE
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
 
 _SAME_GRID = 0.1
-"""Pixels that a mask may be off before it is resampled."""
+"""Largest shift in pixels at which a road mask is not resampled."""
 
 _SHADES_OF_A_MASK = 16
+"""Largest number of values between road and non-road at which any share of them is accepted."""
+
+Roads = tuple[NDArray[np.bool_], NDArray[np.bool_]]
+"""Road pixels (h, w) of a window, and pixels (h, w) whose label is known."""
 
 
 class RasterRoads:
-    """A road mask that is open for reading, on the grid of its image; a context manager.
+    """A road mask that is open for reading, on the grid of its image.
 
-    A mask on another grid or in another CRS is warped onto the image's, nearest neighbour; one that
-    does not say where it lies has its image's place, if it has its size. Masks stored as grey
-    colours (three equal bands, grey palettes) are read as their grey values.
+    A road mask on another grid or in another CRS is warped to the image's, nearest neighbour. One
+    that is not georeferenced has the extent of its image, if it has its size. Road masks stored as
+    grey colours (three equal bands, grey palettes) are read as their grey values.
+
+    Args:
+        scene: The scene.
+        path: Its road mask.
+        grid: The grid of its image, after resampling.
+        stored: The grid of its image's file.
+        threshold: Larger values are road.
+        stack: Closes the file.
 
     Attributes:
-        largest: The largest mask value read so far.
+        largest: The largest value read so far.
 
     Raises:
-        DataError: The mask cannot be used or does not belong to the image.
+        DataError: The road mask cannot be used or does not belong to the image.
     """
 
     def __init__(
-        self, scene: Scene, path: Path, grid: PixelGrid, stored: PixelGrid, threshold: float
+        self,
+        scene: Scene,
+        path: Path,
+        grid: PixelGrid,
+        stored: PixelGrid,
+        threshold: float,
+        stack: ExitStack,
     ) -> None:
         self.path = path
-        self._threshold = threshold
         self.largest = 0.0
+        self._threshold = threshold
         self._middle = 0
         self._shades: set[float] = set()
         self._seen = 0
-        self._stack = ExitStack()
-        try:
-            with readable(path):
-                self._open(scene, grid, stored)
-        except BaseException:
-            self._stack.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def _open(self, scene: Scene, grid: PixelGrid, stored: PixelGrid) -> None:
-        raster = self._stack.enter_context(rasterio.open(self.path))
+        raster = stack.enter_context(rasterio.open(path))
         if raster.count not in (1, 3):
             raise DataError(
-                f"{self.path}: a road mask has one band, and this file has {raster.count} "
+                f"{path}: a road mask has one band, and this file has {raster.count} "
                 "(data.root): give a mask of one band"
             )
         palette = palette_of(raster)
-        is_grey = palette is not None and bool(
-            (palette[:, 0] == palette[:, 1]).all() and (palette[:, 1] == palette[:, 2]).all()
-        )
+        is_grey = palette is not None and (palette[:, :1] == palette[:, 1:3]).all()
         self._grey = palette[:, 0] if palette is not None and is_grey else None
-        # In practice a nodata value of 0 in a mask means that there is no road.
-        flags = raster.mask_flag_enums[0]
-        self._reads_gaps = MaskFlags.all_valid not in flags and raster.nodata != 0
+        # In practice a nodata value of 0 in a road mask means that there is no road.
+        has_nodata = MaskFlags.all_valid not in raster.mask_flag_enums[0] and raster.nodata != 0
         self._bands = list(range(1, raster.count + 1))
         self._raster: Any = raster
-        self._alpha = 0
+        self._mask: Callable[[Window], NDArray[np.uint8]] | None = (
+            (lambda window: self._raster.read_masks(1, window=window)) if has_nodata else None
+        )
         own = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
-        if self._lies_on(own, grid):
+        if _is_on(own, grid):
             return
-        if self._lies_on(own, stored):
+        if _is_on(own, stored):
             own = stored
         if not (own.is_georeferenced and grid.is_georeferenced):
             raise DataError(
-                f"{self.path}: is {own.width} × {own.height} px, its image {scene.image} "
+                f"{path}: is {own.width} × {own.height} px, its image {scene.image} "
                 f"{stored.width} × {stored.height} px, and not both are georeferenced (data.root): "
                 "make them of one size"
             )
         if not footprint(own).intersects(footprint(grid)):
             raise DataError(
-                f"{self.path}: lies beside its image {scene.image} on the map (data.root): pair "
+                f"{path}: lies beside its image {scene.image} on the map (data.root): pair "
                 "each image with the mask of its place"
             )
-        # The warped mask tells what it covers by an alpha band of its own; its gaps by its nodata.
-        nodata = raster.nodata if self._reads_gaps else None
-        self._raster = self._stack.enter_context(
+        self._raster = stack.enter_context(
             WarpedVRT(
                 raster,
                 src_crs=own.crs,
@@ -111,37 +114,26 @@ class RasterRoads:
                 width=grid.width,
                 height=grid.height,
                 resampling=Resampling.nearest,
-                src_nodata=nodata,
+                src_nodata=raster.nodata if has_nodata else None,
                 tolerance=TOLERANCE,
                 add_alpha=True,
             )
         )
-        self._alpha = raster.count + 1
-        self._reads_gaps = False
+        alpha = raster.count + 1  # marks what the road mask covers and is not nodata
+        self._mask = lambda window: self._raster.read(alpha, window=window)
 
-    def _lies_on(self, own: PixelGrid, grid: PixelGrid) -> bool:
-        if own.shape != grid.shape:
-            return False
-        if not (own.is_georeferenced and grid.is_georeferenced):
-            placed = own.transform.is_identity or grid.transform.is_identity
-            return placed or largest_shift(grid, own) <= _SAME_GRID
-        return own.crs == grid.crs and largest_shift(grid, own) <= _SAME_GRID
-
-    def read(self, window: Window | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Road pixels (h, w) of a window, and where the mask says anything at all.
+    def read(self, window: Window) -> Roads:
+        """Reads a window.
 
         Raises:
             DataError: The file is damaged, or is a picture.
         """
         with readable(self.path):
             values = self._raster.read(self._bands, window=window)
-            if self._alpha:
-                known = self._raster.read(self._alpha, window=window) != 0
-            elif self._reads_gaps:
-                known = self._raster.read_masks(1, window=window) != 0
-            else:
-                known = np.ones(values.shape[1:], dtype=bool)
-        if len(values) == 3 and not (values[:1] == values[1:]).all():
+            known = (
+                np.ones(values.shape[1:], bool) if self._mask is None else self._mask(window) != 0
+            )
+        if not (values[:1] == values[1:]).all():
             raise DataError(
                 f"{self.path}: a road mask has one band, and this file has 3 that differ "
                 "(data.root): give a mask of one band"
@@ -164,11 +156,11 @@ class RasterRoads:
     def check(self) -> None:
         """Refuses what was read if it looks like a picture.
 
-        A tenth may lie in the middle half of [0, 2·threshold], for soft borders and lossy
-        compression, or more if it has a few values only.
+        A tenth of the pixels may lie in the middle half of [0, 2·threshold], as soft borders and
+        lossy compression give, or more if they have few different values.
 
         Raises:
-            DataError: More than that does.
+            DataError: More than that do.
         """
         if self._middle > 0.1 * self._seen and len(self._shades) > _SHADES_OF_A_MASK:
             raise DataError(
@@ -178,80 +170,71 @@ class RasterRoads:
             )
 
 
-class DrawnRoads:
-    """Vector roads drawn onto a scene; a context manager that holds nothing open.
+def _is_on(own: PixelGrid, grid: PixelGrid) -> bool:
+    """Whether the pixels of a road mask lie on those of a grid."""
+    if own.shape != grid.shape:
+        return False
+    if own.is_georeferenced and grid.is_georeferenced:
+        return own.crs == grid.crs and largest_shift(grid, own) <= _SAME_GRID
+    placed = own.transform.is_identity or grid.transform.is_identity
+    return placed or largest_shift(grid, own) <= _SAME_GRID
 
-    Raises:
-        DataError: The vectors cannot be used, or the scene has no place on the map.
+
+@dataclass(frozen=True)
+class KnownRoads:
+    """Roads that are known everywhere and need no file.
+
+    Args:
+        draw: Returns the road pixels (h, w) of a window.
     """
 
-    def __init__(self, scene: Scene, labels: VectorLabels, grid: PixelGrid) -> None:
-        self.largest = 1.0
-        self._grid = grid
-        if ground_sampling_distance(grid) is None:
-            raise DataError(
-                f"{scene.image}: has no CRS and transform that place it on the earth, so that "
-                "vector roads cannot be placed on it (data.source): georeference it (gdalwarp "
-                "takes ground control points), or give road masks of its size with data=folder"
-            )
-        self._shapes = road_shapes(labels, grid)
+    draw: Callable[[Window], NDArray[np.bool_]]
+    largest: float = 1.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def read(self, window: Window | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Road pixels (h, w) of a window; all are known."""
-        road = draw_roads(self._shapes, self._grid, window)
+    def read(self, window: Window) -> Roads:
+        """Draws a window."""
+        road = self.draw(window)
         return road, np.ones(road.shape, dtype=bool)
 
     def check(self) -> None:
-        """Nothing that was read can be wrong."""
+        """Accepts all that was drawn."""
 
 
-class WholeImage:
-    """One label for all pixels of an image; a context manager that holds nothing open."""
-
-    def __init__(self, label: ImageLabel, grid: PixelGrid) -> None:
-        self.largest = 1.0
-        self._is_road = label.is_road
-        self._grid = grid
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def read(self, window: Window | None = None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """The label for each pixel (h, w) of a window; all are known."""
-        shape = self._grid.shape if window is None else (window.height, window.width)
-        return np.full(shape, self._is_road), np.ones(shape, dtype=bool)
-
-    def check(self) -> None:
-        """Nothing that was read can be wrong."""
+OpenRoads: TypeAlias = RasterRoads | KnownRoads
 
 
-OpenRoads: TypeAlias = RasterRoads | DrawnRoads | WholeImage
-
-
-def open_roads(scene: Scene, grid: PixelGrid, stored: PixelGrid, threshold: float) -> OpenRoads:
+@contextmanager
+def open_roads(
+    scene: Scene, grid: PixelGrid, stored: PixelGrid, threshold: float
+) -> Iterator[OpenRoads]:
     """Opens the labels of a scene.
 
     Args:
-        scene: Whose.
-        grid: Where the pixels of its image lie, after resampling.
-        stored: Where those of the image's file lie.
+        scene: The scene.
+        grid: The grid of its image, after resampling.
+        stored: The grid of its image's file.
         threshold: Values of a road mask above it are road.
+
+    Yields:
+        What reads their windows.
 
     Raises:
         DataError: The labels cannot be used; one line.
     """
     labels = scene.labels
-    if isinstance(labels, ImageLabel):
-        return WholeImage(labels, grid)
-    if isinstance(labels, VectorLabels):
-        return DrawnRoads(scene, labels, grid)
-    return RasterRoads(scene, labels, grid, stored, threshold)
+    with ExitStack() as stack:
+        if isinstance(labels, ImageLabel):
+            is_road = labels.is_road
+            yield KnownRoads(lambda window: np.full((window.height, window.width), is_road))
+        elif isinstance(labels, VectorLabels):
+            if ground_sampling_distance(grid) is None:
+                raise DataError(
+                    f"{scene.image}: has no CRS and transform that place it on the earth, so that "
+                    "vector roads cannot be placed on it (data.source): georeference it (gdalwarp "
+                    "takes ground control points), or give road masks of its size with data=folder"
+                )
+            yield KnownRoads(partial(draw_roads, road_shapes(labels, grid), grid))
+        else:
+            with readable(labels):
+                roads = RasterRoads(scene, labels, grid, stored, threshold, stack)
+            yield roads

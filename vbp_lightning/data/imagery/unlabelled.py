@@ -14,26 +14,24 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.normalisation import nodata_values
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
-from vbp_lightning.data.imagery.white import WhiteGaps
-from vbp_lightning.data.imagery.windows import overlap, scan_windows
+from vbp_lightning.data.imagery.white import is_searched, read_white_nodata
+from vbp_lightning.data.imagery.windows import overlap
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp", ".bmp", ".vrt", ".img")
-"""What is taken for an image in a folder, in small letters."""
+"""Endings of the names of image files in a folder, in lower case."""
 
-Pixels = tuple[NDArray[np.float32], NDArray[np.bool_]]
-"""Bands (C, h, w), gaps filled, side by side in memory, and where there is imagery (h, w)."""
+FilledWindow = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Bands (C, h, w) with nodata filled, adjacent in memory for each pixel; valid pixels (h, w)."""
 
-ReadPixels = Callable[[int, int, int, int], Pixels]
-"""Reads row, column, height and width of a scene; what lies beyond it is filled and invalid."""
+ReadPixels = Callable[[int, int, int, int], FilledWindow]
+"""Reads a window (row, column, height, width); pixels beyond the image are filled and invalid."""
 
 INPUT_KEY = "input"
-
-_SCANNED = 1 << 22
-"""Pixels that are looked through for white gaps at a time: some 50 MB."""
+"""The config key that names images without labels."""
 
 
 def image_files(path: Path) -> list[Path]:
-    """The image that a path names, or all images in a folder and below it, in order of names.
+    """Returns the image that a path names, or all images in a folder and below, sorted by name.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
@@ -52,7 +50,7 @@ def image_files(path: Path) -> list[Path]:
 
 
 def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> PixelGrid:
-    """Where the pixels of an image lie that a road classifier can take.
+    """Opens an image that a road classifier can be applied to, and returns its grid.
 
     Args:
         path: The image.
@@ -74,46 +72,46 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
                 f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile of "
                 f"{tile_size} px ({INPUT_KEY}): give a larger image"
             )
-        grid: PixelGrid = image.grid
-        return grid
+        return image.grid
 
 
 @contextmanager
 def opened_filled(
     path: Path, reading: Reading, fill: Sequence[float], white_area: int = 0
 ) -> Iterator[ReadPixels]:
-    """Opens an image; yields what reads its windows, which may reach beyond it, gaps filled.
+    """Opens an image for reading windows that may reach beyond it, with nodata filled.
 
     Args:
         path: The image.
         reading: How it is read.
-        fill: What pixels without imagery hold, one value for each band.
-        white_area: In an image of integers, connected white areas holding at least this many
-            saturated pixels are gaps too (see ``Scene.white_area``): it is read once more to find
-            them; 0 takes every pixel for what it shows.
+        fill: The value of nodata pixels in each band.
+        white_area: In an image of integers, connected white areas of at least this many saturated
+            pixels are nodata too (see ``Scene.white_area``), and the image is read once more to
+            find them; 0 takes white for a colour.
+
+    Yields:
+        The function that reads a window; it may raise DataError too.
 
     Raises:
-        DataError: The file is missing or damaged; the function that is yielded may raise it too.
+        DataError: The file is missing or damaged, or too large to be searched for white areas.
     """
-    gaps = _white_gaps(path, reading, white_area) if white_area else None
+    white = _white_nodata(path, reading, white_area) if white_area else None
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
         values = nodata_values(fill, image.dtype)
 
-        def read(row: int, col: int, height: int, width: int) -> Pixels:
-            return read_filled(image, row, col, height, width, values, gaps)
+        def read(row: int, col: int, height: int, width: int) -> FilledWindow:
+            return read_filled(image, row, col, height, width, values, white)
 
         yield read
 
 
 @lru_cache(maxsize=1)
-def _white_gaps(path: Path, reading: Reading, white_area: int) -> WhiteGaps | None:
-    """The white gaps of an image; the last one's are kept, as images are gone through in order."""
+def _white_nodata(path: Path, reading: Reading, white_area: int) -> NDArray[np.bool_] | None:
+    """Returns the white nodata of an image; kept for its next windows, as images come in order."""
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
-        if not np.issubdtype(image.dtype, np.integer):
+        if not (np.issubdtype(image.dtype, np.integer) and is_searched(image)):
             return None
-        shape = image.grid.shape
-        parts = scan_windows(shape, image.is_striped, _SCANNED)
-        return WhiteGaps(shape[1], white_area, parts, lambda part: image.read(part)[0])
+        return read_white_nodata(image, white_area)
 
 
 def read_filled(
@@ -123,17 +121,27 @@ def read_filled(
     height: int,
     width: int,
     fill: NDArray[Any],
-    gaps: WhiteGaps | None,
-) -> Pixels:
-    """Reads a window that may reach beyond an image; ``fill`` (C,) is what gaps hold."""
+    white: NDArray[np.bool_] | None,
+) -> FilledWindow:
+    """Reads a window that may reach beyond an image.
+
+    Args:
+        image: The image.
+        row: First row of the window.
+        col: First column of the window.
+        height: Rows of the window.
+        width: Columns of the window.
+        fill: (C,) the values of nodata pixels.
+        white: (H, W) nodata pixels beside those that the file marks; None for none.
+    """
     bands = np.empty((height, width, image.count), np.float32)
     bands[...] = fill
     valid = np.zeros((height, width), dtype=bool)
-    (rows, cols), inside = overlap(row, col, height, width, image.grid.shape)
-    if rows.start < rows.stop and cols.start < cols.stop:
-        pixels, shown = image.read(Window.from_slices(rows, cols))
-        if gaps is not None:
-            shown &= ~gaps.missing(rows.start, cols.start, *shown.shape)
+    here, inside = overlap(row, col, height, width, image.grid.shape)
+    if all(part.start < part.stop for part in here):
+        pixels, shown = image.read(Window.from_slices(*here))
+        if white is not None:
+            shown &= ~white[here]
         valid[inside] = shown
         bands[inside] = pixels.transpose(1, 2, 0)
         if not shown.all():

@@ -1,15 +1,23 @@
 """Windows of pixels: their overlap with a scene, their transform, their order in a scan."""
 
 from collections.abc import Iterator
+from typing import TypeVar
 
+import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.windows import Window
+
+BLOCK = 256
+"""Side of a block of labels in pixels."""
+
+_Number = TypeVar("_Number", float, NDArray[np.float64])
 
 
 def overlap(
     row: int, col: int, height: int, width: int, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of a window that lies in a scene.
+    """Returns the part of a window that lies in a scene.
 
     Args:
         row: First row of the window in the scene, negative above it.
@@ -19,7 +27,7 @@ def overlap(
         shape: Height and width of the scene.
 
     Returns:
-        Rows and columns of that part in the scene, and in the window; both are empty where the
+        Rows and columns of that part in the scene, and in the window; both are empty if the
         window lies outside.
     """
     top, left = min(max(row, 0), shape[0]), min(max(col, 0), shape[1])
@@ -31,7 +39,7 @@ def overlap(
 def rescaled(
     transform: Affine, col: float = 0, row: float = 0, across: float = 1, down: float = 1
 ) -> Affine:
-    """The transform of a window, or of larger pixels.
+    """Returns the transform of a window, or of pixels of another size.
 
     Args:
         transform: From (column, row) to coordinates.
@@ -45,10 +53,10 @@ def rescaled(
     return Affine(a * across, b * down, x, d * across, e * down, y)
 
 
-def coordinates(transform: Affine, x: float, y: float) -> tuple[float, float]:
-    """Where a transform takes a point.
+def coordinates(transform: Affine, x: _Number, y: _Number) -> tuple[_Number, _Number]:
+    """Applies a transform to a point, or to arrays of points.
 
-    Spelled out, since affine 3 deprecates the operator that affine 2 has.
+    Written out because affine 3 deprecates the operator that affine 2 has.
 
     Args:
         transform: From (x, y) to other coordinates.
@@ -60,15 +68,15 @@ def coordinates(transform: Affine, x: float, y: float) -> tuple[float, float]:
 
 
 def scan_windows(shape: tuple[int, int], is_striped: bool, pixels: int) -> Iterator[Window]:
-    """Windows that cover a scene once, in rows from left to right, at multiples of ``BLOCK``.
+    """Yields windows that cover a scene once, in rows from left to right.
 
-    Those of an image that is stored row by row span its width, so that each row is decoded once;
-    others hold whole tiles of the usual 512 pixels.
+    They begin at multiples of ``BLOCK``. If the image is stored row by row, they span its width, so
+    that each row is decoded once; otherwise they hold whole tiles of the usual 512 pixels.
 
     Args:
         shape: Height and width of the scene.
         is_striped: Whether it is stored row by row.
-        pixels: About how many a window may hold.
+        pixels: About the largest number of pixels of a window.
     """
     height, width = shape
     rows = BLOCK if is_striped else 2 * BLOCK
@@ -78,7 +86,3 @@ def scan_windows(shape: tuple[int, int], is_striped: bool, pixels: int) -> Itera
     for top in range(0, height, rows):
         for left in range(0, width, cols):
             yield Window(left, top, min(cols, width - left), min(rows, height - top))
-
-
-BLOCK = 256
-"""Pixels, side of a block of labels."""

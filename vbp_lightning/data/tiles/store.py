@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,34 +9,39 @@ import torch
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import Scene
-from vbp_lightning.data.imagery.normalisation import BandStatistics, nodata_values
+from vbp_lightning.data.imagery.normalisation import (
+    BandStatistics,
+    combined,
+    nodata_values,
+    sample_bands,
+    sampling_steps,
+)
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.reading import (
     OpenScene,
     Pixels,
     SceneInfo,
     for_each_scene,
-    load_scene,
 )
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
 from vbp_lightning.data.tiles.labelling import CountedTiles
 from vbp_lightning.data.tiles.planning import TilePlan
-from vbp_lightning.data.tiles.splits import Regions, training_pixels
+from vbp_lightning.data.tiles.splits import Region, Regions, training_pixels
 from vbp_lightning.data.tiles.streaming import ImagePool, LabelPlanes, StreamedBands, StreamedPlane
 
 _CHUNK_SHARE = 1 / 128
-"""Part of the memory budget that the part of a scene that is scanned at a time may take: several
-copies of it live at once, in each of several threads."""
+"""Part of the memory budget for one chunk of a scene: several copies of it are held in each of
+several threads."""
 
 _CACHE_SHARE = 1 / 8
-"""Part of the memory budget that GDAL's caches of all processes may take together."""
+"""Part of the memory budget for GDAL's caches of all processes together."""
 
 _SCANNING_THREADS = 2
 
 
 class Plane(Protocol):
-    """Yes or no for each pixel of a scene."""
+    """A boolean for each pixel of a scene."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,7 +51,7 @@ class Plane(Protocol):
 
 
 class Bands(Protocol):
-    """The bands of a scene, gaps filled."""
+    """The bands of a scene, nodata filled."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +85,7 @@ class ScannedScene:
 
 @dataclass(frozen=True, eq=False)
 class SceneStore:
-    """The pixels of all scenes, indexed by windows; gaps hold the training mean.
+    """The pixels of all scenes, indexed by windows; nodata holds the training mean.
 
     Args:
         bands: (C, H, W) of each scene.
@@ -157,60 +161,29 @@ def scan_scenes(
 
     Returns:
         The scenes that could be read, in order; the statistics of their valid training pixels, None
-        where none could be read or they differ in type; and one line for each fault of the others.
+        if none could be read or they differ in type; and one line for each error of the others.
     """
     if not infos:
         return [], None, []
     alike = len({(info.count, info.dtype) for info in infos}) == 1
     fits = in_memory(infos, memory)
+    chunk = None if fits else int(memory * _CHUNK_SHARE)
+    parts = [part for info in infos for part in regions[info.scene.name] if part.split == "train"]
+    steps = sampling_steps(sum(part.height * part.width for part in parts))
     by_name = {info.scene.name: (info, plan) for info, plan in zip(infos, plans, strict=True)}
-    area = sum(info.grid.height * info.grid.width for info in infos)
-    total = BandStatistics(infos[0].count, infos[0].dtype, area)
 
     def scan(scene: Scene) -> tuple[ScannedScene, BandStatistics]:
-        info, plan = by_name[scene.name]
-        statistics = BandStatistics(info.count, info.dtype, area)
-        own = regions[scene.name]
-        if fits:
-            loaded = load_scene(scene, reading)
-            pixels = loaded.pixels
-            training = training_pixels(own, slice(0, info.grid.height), info.grid.width)
-            statistics.add(pixels.bands, pixels.valid & training)
-            scanned = ScannedScene(
-                info,
-                CountedTiles(
-                    plan.corners,
-                    plan.splits,
-                    tile_counts(pixels.road, plan.corners, tile_size),
-                    tile_counts(pixels.valid, plan.corners, tile_size),
-                ),
-                loaded.largest_mask_value,
-                int(np.count_nonzero(pixels.road)),
-                int(np.count_nonzero(pixels.valid)),
-                pixels,
-            )
-            return scanned, statistics
-        scanned = _scan(
-            info, plan, partial(training_pixels, own), reading, tile_size, memory, statistics
-        )
+        return _scan(*by_name[scene.name], regions[scene.name], reading, tile_size, chunk, steps)
 
-        return scanned, statistics
-
-    def keep(result: tuple[ScannedScene, BandStatistics]) -> ScannedScene:
-        # The counts of 16-bit scenes are larger than small scenes themselves.
-        if alike:
-            total.merge(result[1])
-        return result[0]
-
-    kept, lines = for_each_scene(
+    results, lines = for_each_scene(
         scan,
         [info.scene for info in infos],
         "Reading scenes",
         threads if fits else min(threads, _SCANNING_THREADS),
         progress,
-        keep,
     )
-    return kept, total if alike and kept else None, lines
+    statistics = combined([own for _, own in results]) if alike and results else None
+    return [scanned for scanned, _ in results], statistics, lines
 
 
 def in_memory(infos: Sequence[SceneInfo], memory: int) -> bool:
@@ -221,29 +194,32 @@ def in_memory(infos: Sequence[SceneInfo], memory: int) -> bool:
 def _scan(
     info: SceneInfo,
     plan: TilePlan,
-    training: Any,  # noqa: ANN401
+    regions: Sequence[Region],
     reading: Reading,
     tile_size: int,
-    memory: int,
-    statistics: BandStatistics,
-) -> ScannedScene:
-    """Reads a scene part by part."""
+    chunk: int | None,
+    steps: tuple[int, int],
+) -> tuple[ScannedScene, BandStatistics]:
+    """Reads a scene in chunks of so many bytes, or whole if its pixels are kept.
+
+    The statistics are those of the valid training pixels, sampled in ``steps``.
+    """
     height, width = info.grid.shape
-    limit = int(memory * _CHUNK_SHARE)
     planes = LabelPlanes(height, width)
     road = np.zeros(len(plan.corners), np.int64)
     valid = np.zeros(len(plan.corners), np.int64)
     road_pixels = valid_pixels = 0
+    samples = []
     with OpenScene(info.scene, reading) as opened:
-        pixels_at_a_time = limit * height * width // info.nbytes
-        chunks = list(scan_windows((height, width), opened.is_striped, pixels_at_a_time))
-        if info.scene.white_area and len(chunks) > 1:
-            opened.find_white_gaps(chunks)
-        for chunk in chunks:
-            pixels = opened.read(chunk)
-            top, left = chunk.row_off, chunk.col_off
-            bottom, right = top + chunk.height, left + chunk.width
-            planes.store(top, left, pixels.road, pixels.valid)
+        pixels_at_a_time = (
+            height * width if chunk is None else chunk * height * width // info.nbytes
+        )
+        for window in scan_windows((height, width), opened.is_striped, pixels_at_a_time):
+            pixels = opened.read(window)
+            top, left = window.row_off, window.col_off
+            bottom, right = top + window.height, left + window.width
+            if chunk is not None:
+                planes.store(top, left, pixels.road, pixels.valid)
             rows, cols = plan.corners.T
             here = (rows < bottom) & (rows + tile_size > top)
             here &= (cols < right) & (cols + tile_size > left)
@@ -252,12 +228,19 @@ def _scan(
             valid[here] += tile_counts(pixels.valid, corners, tile_size)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
-            pixels.valid[...] &= training(slice(top, bottom), width)[:, left:right]
-            statistics.add(pixels.bands, pixels.valid)
+            training = training_pixels(regions, slice(top, bottom), width)[:, left:right]
+            samples.append(sample_bands(pixels.bands, pixels.valid & training, (top, left), steps))
         opened.check()
         largest = opened.largest_mask_value
-    tiles = CountedTiles(plan.corners, plan.splits, road, valid)
-    return ScannedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
+    scanned = ScannedScene(
+        info,
+        CountedTiles(plan.corners, plan.splits, road, valid),
+        largest,
+        road_pixels,
+        valid_pixels,
+        pixels if chunk is None else planes,
+    )
+    return scanned, combined(samples)
 
 
 def build_store(
@@ -267,12 +250,12 @@ def build_store(
     memory: int,
     workers: int,
 ) -> SceneStore:
-    """The store of surveyed scenes; those in memory are filled in place.
+    """Returns the store of scanned scenes; those in memory are filled in place.
 
     Args:
         scanned: All scenes.
         reading: How they were read.
-        mean: What gaps hold, one value a band.
+        mean: The value of nodata pixels in each band.
         memory: Bytes that a process may take.
         workers: Processes beside the main one that will read.
     """
@@ -290,10 +273,10 @@ def build_store(
             road.append(StreamedPlane(item.held, road=True))
             valid.append(StreamedPlane(item.held, road=False))
             continue
-        gaps = ~item.held.valid
-        if gaps.any():
+        nodata = ~item.held.valid
+        if nodata.any():
             for band, value in zip(item.held.bands, fill, strict=True):
-                band[gaps] = value
+                band[nodata] = value
         bands.append(item.held.bands)
         road.append(item.held.road)
         valid.append(item.held.valid)

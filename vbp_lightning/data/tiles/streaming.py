@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from vbp_lightning.data.datasets.scene import Scene
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.imagery.windows import BLOCK
+from vbp_lightning.data.imagery.windows import BLOCK, overlap
 
 _OPEN_IMAGES = 32
 """Handles that a process holds at most."""
@@ -54,24 +54,19 @@ class LabelPlanes:
 
     def codes(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """0 for non-road, 1 for road, 2 for invalid pixels of a window inside the scene."""
-        codes = np.empty((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        codes = np.empty((height, width), np.uint8)
         for down in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             for across in range(cols.start // BLOCK, -(-cols.stop // BLOCK)):
-                stored = self._blocks[down, across]
                 top, left = down * BLOCK, across * BLOCK
-                bottom = min(top + BLOCK, self.shape[0])
-                right = min(left + BLOCK, self.shape[1])
-                first, last = max(rows.start, top), min(rows.stop, bottom)
-                west, east = max(cols.start, left), min(cols.stop, right)
-                target = codes[
-                    first - rows.start : last - rows.start, west - cols.start : east - cols.start
-                ]
-                if isinstance(stored, int):
-                    target[...] = stored
-                    continue
-                block = np.frombuffer(zlib.decompress(stored), np.uint8)
-                block = block.reshape(bottom - top, right - left)
-                target[...] = block[first - top : last - top, west - left : east - left]
+                shape = min(BLOCK, self.shape[0] - top), min(BLOCK, self.shape[1] - left)
+                own, here = overlap(rows.start - top, cols.start - left, height, width, shape)
+                block = self._blocks[down, across]
+                if isinstance(block, bytes):
+                    pixels = np.frombuffer(zlib.decompress(block), np.uint8)
+                    codes[here] = pixels.reshape(shape)[own]
+                else:
+                    codes[here] = block
         return codes
 
 
@@ -154,7 +149,7 @@ class StreamedBands:
         _, rows, cols = window
         place = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
         bands = self._pool.read(self._scene, place)
-        gaps = self._planes.codes(rows, cols) == _INVALID
-        if gaps.any():
-            bands[:, gaps] = self._fill[:, None]
+        nodata = self._planes.codes(rows, cols) == _INVALID
+        if nodata.any():
+            bands[:, nodata] = self._fill[:, None]
         return bands
