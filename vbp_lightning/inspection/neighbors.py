@@ -25,12 +25,12 @@ class Neighbors:
 
 
 def nearest(vectors: Floats, queries: npt.NDArray[np.int64], count: int) -> Neighbors:
-    """The nearest vectors of some among them, themselves left out; exact, by brute force.
+    """The nearest other vectors of some of the vectors; exact, by brute force.
 
     Args:
-        vectors: ``(N, F)`` float32, also memory-mapped.
+        vectors: ``(N, F)`` float32.
         queries: ``(Q,)`` numbers of vectors.
-        count: Neighbours of each; fewer where there are not so many.
+        count: Neighbours of each; fewer if there are not enough vectors.
 
     Returns:
         Euclidean neighbours.
@@ -44,7 +44,7 @@ def nearest(vectors: Floats, queries: npt.NDArray[np.int64], count: int) -> Neig
 def nearest_pixels(
     batches: Iterable[Floats], tiles: Floats, queries: npt.NDArray[np.int64], count: int
 ) -> Neighbors:
-    """The nearest tiles pixel by pixel; tiles come in batches, since a split's do not fit at once.
+    """The nearest other tiles by the distance of their pixels; one batch at a time is in memory.
 
     Args:
         batches: Of ``(n, C, H, W)``, all tiles in order.
@@ -77,7 +77,7 @@ def _without_themselves(
     queries: npt.NDArray[np.int64],
     count: int,
 ) -> Neighbors:
-    # a tile's twin may come before the tile itself, at the same distance of zero
+    # an identical tile may come before the tile itself, at the same distance of zero
     others = np.argsort(indices == queries[:, None], axis=1, kind="stable")[:, :count]
     return Neighbors(
         np.take_along_axis(indices, others, axis=1).astype(np.int64),

@@ -137,3 +137,20 @@ def overlay(tiles: RGB, masks: npt.ArrayLike) -> RGB:
     grey = 0.8 * (tiles.astype(np.float32) @ LUMA)[..., None]
     mixed = grey * (1 - opacity) + mask_to_rgb(masks) * opacity
     return np.rint(mixed).astype(np.uint8)
+
+
+def standardised_to_rgb(images: npt.ArrayLike, reach: float = 2.0) -> RGB:
+    """Converts standardised images to pictures; mid-grey is the mean of each band.
+
+    Args:
+        images: ``(N, C, H, W)`` in standard deviations of each band; shown are the first three
+            bands, or the first as grey if there are fewer.
+        reach: ``-reach`` is black, ``reach`` is full brightness.
+
+    Returns:
+        ``(N, H, W, 3)`` uint8.
+    """
+    values = np.asarray(images)
+    bands = (0, 1, 2) if values.shape[1] >= 3 else (0, 0, 0)
+    shown = values[:, bands].transpose(0, 2, 3, 1)
+    return np.rint(255 * ((shown / reach).clip(-1, 1) / 2 + 0.5)).astype(np.uint8)
