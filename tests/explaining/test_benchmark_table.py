@@ -1,4 +1,4 @@
-"""What ``task=benchmark`` prints of rows with known scores."""
+"""Tables of ``task=benchmark`` for rows with known scores."""
 
 import csv
 
@@ -53,7 +53,7 @@ def test_the_lead_is_over_the_best_row_of_another_method(capsys, rows):
     assert lead.low < 0 < lead.high
 
 
-def test_every_localisation_score_has_its_line(capsys, rows):
+def test_every_localisation_score_has_a_line(capsys, rows):
     leads = printed(capsys, rows).split("Leads")[1]
     assert leads.count("visual backprop, deconv ") == len(KEYS)
 

@@ -1,4 +1,4 @@
-"""Gradients by layer against autograd and toys worked out by hand."""
+"""Gradients by layer against autograd and examples computed by hand."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_every_layer_of_every_net(name):
     assert net.training
     assert all(parameter.requires_grad for parameter in net.parameters())
     leaves = {key for key, module in net.named_modules() if not list(module.children())}
-    assert {key.split(" (")[0] for key in flow} == leaves - {"normalize"} or "normalize" in flow
+    assert {key.split(" (")[0] for key in flow} == leaves
     for gradient in flow.values():
         assert gradient.norms.shape == (4,)
         assert np.isfinite(gradient.norms).all()
@@ -30,8 +30,6 @@ def test_against_autograd_where_something_is_added_in_place():
     score = net.fc(torch.flatten(net.avgpool(net.layer2(net.layer1(features))), 1))[:, 1].sum()
     (gradient,) = torch.autograd.grad(score, features)
     assert np.allclose(flow["maxpool"].norms, gradient.flatten(1).norm(dim=1), rtol=1e-4)
-    one = torch.autograd.grad(net(pixels)[0, 1], net.fc.weight)[0]
-    assert one is not None
 
 
 def test_by_hand():
@@ -55,7 +53,7 @@ def test_layers_are_named_by_the_rule():
     assert diagnoses({"a": 0.0, "b": 0.0}) == {"a": "dead", "b": "dead"}
 
 
-def test_a_dead_and_an_exploding_layer_are_found():
+def test_dead_and_vanishing_layers_are_found():
     torch.manual_seed(0)
     net = nn.Sequential(
         *(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)) for _ in range(4)),
@@ -65,10 +63,9 @@ def test_a_dead_and_an_exploding_layer_are_found():
     net[3][1].weight.data.fill_(0)
     flow = layer_gradients(net, [torch.rand(2, 3, 8, 8)])
     found = diagnoses({name: float(each.norms.mean()) for name, each in flow.items()})
-    assert found["0.0"] == found["3.0"] == "dead"
-    assert "4" not in found
+    before = ("0.0", "0.1", "1.0", "1.1", "2.0", "2.1", "3.0")
+    assert found == dict.fromkeys(before, "dead")
     net[3][1].weight.data.fill_(1e6)
     flow = layer_gradients(net, [torch.rand(2, 3, 8, 8)])
     found = diagnoses({name: float(each.norms.mean()) for name, each in flow.items()})
-    assert set(found.values()) <= {"exploding", "vanishing"}
-    assert found
+    assert found == dict.fromkeys(("3.1", "4", "5"), "vanishing")

@@ -25,7 +25,7 @@ def test_both_spaces():
             assert np.allclose(found.distances[place], distances, atol=1e-4)
 
 
-def test_a_twin_is_a_neighbour_and_the_tile_itself_is_not():
+def test_an_identical_tile_is_a_neighbour_and_the_tile_itself_is_not():
     vectors = np.concatenate([TILES, TILES[:1]]).reshape(41, -1)
     found = nearest(vectors, np.array([0, 40]), 1)
     assert found.indices.tolist() == [[40], [0]]

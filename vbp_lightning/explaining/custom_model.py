@@ -1,7 +1,8 @@
 """Custom models: any callable that returns a module, and its weights."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 
@@ -21,28 +22,10 @@ _LONGEST = 400
 """Characters of torch's list of the keys that do not match."""
 
 
-class PreparedModel(nn.Module):
-    """A network behind its preprocessing, so that it takes raw pixel values.
-
-    Args:
-        network: Takes standardised images.
-        mean: Of each band, in the units of the pixels.
-        std: Of each band, in the units of the pixels.
-    """
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw images ``(N, C, H, W)``, float, to scores ``(N, K)``."""
-        scores: Tensor = self.network(self.normalize(images))
-        return scores
-
-
-def custom_model(cfg: DictConfig) -> PreparedModel:
+def custom_model(cfg: DictConfig) -> nn.Sequential:
     """Builds the model that ``network._target_`` names, with the weights of a file.
+
+    Its input is standardised first, so that it takes raw pixel values.
 
     Args:
         cfg: The composed config of ``explain.py``: ``network`` and ``preprocess``.
@@ -68,7 +51,8 @@ def custom_model(cfg: DictConfig) -> PreparedModel:
         load_weights(network, Path(weights))
     scale = cfg.preprocess.scale
     mean, std = ([scale * value for value in cfg.preprocess[key]] for key in ("mean", "std"))
-    return PreparedModel(network, mean, std).eval()
+    parts = {"normalize": Normalize(mean, std), "network": network}
+    return nn.Sequential(OrderedDict(parts)).eval()
 
 
 def photo_reader(cfg: DictConfig) -> ResizedImages:

@@ -197,12 +197,13 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts))
 
 
-def open_tiles(cfg: DictConfig, subject: Subject) -> TileSource:
+def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) -> TileSource:
     """The tiles that the config names: those of ``input``, or of a split of the run's own data.
 
     Args:
         cfg: The composed config of ``explain.py``: ``input``, ``split`` and ``tiles``.
         subject: The network that takes them.
+        split: Replaces the split of the config.
 
     Raises:
         UserError: There are none, or the imagery cannot be used.
@@ -210,7 +211,7 @@ def open_tiles(cfg: DictConfig, subject: Subject) -> TileSource:
     check_options(cfg, tiles=Count, split=Split)
     if cfg.input is not None:
         return ImageTiles(subject.reader, image_files(Path(cfg.input)))
-    return SplitTiles(own_data(subject.classifier), cfg.split)
+    return SplitTiles(own_data(subject.classifier), split or cfg.split)
 
 
 def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:

@@ -140,9 +140,7 @@ def _tile_scores(cfg: DictConfig, subject: Subject) -> npt.NDArray[np.float32]:
     """Scores of the class for labelled tiles of ``tiles_of`` or all tiles of ``input``."""
     if cfg.input is None and not subject.knows_its_data:
         return np.zeros(0, np.float32)
-    compared = cfg.copy()
-    compared.split = cfg.tiles_of
-    source = open_tiles(compared, subject)
+    source = open_tiles(cfg, subject, cfg.tiles_of)
     labelled = [number for number, tile in enumerate(source.known) if tile.label != Label.IGNORED]
     numbers = compared_tiles(labelled or range(len(source.places)))
     batches = in_batches(source, numbers, "Computing scores")
