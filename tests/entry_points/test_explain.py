@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -48,17 +47,6 @@ def checkpoint(tmp_path):
         return saved(tmp_path / f"{head}.ckpt", model)
 
     return make
-
-
-@pytest.fixture
-def image(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
-    path = tmp_path / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", width=200, height=200, count=3, dtype="uint8"
-    ) as raster:
-        raster.write(pixels)
-    return path
 
 
 def test_all_methods(run, checkpoint, image, tmp_path):

@@ -15,16 +15,10 @@ from vbp_lightning.inspection.layers import UnitScore, layer_outputs
 
 
 @pytest.fixture
-def here(tmp_path):
+def here(tmp_path, image):
     """Overrides: an untrained network, nine tiles of noise, an output folder."""
     torch.manual_seed(0)
     path = saved(tmp_path / "a.ckpt", RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3))
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
-    image = tmp_path / "scene.tif"
-    with rasterio.open(
-        image, "w", driver="GTiff", width=200, height=200, count=3, dtype="uint8"
-    ) as raster:
-        raster.write(pixels)
     return (f"ckpt={path}", f"input={image}", "output=out")
 
 

@@ -90,7 +90,7 @@ def test_an_item_of_a_wrong_type_is_named_with_its_place(unit, item):
     assert caught.value.lines == (f"method.guided_backprop.{item}: must be a whole number",)
 
 
-def tiles_and_network():
+def network_and_tiles():
     model = road("strided")  # its head is not the linear one that CAM needs
     tiles = images(2, 96)
     places = [Tile("a", 0, 0), Tile("a", 0, 96)]
@@ -101,11 +101,11 @@ def test_a_wrong_option_is_reported_also_for_all_methods():
     cfg = CONFIG.copy()
     cfg.method.lrp.epsilon = "abc"
     with pytest.raises(UserError, match=r"method\.lrp\.epsilon=abc: must be a number"):
-        attributions(cfg, *tiles_and_network(), None)
+        attributions(cfg, *network_and_tiles(), None)
 
 
 def test_a_method_that_does_not_suit_the_network_is_left_out_on_request(capsys):
-    subject, chosen = tiles_and_network()
+    subject, chosen = network_and_tiles()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("explain", ["method=[cam,saliency]"])
     with pytest.raises(UserError, match=r"^method\.cam: .*model\.head=gap"):

@@ -34,10 +34,8 @@ def test_an_identical_tile_is_a_neighbour_and_the_tile_itself_is_not():
     assert pixels.indices.tolist() == [[40], [0]]
 
 
-def test_fewer_tiles_than_asked_for(tmp_path):
-    np.save(tmp_path / "features.npy", TILES[:4].reshape(4, -1))
-    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    assert nearest(mapped, np.array([2]), 9).indices.shape == (1, 3)
+def test_fewer_tiles_than_neighbors():
+    assert nearest(TILES[:4].reshape(4, -1), np.array([2]), 9).indices.shape == (1, 3)
     pixels = nearest_pixels([TILES[:4]], TILES[2:3], np.array([2]), 9)
     assert pixels.indices.shape == (1, 3)
     assert 2 not in pixels.indices

@@ -118,9 +118,12 @@ def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
         rows: Including the baseline ``uniform``.
         scenes: The scene of each tile.
     """
-    means = _means(rows)
+    import pandas as pd
+
+    means = score_table(rows, scenes)
+    means.index = pd.Index([row.name for row in rows])
     for title, columns in TABLES.items():
-        shown = [column for column in columns if column.key in means]
+        shown = [each for each in columns if each.key in means and means[each.key].notna().any()]
         values = means.dropna(how="all", subset=[column.key for column in shown[:-1]])
         if len(shown) < 2:
             continue
@@ -130,17 +133,6 @@ def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
             table.add_row(name, *texts)
         _print(table)
     _print(_leads(rows, scenes))
-
-
-def _means(rows: Sequence[Row]) -> "pd.DataFrame":
-    """All columns by name of the row; those without any value are left out."""
-    import pandas as pd
-
-    records = [
-        {key: float(scores.mean()) for key, scores in row.tiles.items()} | row.numbers
-        for row in rows
-    ]
-    return pd.DataFrame(records, [row.name for row in rows]).dropna(axis="columns", how="all")
 
 
 def _cells(column: Column, values: "pd.Series[float]") -> list[str]:
@@ -155,7 +147,6 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
     The next row is the best one of another method, since two upsamplings of one method may be
     alike. The intervals do not account for the choice of both rows by the same tiles.
     """
-    means = _means(rows)
     chance = _chance(rows)
     titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
     table = Table("", *titles, title="Leads, intervals over scenes")
@@ -163,26 +154,19 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
         key = column.key
         if key not in chance.tiles:
             continue
-        order = [rows[place] for place in np.argsort(-means[key].to_numpy(), kind="stable")]
-        first = order[0]
-        second = next(row for row in order if row.method != first.method)
-        over_chance, over_second = (
-            mean_interval(first.tiles[key] - row.tiles[key], scenes) for row in (chance, second)
-        )
-        table.add_row(
-            column.title,
-            *(first.name, f"{means[key][first.name]:.3f}", _signed(over_chance)),
-            *(second.name, f"{means[key][second.name]:.3f}", _signed(over_second)),
-        )
+        first, *others = sorted(rows, key=lambda row: row.tiles[key].mean(), reverse=True)
+        second = next(row for row in others if row.method != first.method)
+        cells = [column.title]
+        for shown, below in ((first, chance), (second, second)):
+            lead = mean_interval(first.tiles[key] - below.tiles[key], scenes)
+            bounds = f"{lead.mean:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+            cells += [shown.name, f"{shown.tiles[key].mean():.3f}", bounds]
+        table.add_row(*cells)
     return table
 
 
 def _chance(rows: Sequence[Row]) -> Row:
     return next(row for row in rows if row.method == CHANCE)
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def _print(table: Table) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -74,7 +75,7 @@ class SplitTiles:
 
     Args:
         datamodule: Set up.
-        split: Whose tiles.
+        split: Of the tiles.
     """
 
     datamodule: RoadTileDataModule
@@ -126,7 +127,6 @@ class ImageTiles:
 
     def __post_init__(self) -> None:
         self._owners: list[Path] = []
-        self._of_file: dict[Path, range] = {}
         self._errors: list[str] = []
         for file in self.files:
             try:
@@ -134,7 +134,6 @@ class ImageTiles:
             except UserError as error:
                 self._errors.extend(error.lines)
                 continue
-            self._of_file[file] = range(len(self.places), len(self.places) + len(found))
             self.places.extend(found)
             self._owners.extend([file] * len(found))
         if not self.places:
@@ -146,14 +145,12 @@ class ImageTiles:
         Raises:
             UserError: An image cannot be read, or images differ in size.
         """
-        parts: dict[int, Tensor] = {}
-        of_file: dict[Path, list[int]] = {}
-        for index in indices:
-            of_file.setdefault(self._owners[index], []).append(index)
-        for file, mine in of_file.items():
-            tiles = self.reader.read(file, [self.places[index] for index in mine])
-            parts.update(zip(mine, tiles, strict=True))
-        return _stacked([parts[index][None] for index in indices])
+        return _stacked(
+            [
+                self.reader.read(file, [self.places[index] for index in group])
+                for file, group in groupby(indices, self._owners.__getitem__)
+            ]
+        )
 
     def choose(self, count: int) -> ChosenTiles:
         """Tiles evenly spread over each image, equally many of each, at least one.
@@ -161,13 +158,14 @@ class ImageTiles:
         Raises:
             UserError: None of the images can be read.
         """
-        files = len(self._of_file)
+        every = range(len(self.places))
+        files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
-        for number, mine in enumerate(self._of_file.values()):
-            share = max(1, (number + 1) * count // files - number * count // files)
-            spread = np.unique(np.linspace(0, len(mine) - 1, share).round().astype(int))
-            chosen = [mine[rank] for rank in (spread if share > 1 else [len(mine) // 2])]
+        for number, mine in enumerate(files):
+            share = (number + 1) * count // len(files) - number * count // len(files)
+            spread = evenly_spread(len(mine), share) if share > 1 else [len(mine) // 2]
+            chosen = [mine[rank] for rank in spread]
             try:
                 tiles.append(self.read(chosen))
             except UserError as error:
