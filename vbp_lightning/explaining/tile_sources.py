@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,27 +45,6 @@ class ChosenTiles:
     tiles: Tensor
     places: Sequence[Tile]
     known: Sequence[LabelledTile] = ()
-
-
-class TileSource(Protocol):
-    """Tiles that can be read in any order."""
-
-    @property
-    def places(self) -> Sequence[Tile]:
-        """Scene and corner of each tile."""
-
-    @property
-    def known(self) -> Sequence[LabelledTile]:
-        """The tiles with their labels; empty if they have none."""
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """``(N, C, H, W)`` float32, raw."""
-
-    def choose(self, count: int) -> ChosenTiles:
-        """Representative tiles, the same at every call."""
-
-    def report(self) -> None:
-        """Raises a ``UserError`` with a line for each file that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +162,10 @@ class ImageTiles:
         """
         if self._errors:
             raise UserError(*self._errors)
+
+
+TileSource = SplitTiles | ImageTiles
+"""Tiles that can be read in any order."""
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

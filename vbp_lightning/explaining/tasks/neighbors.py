@@ -19,7 +19,7 @@ from vbp_lightning.explaining.tile_sources import (
     label_names,
     open_tiles,
 )
-from vbp_lightning.inspection.neighbors import Neighbors, nearest, nearest_pixels
+from vbp_lightning.inspection.neighbors import Neighbors, nearest
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 
@@ -50,8 +50,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     batches = (batch.numpy() for batch in in_batches(source, numbers, "Comparing pixels"))
     asked = source.read(queries).numpy()
     spaces = {
-        "feature": nearest(features, ranks, cfg.neighbors),
-        "pixel": nearest_pixels(batches, asked, ranks, cfg.neighbors),
+        "feature": nearest([features], features[ranks], ranks, cfg.neighbors),
+        "pixel": nearest(batches, asked, ranks, cfg.neighbors),
     }
     spaces = {
         name: Neighbors(tiles[found.indices], found.distances) for name, found in spaces.items()
