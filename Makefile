@@ -1,8 +1,8 @@
-# make train, make test: each sets up .venv first, and does so once
+# make train, test, lint, docs: each sets up .venv first, and does so once
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint slides
+.PHONY: train test lint docs slides
 
 train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
@@ -16,6 +16,11 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# the site: docs/_build/html/index.html; a warning is an error
+docs: .venv/.installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky \
+		-d docs/_build/doctrees docs docs/_build/html
+
 # the talk as outputs/slides.pdf: needs Node.js 18 or newer and Chrome, Chromium, Edge or Firefox
 slides:
 	npx --yes @marp-team/marp-cli@4.5.1 docs/slides.md --pdf --allow-local-files \
@@ -24,5 +29,5 @@ slides:
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,launchers]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,docs,launchers]"
 	touch $@

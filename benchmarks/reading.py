@@ -188,8 +188,8 @@ def roads(folder: Path) -> None:
 
 PEAK = """
 import resource, sys
-from vbp_lightning.data import FolderScenes, RoadTileDataModule
-module = RoadTileDataModule(FolderScenes(sys.argv[1]), tiles_per_epoch=6400, val_fraction=0.2,
+from vbp_lightning.data import PatternScenes, RoadTileDataModule
+module = RoadTileDataModule(PatternScenes(sys.argv[1]), tiles_per_epoch=6400, val_fraction=0.2,
                             test_fraction=0.2)
 module.setup()
 for batch in module.train_dataloader():

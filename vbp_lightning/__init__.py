@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from vbp_lightning.data.datamodule import RoadTileDataModule
     from vbp_lightning.models import RoadClassifier
 
-__all__ = ["RoadClassifier", "RoadTileDataModule", "VisualBackProp"]
+__version__ = "0.2.0"
+
+__all__ = ["RoadClassifier", "RoadTileDataModule", "VisualBackProp", "__version__"]
 
 _HOMES = {
     "RoadClassifier": "vbp_lightning.models",

@@ -41,7 +41,7 @@ from vbp_lightning.attribution import (
 from vbp_lightning.evaluation.localisation import positive_part
 from vbp_lightning.inspection.layers import layer_outputs
 from vbp_lightning.models.networks import TILE_SIZE, RoadNetwork
-from vbp_lightning.plotting.display import RGB, mask_to_rgb, overlay, to_rgb
+from vbp_lightning.plotting.display import RGB, overlay, saliency_to_rgb, to_rgb
 from vbp_lightning.scene_maps.views import reduced_mask
 
 HERE = Path(__file__).parent
@@ -78,10 +78,10 @@ def tile_of(folder: Path, where: tuple[str, int, int]) -> tuple[Tensor, RGB]:
     return torch.from_numpy(pixels.astype(np.float32)), to_rgb(pixels, reference=scene)[0]
 
 
-def mask_picture(relevance: Tensor) -> RGB:
-    """What speaks for the class ``(1, 1, H, W)``, from 0 to its largest value."""
+def relevance_picture(relevance: Tensor) -> RGB:
+    """Draws the positive relevance ``(1, 1, H, W)``, from 0 to its largest value."""
     values = positive_part(relevance.detach()[:, 0].numpy())[0]
-    return mask_to_rgb(values / max(float(values.max()), 1e-30))
+    return saliency_to_rgb(values / max(float(values.max()), 1e-30))
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def draw_network(model: RoadClassifier, folder: Path) -> None:
     for block in range(4):
         maps = outputs[f"block{block}.2"][0].detach()
         liveliest = maps.flatten(1).std(dim=1).argsort(descending=True)[:2]
-        columns.append([(mask_picture(maps[None, [each]]), "") for each in liveliest.tolist()])
+        columns.append([(relevance_picture(maps[None, [each]]), "") for each in liveliest.tolist()])
         headings.append(f"block{block}\n{' × '.join(map(str, maps.shape))}")
     sheet("network.png", headings, list(zip(*columns, strict=True)), 150)
 
@@ -166,9 +166,9 @@ def draw_ways_back(model: RoadClassifier, folder: Path) -> None:
     masks: list[Cell] = [(picture, "")]
     flat: list[Cell] = [None]
     for name in WAYS_BACK:
-        masks.append((mask_picture(VisualBackProp(model, name).attribute(tile)), ""))
+        masks.append((relevance_picture(VisualBackProp(model, name).attribute(tile)), ""))
         raw = VisualBackProp(blank, name).attribute(tile, normalize=False)
-        flat.append((mask_picture(raw), ""))
+        flat.append((relevance_picture(raw), ""))
     sheet("ways_back.png", ["tile", *WAYS_BACK.values()], [masks, flat], 184)
 
 
@@ -187,7 +187,7 @@ def draw_methods(model: RoadClassifier, folder: Path) -> None:
     for where in (HIGHWAY, TRACK):
         tile, picture = tile_of(folder, where)
         row: list[Cell] = [(picture, says(model, tile))]
-        row += [(mask_picture(each.attribute(tile, ROAD)), "") for each in methods.values()]
+        row += [(relevance_picture(each.attribute(tile, ROAD)), "") for each in methods.values()]
         rows.append(row)
     sheet("methods.png", ["tile", *methods], rows, 136)
 
@@ -200,7 +200,11 @@ def draw_symmetric(model: RoadClassifier, folder: Path) -> None:
         paper = VisualBackProp(model).attribute(tile)
         ours = SymmetricVisualBackProp(model).attribute(tile, ROAD)
         rows.append(
-            [(picture, says(model, tile)), (mask_picture(paper), ""), (mask_picture(ours), "")]
+            [
+                (picture, says(model, tile)),
+                (relevance_picture(paper), ""),
+                (relevance_picture(ours), ""),
+            ]
         )
     sheet("symmetric.png", ["tile", "the paper's", "symmetric"], rows, 156)
 
@@ -217,7 +221,7 @@ def draw_cheat(model: RoadClassifier, marked: Path, plain: Path) -> None:
         for folder in (marked, plain):
             tile, picture = tile_of(folder, where)
             row.append((picture, says(model, tile)))
-            row += [(mask_picture(each.attribute(tile, ROAD)), "") for each in methods]
+            row += [(relevance_picture(each.attribute(tile, ROAD)), "") for each in methods]
         rows.append(row)
     names = ["VisualBack-\nProp", "symmetric"]
     sheet("cheat.png", ["with boards", *names, "without", *names], rows, 180, gap_at=3)
@@ -239,7 +243,7 @@ def draw_scene(plain: Path, maps: Path) -> None:
     shown = [overlay(image, np.square(road))]  # linear: the overlay takes a square root
     for mode in ("tiles", "seamless"):
         mask = reduced_mask(maps / mode / f"{SCENE}_visual_backprop.tif", shape)
-        shown.append(mask_to_rgb(mask))
+        shown.append(saliency_to_rgb(mask))
     headings = ["scene", "P(road)", "masks of tiles", "seamless mask"]
     sheet("scene.jpg", headings, [[(each, "") for each in (image, *shown)]], 284)
 

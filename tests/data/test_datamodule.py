@@ -1,7 +1,7 @@
 """The data module as a whole: tiles, labels, loaders, workers, processes and resuming."""
 
 import pickle
-from inspect import signature
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
+from vbp_lightning.data.settings import DataSettings
 from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.data.tiles.tile import Label, Tile
 
@@ -287,7 +288,9 @@ def plain(value):
 
 
 def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
-    made = RoadTileDataModule(FolderScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3)
+    made = RoadTileDataModule(
+        PatternScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3
+    )
     config = made.data_config
     assert plain(config)
     assert config["root"] == str(tmp_path)
@@ -295,13 +298,13 @@ def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
     config = torch.load(tmp_path / "config.pt", weights_only=True)
     again = instantiate(config)
     assert again.data_config == config
-    assert again.source == FolderScenes(str(tmp_path), white_area=7)
-    assert again.augment == Augmentation()
-    assert again.bands == [1, 2]
+    assert again.source == PatternScenes(tmp_path, white_area=7)
+    assert again.settings.augment == Augmentation()
+    assert again.settings.bands == (1, 2)
     elsewhere = instantiate(config | {"root": "elsewhere", "augment": False})
-    assert elsewhere.source.root == "elsewhere"
-    assert elsewhere.augment is None
-    assert elsewhere.data_config["augment"] is None
+    assert elsewhere.source.root == Path("elsewhere")
+    assert not elsewhere.settings.augment
+    assert elsewhere.data_config["augment"] is False
 
 
 class Listening(pl.LightningModule):
@@ -373,8 +376,9 @@ CONF = Path(__file__).parents[2] / "conf"
 def test_configs_name_every_setting_and_no_other(layout, tmp_path):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [f"data={layout}", f"data.root={tmp_path}", "data.num_workers=0"])
-    assert cfg.data.keys() - {"_target_"} == set(signature(RoadTileDataModule).parameters)
+    given = {key for key in cfg.data if not key.startswith("_")}
+    assert given == {"source", "root", *(field.name for field in fields(DataSettings))}
     made = instantiate(cfg.data)
-    assert made.source.root == str(tmp_path)
-    assert made.seed == cfg.seed
+    assert made.source.root == tmp_path
+    assert made.settings.seed == cfg.seed
     assert instantiate(made.data_config).data_config == made.data_config

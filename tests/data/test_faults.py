@@ -5,9 +5,8 @@ import pytest
 from affine import Affine
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import DataError
-from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.errors import UserError
 
 
@@ -42,7 +41,7 @@ def test_sound_scenes_have_no_fault(sound, listed):
 
 def test_missing_root(tmp_path):
     with pytest.raises(DataError) as caught:
-        RoadTileDataModule(FolderScenes(tmp_path / "nowhere")).setup()
+        RoadTileDataModule(PatternScenes(tmp_path / "nowhere")).setup()
     (line,) = caught.value.lines
     assert line.startswith(f"{tmp_path / 'nowhere'}: is not a folder")
     assert "data.root" in line
@@ -51,7 +50,7 @@ def test_missing_root(tmp_path):
 def test_no_scenes(tmp_path):
     (tmp_path / "train" / "sat").mkdir(parents=True)
     with pytest.raises(DataError) as caught:
-        RoadTileDataModule(FolderScenes(tmp_path)).setup()
+        RoadTileDataModule(PatternScenes(tmp_path)).setup()
     (line,) = caught.value.lines
     assert line.startswith(f"{tmp_path}: holds no image")
     assert "data.root" in line
@@ -336,7 +335,7 @@ def test_settings_that_make_no_sense(setting, listed):
 
 
 def test_all_settings_together(listed):
-    augment = Augmentation(brightness=-1, contrast=1, jitter=-2)
+    augment = {"brightness": -1, "contrast": 1, "jitter": -2}
     with pytest.raises(DataError) as caught:
         RoadTileDataModule(listed(()), stride=0, road_share=2, augment=augment)
     keys = [line.split("=")[0] for line in caught.value.lines]

@@ -1,4 +1,4 @@
-"""``docs/visualbackprop.md`` is true: its code prints what it says, its links lead somewhere."""
+"""The code in ``docs/visualbackprop.md`` prints what the page shows; its links exist."""
 
 import doctest
 import re
@@ -9,7 +9,7 @@ from vbp_lightning.attribution import UPSAMPLINGS
 PAGE = Path(__file__).parents[2] / "docs" / "visualbackprop.md"
 
 
-def test_every_number_that_the_code_prints():
+def test_code_prints_what_the_page_shows():
     """The Python blocks in order, as one session."""
     text = PAGE.read_text(encoding="utf-8")
     runner = doctest.DocTestRunner(verbose=False)
@@ -25,7 +25,7 @@ def test_every_number_that_the_code_prints():
     assert not runner.failures, "".join(report)
 
 
-def test_relative_links_lead_to_files():
+def test_relative_links_exist():
     prose = re.sub(r"^```.*?^```$", "", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", prose)
     assert targets

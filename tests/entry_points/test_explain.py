@@ -89,7 +89,7 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
         ("scale=both", "scale=both: must be each or shared"),
         ("method.saliency.form=3", "method.saliency.form=3: must be absolute or signed"),
         ("tiles=0", "tiles=0: must be at least 1"),
-        ("split=all", "split=all: must be train, val or test"),
+        ("split=all", "split=all: must be train or val or test"),
         ("device=gpu", "device=gpu: is not available on this machine; choose auto, "),
         ("method=[]", "method=[]: choose a method, a list of methods, or all"),
         ("target=7", "target=7: the network knows classes 0 to 1"),

@@ -210,7 +210,7 @@ def test_a_custom_model(call, here, tmp_path, monkeypatch, task):
         ("filters", "layer=prob", "layer is 'prob'; choose a convolution: "),
         ("neighbors", "queries=[99]", "queries=[99]: give numbers from 0 to 8, or how many"),
         ("maximal_patches", "channels=[99]", "channels has [99]; "),
-        ("class_model", "start=grey", "start=grey: must be mean, zero or noise"),
+        ("class_model", "start=grey", "start=grey: must be mean or zero or noise"),
         ("class_model", "target=7", "target is 7; the network knows classes 0 to 1"),
         ("neighbors", "neighbors=0", "neighbors=0: must be at least 1"),
         ("fool", "target=7", "target is 7; the network knows classes 0 to 1"),

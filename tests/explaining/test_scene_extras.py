@@ -5,7 +5,7 @@ import pytest
 import rasterio
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.explaining import scene_extras
 from vbp_lightning.scene_maps.hardest import EvaluationTile
@@ -29,26 +29,26 @@ def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch
         pixels = rng.integers(0, 255, (3, 64, 64), np.uint8)
         write(tmp_path / split / "images" / "a.tif", pixels)
         write(tmp_path / split / "masks" / "a.tif", roads)
-    source = FolderScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
+    source = PatternScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
     datamodule = RoadTileDataModule(source, tile_size=16, context=8)
     datamodule.setup()
     tiles = [EvaluationTile(tile, 0.5) for tile in datamodule.tiles_of("test")]
-    sheets = []
-    draw = scene_extras.contact_sheet
+    drawn = []
+    outlined = scene_extras.outlined
 
-    def seen(rows, title):
-        sheets.append(rows)
-        return draw(rows, title)
+    def seen(pictures, road_masks):
+        drawn.append((pictures, road_masks))
+        return outlined(pictures, road_masks)
 
-    monkeypatch.setattr(scene_extras, "contact_sheet", seen)
+    monkeypatch.setattr(scene_extras, "outlined", seen)
     table, sheet = scene_extras.write_hardest(tmp_path / "out", tiles, datamodule, 16)
     assert len(table.read_text().splitlines()) == 1 + 16
     assert sheet.exists()
-    ((plain, road),) = sheets
+    (plain, _), road = drawn
     own = [tile.tile.tile for tile in tiles if tile.tile.label == Label.ROAD]
-    for tile, picture, outline in zip(own, road.tiles, road.masks, strict=True):
+    for tile, picture, outline in zip(own, *road, strict=True):
         window = np.s_[:, tile.row : tile.row + 16, tile.col : tile.col + 16]
         assert np.array_equal(outline, roads[window][0] > 0)
         assert picture.shape == (16, 16, 3)
         assert np.corrcoef(picture.ravel(), pixels[window].transpose(1, 2, 0).ravel())[0, 1] > 0.99
-    assert len(plain.tiles) == 12
+    assert len(plain) == 12

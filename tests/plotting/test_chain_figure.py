@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from vbp_lightning.plotting.canvas import Canvas
+from tests.helpers.pictures import enlarged
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
-from vbp_lightning.plotting.display import colour_table, mask_to_rgb, overlay
+from vbp_lightning.plotting.display import colour_table, overlay, saliency_to_rgb
 
 
 def step(name, size, seed):
     rng = np.random.default_rng(seed)
-    # raw values as they are met on the way: far from [0, 1]
+    # raw values as they occur in the backward pass: far from [0, 1]
     return ChainStep(name, 1e3 * rng.random((size, size)), 1e9 * rng.random((size, size)))
 
 
@@ -18,47 +18,55 @@ STEPS = [step(f"block{3 - place}", size, place) for place, size in enumerate((12
 
 
 def picture_at(figure, column, row):
-    top = 50 + 3 * 36 + row * (200 + 36)
-    return figure[top : top + 192, 200 * column + 4 : 200 * column + 196]
+    # below title (59), note (42) and heading (54); captions of two lines and the next heading
+    top = 155 + row * (192 + 2 * 36 + 8 + 54)
+    return figure[top : top + 192, 200 * column + 16 : 200 * column + 208]
 
 
 def test_each_column_shows_its_layer_from_minimum_to_maximum():
     figure = chain_figure(TILE, STEPS, MASK, "title")
     for column, layer in enumerate(STEPS):
-        factor = 192 // len(layer.mask)
         for row, values in enumerate((layer.averaged, layer.mask)):
             normalized = (values - values.min()) / np.ptp(values)
-            expected = mask_to_rgb(normalized).repeat(factor, 0).repeat(factor, 1)
+            expected = enlarged(saliency_to_rgb(normalized), 192 // len(values))
             np.testing.assert_array_equal(picture_at(figure, column, row), expected)
 
 
 def test_the_last_column_is_the_tile_and_the_mask_on_it():
     figure = chain_figure(TILE, STEPS, MASK, "title")
-    np.testing.assert_array_equal(picture_at(figure, 4, 0), TILE.repeat(2, 0).repeat(2, 1))
-    expected = overlay(TILE, MASK).repeat(2, 0).repeat(2, 1)
-    np.testing.assert_array_equal(picture_at(figure, 4, 1), expected)
+    np.testing.assert_array_equal(picture_at(figure, 4, 0), enlarged(TILE, 2))
+    np.testing.assert_array_equal(picture_at(figure, 4, 1), enlarged(overlay(TILE, MASK), 2))
 
 
-def test_names_and_sizes_are_written(monkeypatch):
-    written = []
-    monkeypatch.setattr(
-        Canvas, "text", lambda self, x, y, text, *args, **options: written.append(text)
-    )
+def test_names_and_sizes_are_written(written):
     chain_figure(TILE, STEPS, MASK, "title", ["a note"])
-    for text in ("block3", "12×12", "block0", "input", "96×96", "title", "a note"):
-        assert text in written
+    assert written == [
+        "title",
+        "each map from its own minimum to its maximum; colour: value^0.5",
+        "a note",
+        "maps averaged over their channels",
+        *("block3", "12×12", "block2", "24×24", "block1", "48×48", "block0", "96×96"),
+        *("input", "96×96"),
+        "mask so far: enlarged, times the map above",
+    ]
 
 
-@pytest.mark.parametrize(("layers", "bands"), [(1, 1), (4, 1), (5, 2), (9, 2), (13, 3)])
+@pytest.mark.parametrize(("layers", "bands"), [(4, 1), (5, 2), (9, 2), (13, 3)])
 def test_deep_nets_continue_below(layers, bands):
     steps = [step(f"layer{place}", 6, place) for place in range(layers)]
     height, width, _ = chain_figure(TILE, steps, MASK, "title").shape
-    assert width == 1000
-    assert height == 50 + bands * (4 * 36 + 400) + 36
+    assert width == 1024
+    assert height == 59 + 42 + bands * (54 + 192 + 2 * 36 + 8 + 54 + 192 + 8)
+
+
+def test_a_short_chain_wraps_its_texts():
+    # the note and both headings take two lines
+    shape = chain_figure(TILE, STEPS[:1], MASK, "title").shape
+    assert shape == (59 + 42 + 38 + 2 * 42 + 54 + 192 + 2 * 36 + 8 + 54 + 192 + 8, 592, 3)
 
 
 def test_a_constant_map_has_the_darkest_colour():
     flat = ChainStep("flat", np.full((12, 12), 3.0), np.zeros((12, 12)))
-    figure = chain_figure(TILE, [flat], MASK, "title")
+    figure = chain_figure(TILE, [flat, *STEPS[1:]], MASK, "title")
     assert (picture_at(figure, 0, 0) == colour_table()[0]).all()
     assert (picture_at(figure, 0, 1) == colour_table()[0]).all()

@@ -3,13 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from vbp_lightning.plotting.display import (
-    MASK_GAMMA,
+    OUTLINE,
+    SALIENCY_GAMMA,
     colour_table,
-    mask_to_rgb,
+    maps_to_rgb,
+    outlined,
     overlay,
-    scale_mask,
+    patches_to_rgb,
+    saliency_to_rgb,
+    scale_saliency,
+    scaled,
+    signed_to_rgb,
+    standardised_to_rgb,
     to_rgb,
 )
 
@@ -102,16 +110,16 @@ def test_tiles_of_another_shape_are_refused():
 
 
 @given(hnp.arrays(np.float32, 30, elements=st.floats(0, 1, width=32)))
-def test_scaling_keeps_order_and_ends(mask):
-    scaled = scale_mask(mask)
-    order = np.argsort(mask)
-    assert (np.diff(scaled[order]) >= 0).all()
-    np.testing.assert_allclose(scaled, mask**MASK_GAMMA, rtol=1e-6)
-    assert scale_mask([0.0, 1.0]).tolist() == [0, 1]
+def test_the_display_curve_keeps_order_and_ends(saliency):
+    curved = scale_saliency(saliency)
+    order = np.argsort(saliency)
+    assert (np.diff(curved[order]) >= 0).all()
+    np.testing.assert_allclose(curved, saliency**SALIENCY_GAMMA, rtol=1e-6)
+    assert scale_saliency([0.0, 1.0]).tolist() == [0, 1]
 
 
-def test_values_outside_of_a_mask_are_clipped():
-    assert scale_mask([-1.0, 2.0, np.nan]).tolist() == [0, 1, 0]
+def test_values_outside_of_the_range_are_clipped():
+    assert scale_saliency([-1.0, 2.0, np.nan]).tolist() == [0, 1, 0]
 
 
 def test_the_colour_map_grows_lighter_all_the_way():
@@ -121,12 +129,12 @@ def test_the_colour_map_grows_lighter_all_the_way():
     assert (np.diff(smooth) > 0).all()
 
 
-def test_mask_colours_start_at_black_and_end_at_the_lightest():
-    rgb = mask_to_rgb(np.array([[0.0, 1.0]]))
+def test_saliency_colours_start_at_black_and_end_at_the_lightest():
+    rgb = saliency_to_rgb(np.array([[0.0, 1.0]]))
     np.testing.assert_array_equal(rgb, colour_table()[[0, 255]][None])
 
 
-def test_overlay_shows_grey_tile_under_no_mask_and_mask_colour_under_a_full_one():
+def test_overlay_shows_the_grey_tile_at_zero_and_the_saliency_colour_at_one():
     tile = np.random.default_rng(1).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
     bare = overlay(tile, np.zeros((2, 5, 5)))
     assert (np.ptp(bare, axis=-1) == 0).all()
@@ -134,3 +142,101 @@ def test_overlay_shows_grey_tile_under_no_mask_and_mask_colour_under_a_full_one(
     np.testing.assert_allclose(bare[..., 0], 0.8 * brightness, atol=0.51)
     covered = overlay(tile, np.ones((2, 5, 5)))
     np.testing.assert_array_equal(covered, np.broadcast_to(colour_table()[255], covered.shape))
+
+
+def test_patches_have_the_colours_of_their_tiles_and_padding_is_chequered():
+    tiles = np.random.default_rng(0).gamma(2, 300, (4, 3, 20, 24)).astype(np.float32)
+    tiles[2, 1, 5, 5] = np.nan
+    whole = to_rgb(tiles)
+    padded = np.full((3, 9, 7), np.nan, np.float32)
+    padded[:, 2:, 3:] = tiles[1, :, :7, :4]
+    first, second, last = patches_to_rgb([tiles[0, :, 3:8, 4:15], padded, tiles[2]], tiles)
+    assert (first == whole[0, 3:8, 4:15]).all()
+    assert (second[2:, 3:] == whole[1, :7, :4]).all()
+    assert (last == whole[2]).all()
+    above = second[:2].astype(int)
+    assert {tuple(pixel) for pixel in above.reshape(-1, 3)} == {(150,) * 3, (190,) * 3}
+    assert (np.abs(np.diff(above, axis=1)) == 40).all()
+    assert patches_to_rgb([], tiles) == []
+
+
+def test_standardised_images_are_grey_at_the_mean_and_clipped_at_the_reach():
+    image = np.array([-9, -2, -1, 0, 1, 2, 9], np.float32).reshape(1, 1, 1, 7)
+    grey = standardised_to_rgb(image)
+    assert grey[0, 0, :, 0].tolist() == [0, 0, 64, 128, 191, 255, 255]
+    assert (np.ptp(grey, axis=-1) == 0).all()
+    assert standardised_to_rgb(image, 4)[0, 0, :, 0].tolist() == [0, 64, 96, 128, 159, 191, 255]
+
+
+@pytest.mark.parametrize(("bands", "shown"), [(2, [0, 1, 0]), (3, [0, 1, 2]), (5, [0, 1, 2])])
+def test_standardised_images_show_the_bands_of_tiles(bands, shown):
+    image = np.random.default_rng(0).normal(size=(2, bands, 4, 4))
+    rgb = standardised_to_rgb(image)
+    for channel, band in enumerate(shown):
+        one = standardised_to_rgb(image[:, [band]])[..., 0]
+        np.testing.assert_array_equal(rgb[..., channel], one)
+
+
+def test_the_border_of_the_road_is_outlined_and_nothing_else_changes():
+    tiles = np.random.default_rng(0).integers(0, 200, (2, 24, 24, 3), dtype=np.uint8)
+    roads = np.zeros((2, 24, 24), bool)
+    roads[0, 5:9] = True  # to both edges of the tile, where there is no border
+    for tile, road, picture in zip(tiles, roads, outlined(tiles, roads), strict=True):
+        assert picture.shape == (288, 288, 3)
+        large = tile.repeat(12, 0).repeat(12, 1)
+        distance = ndimage.distance_transform_cdt(road.repeat(12, 0).repeat(12, 1), "taxicab")
+        rim = (distance > 0) & (distance <= 3) & road.any()
+        assert rim.sum() == (2 * 3 * 288 if road.any() else 0)
+        np.testing.assert_array_equal(picture, np.where(rim[..., None], OUTLINE, large))
+    assert outlined(tiles[:0], roads[:0]) == []
+
+
+def maps(low=0.0):
+    return np.random.default_rng(0).uniform(low, 1, (2, 16, 16)).astype(np.float32)
+
+
+def test_each_map_by_itself_or_all_alike():
+    values = maps() * np.array([1, 4], np.float32)[:, None, None] + 2
+    each = scaled(values, "each")
+    assert np.allclose(each.min(axis=(1, 2)), 0)
+    assert np.allclose(each.max(axis=(1, 2)), 1)
+    shared = scaled(values, "shared")
+    assert shared.min() == 0
+    assert shared.max() == 1
+    assert np.allclose(shared, (values - values.min()) / (values.max() - values.min()), atol=1e-6)
+
+
+def test_signed_maps_keep_their_zero():
+    values = maps(-0.5)
+    values[0, 0, 0] = 0
+    unit = scaled(values, "each")
+    assert unit[0, 0, 0] == 0
+    assert np.array_equal(np.sign(unit), np.sign(values))
+    assert np.allclose(np.abs(unit).max(axis=(1, 2)), 1)
+    picture = maps_to_rgb(values, "each")
+    assert picture[0, 0, 0].min() > 240
+    np.testing.assert_array_equal(picture, signed_to_rgb(np.sign(unit) * np.abs(unit) ** 0.5))
+
+
+def test_signed_colours_are_orange_white_and_purple():
+    purple, white, orange = signed_to_rgb(np.array([-1.0, 0.0, 1.0])).tolist()
+    assert purple == [45, 0, 75]
+    assert white == [247, 247, 246]
+    assert orange == [127, 59, 8]
+
+
+def test_maps_without_negative_values_have_the_colours_of_saliency():
+    np.testing.assert_array_equal(
+        maps_to_rgb(maps(), "shared"), saliency_to_rgb(scaled(maps(), "shared"))
+    )
+
+
+def test_constant_maps_are_dark_and_none_divides_by_zero():
+    assert not scaled(np.full((2, 4, 4), 7, np.float32), "each").any()
+    assert not scaled(np.zeros((2, 4, 4), np.float32), "shared").any()
+    assert scaled(np.zeros((0, 4, 4), np.float32), "each").shape == (0, 4, 4)
+
+
+def test_an_unknown_scale_is_refused():
+    with pytest.raises(ValueError, match="choose each or shared"):
+        scaled(maps(), "both")

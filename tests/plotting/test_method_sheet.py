@@ -3,58 +3,68 @@
 import numpy as np
 import pytest
 
+from tests.helpers.pictures import enlarged, positions
+from vbp_lightning.plotting.display import maps_to_rgb, overlay, scaled
 from vbp_lightning.plotting.mask_panel import TileCaption
-from vbp_lightning.plotting.method_sheet import coloured, method_sheet, scaled
+from vbp_lightning.plotting.method_sheet import method_sheet
 
 CAPTIONS = [TileCaption("true: road", 0.9, False), TileCaption("true: non-road", 0.8, True)]
+TILES = np.random.default_rng(1).integers(0, 250, (2, 16, 16, 3), dtype=np.uint8)
 
 
 def maps(low=0.0):
     return np.random.default_rng(0).uniform(low, 1, (2, 16, 16)).astype(np.float32)
 
 
-def test_each_map_by_itself_or_all_alike():
-    values = maps() * np.array([1, 4], np.float32)[:, None, None] + 2
-    each = scaled(values, "each")
-    assert np.allclose(each.min(axis=(1, 2)), 0)
-    assert np.allclose(each.max(axis=(1, 2)), 1)
-    shared = scaled(values, "shared")
-    assert shared.min() == 0
-    assert shared.max() == 1
-    assert np.allclose(shared, (values - values.min()) / (values.max() - values.min()), atol=1e-6)
+def places(sheet, pictures):
+    return [positions(sheet, enlarged(picture, 8)) for picture in pictures]
 
 
-def test_signed_maps_keep_their_zero():
-    values = maps(-0.5)
-    values[0, 0, 0] = 0
-    unit = scaled(values, "each")
-    assert unit[0, 0, 0] == 0
-    assert np.array_equal(np.sign(unit), np.sign(values))
-    assert np.allclose(np.abs(unit).max(axis=(1, 2)), 1)
-    picture, is_signed = coloured(values, "each")
-    assert is_signed
-    white = picture[0, 0, 0].astype(int)
-    assert white.min() > 240
+# title 39, one note 22, heading 34; then 128, captions 17 and 8
+def test_one_method_is_shown_alone_and_on_the_tile():
+    sheet = method_sheet(TILES, {"saliency": maps()}, CAPTIONS, "title")
+    tops = (95, 95 + 128 + 17 + 8 + 34)
+    unit = scaled(maps(), "each")
+    columns = [TILES, maps_to_rgb(maps(), "each"), overlay(TILES, unit)]
+    for column, pictures in enumerate(columns):
+        assert places(sheet, pictures) == [[(16 + 136 * column, top)] for top in tops]
 
 
-def test_constant_maps_are_dark_and_none_divides_by_zero():
-    assert not scaled(np.full((2, 4, 4), 7, np.float32), "each").any()
-    assert not scaled(np.zeros((2, 4, 4), np.float32), "shared").any()
-    assert scaled(np.zeros((0, 4, 4), np.float32), "each").shape == (0, 4, 4)
+def test_several_methods_are_shown_beside_the_tile():
+    values = {f"m{number}": maps(-number) for number in range(7)}
+    sheet = method_sheet(TILES, values, CAPTIONS, "title", "shared")
+    assert sheet.shape[1] == 16 + 8 * 136 - 8 + 16
+    for column, each in enumerate(values.values(), 1):
+        found = places(sheet, maps_to_rgb(each, "shared"))
+        assert [[x for x, _ in place] for place in found] == [[16 + 136 * column]] * 2
 
 
-def test_a_sheet_of_one_method_and_of_many():
-    tiles = np.zeros((2, 16, 16, 3), np.uint8)
-    one = method_sheet(tiles, {"saliency": maps()}, CAPTIONS, "title")
-    many = method_sheet(tiles, {f"m{i}": maps(-i) for i in range(7)}, CAPTIONS, "title", "shared")
-    assert one.dtype == many.dtype == np.uint8
-    assert many.shape[1] > one.shape[1]
-    assert one.shape[2] == 3
+def test_texts_name_tiles_methods_and_scale(written):
+    method_sheet(TILES, {"grad_cam": maps(), "lrp": maps(-1)}, CAPTIONS, "title", "shared")
+    assert written == [
+        "title",
+        "All maps of a method together, least to largest value; colour: value^0.5 in inferno.",
+        "Signed, same curve: lrp; orange for, purple against the class.",
+        *("true: road, P(road) 0.900", "tile", "grad cam", "lrp"),
+        *("true: non-road, P(road) 0.800, WRONG", "tile", "grad cam", "lrp"),
+    ]
+
+
+def test_a_sheet_of_some_rows_keeps_the_scale_of_all_tiles():
+    values = maps() * np.array([1, 4], np.float32)[:, None, None]
+    sheet = method_sheet(TILES, {"lrp": values}, CAPTIONS, "title", "shared", slice(0, 1))
+    first, second = maps_to_rgb(values, "shared")
+    assert len(positions(sheet, enlarged(first, 8))) == 1
+    assert not positions(sheet, enlarged(second, 8))
+
+
+def test_a_single_signed_method_is_not_laid_over_the_tile(written):
+    method_sheet(TILES, {"lrp": maps(-1)}, CAPTIONS, "title")
+    assert "on tile" not in written
 
 
 def test_what_does_not_match_is_refused():
-    tiles = np.zeros((2, 16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="do not match"):
-        method_sheet(tiles, {"saliency": maps()[:1]}, CAPTIONS, "title")
+        method_sheet(TILES, {"saliency": maps()[:1]}, CAPTIONS, "title")
     with pytest.raises(ValueError, match="choose each or shared"):
-        scaled(maps(), "both")
+        method_sheet(TILES, {"saliency": maps()}, CAPTIONS, "title", "both")

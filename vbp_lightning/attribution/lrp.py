@@ -70,7 +70,7 @@ class Lrp:
         ValueError: ``epsilon`` or ``gamma`` is negative.
 
     Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
         >>> Lrp(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
         torch.Size([2, 1, 8, 8])
     """

@@ -8,34 +8,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vbp_lightning.data.datamodule import RoadTileDataModule
-    from vbp_lightning.data.datasets.folder import FolderScenes
     from vbp_lightning.data.datasets.labelled_images import LabelledImages
+    from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
     from vbp_lightning.data.datasets.scene import RoadWidths
-    from vbp_lightning.data.datasets.spacenet import SpaceNetScenes
-    from vbp_lightning.data.datasets.vector import VectorScenes
     from vbp_lightning.data.synthetic.generator import SyntheticScenes
     from vbp_lightning.data.tiles.augmentation import Augmentation
 
 __all__ = [
     "Augmentation",
-    "FolderScenes",
     "LabelledImages",
+    "PatternScenes",
     "RoadTileDataModule",
     "RoadWidths",
-    "SpaceNetScenes",
     "SyntheticScenes",
-    "VectorScenes",
 ]
 
 _MODULES = {
     "Augmentation": "tiles.augmentation",
-    "FolderScenes": "datasets.folder",
     "LabelledImages": "datasets.labelled_images",
+    "PatternScenes": "datasets.pattern_scenes",
     "RoadTileDataModule": "datamodule",
     "RoadWidths": "datasets.scene",
-    "SpaceNetScenes": "datasets.spacenet",
     "SyntheticScenes": "synthetic.generator",
-    "VectorScenes": "datasets.vector",
 }
 
 

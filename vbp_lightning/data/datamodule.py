@@ -2,29 +2,25 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_type_hints
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
 from vbp_lightning.data.imagery.normalisation import Normalisation
-from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.windows import overlap
-from vbp_lightning.data.kinds import kind_faults, record_faults
-from vbp_lightning.data.plain import plain, target_of
-from vbp_lightning.data.settings import setting_faults
-from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.settings import DataSettings, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.labelling import TileTable, label_tiles
 from vbp_lightning.data.tiles.planning import plan_tiles, without_shared_ground
@@ -47,8 +43,7 @@ from vbp_lightning.data.tiles.splits import (
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
 from vbp_lightning.data.tiles.table import write_tiles
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
-
-_AUGMENTATION = Augmentation()
+from vbp_lightning.records import made
 
 _CELL = 2048
 """Pixels, side of a neighbourhood that streamed tiles are read together from."""
@@ -57,9 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 class SceneSource(Protocol):
-    """A dataset's layout, as a dataclass of plain values: calling it finds the scenes."""
-
-    __dataclass_fields__: Any
+    """A dataset's layout, a dataclass of plain values: calling it finds the scenes."""
 
     def __call__(self) -> list[Scene]:
         """The scenes of the data set; may write them first, where they are made up."""
@@ -84,114 +77,40 @@ class RoadTileDataModule(pl.LightningDataModule):
     ``Trainer(use_distributed_sampler=False)``.
 
     Args:
-        source: The dataset's layout; or, with ``root``, what makes it: ``source(root=root)``.
-        root: Folder of the data set, where ``source`` does not know it yet.
-        bands: Bands to read, each by its number counted from 1, its description or its colour
-            interpretation; None reads all but an alpha band.
-        nodata: Image pixels of this value show nothing, beside what the files say themselves.
-        resolution: Ground size of a pixel in metres that all images are resampled to; None leaves
-            each its own.
-        stretch: Two percentiles of each band's training pixels that the network takes for -1 and
-            1, clipping what lies beyond; None scales by mean and standard deviation.
-        tile_size: Tile size in pixels.
-        context: Margin in pixels that each tile is read with on every side, for networks whose
-            features are to come from real pixels up to the tile's border. Beyond the scene it
-            holds what gaps hold. Labels, shares and bounds are those of the tile alone.
-        stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
-        train_stride: Distance in pixels between training tiles; None for half a tile.
-        cover_edges: Whether last tiles, shifted inwards, take the pixels that the stride leaves.
-        road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
-            ignored.
-        max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
-        mask_threshold: Values of a road mask above it are road.
-        val_fraction: Part of the scenes without a split of their own that validates, in [0, 1).
-        test_fraction: Part of the scenes without a split of their own that tests, in [0, 1).
-        split_by: ``scene`` draws whole scenes, ``block`` the blocks of a grid within scenes.
-        block_size: Side of a block.
-        block_unit: Unit of ``block_size``: ``m`` or ``px``.
-        block_margin: Pixels that lie at least between a training tile and each held-out pixel of
-            its scene, where scenes are divided; None for the jitter of the augmentation and twice
-            the context, so that no pixel is read for training and for a held-out tile.
-        split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
-            ``scene`` and ``split``: read instead of drawing anything.
-        split_seed: Of the draw of splits; apart from ``seed``, so that runs of different seeds
-            are judged on the same scenes.
-        tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
-            whole batches (one at least); None for as many as there are labelled training tiles.
-        batch_size: Tiles of a batch over all processes; must divide among them evenly.
-        memory: GiB that the main process may take. Decoded scenes of up to half of it are kept in
-            memory; larger data sets are read from disk tile by tile, an epoch's tiles ordered by
-            place.
-        num_workers: Worker processes of each loader; 0 cuts the tiles in the main process.
-        augment: What is changed in training tiles; None or False for nothing.
-        seed: Of drawing and augmentation.
+        source: The dataset's layout: a callable that returns the scenes, such as
+            :class:`~vbp_lightning.data.datasets.pattern_scenes.PatternScenes`; or its settings as
+            a mapping with its class under ``_target_``.
+        root: Folder of the data set, where ``source`` is a mapping.
+        **settings: The fields of :class:`~vbp_lightning.data.settings.DataSettings`.
+
+    Attributes:
+        settings: The checked settings.
 
     Raises:
-        DataError: Settings make no sense; one line each.
+        DataError: Settings are wrong; one line for each error.
     """
 
     def __init__(
         self,
-        source: SceneSource | Callable[..., SceneSource],
+        source: SceneSource | Mapping[str, Any],
         root: str | Path | None = None,
-        bands: Sequence[int | str] | int | str | None = None,
-        nodata: float | None = None,
-        resolution: float | None = None,
-        stretch: Sequence[float] | None = None,
-        tile_size: int = 96,
-        context: int = 0,
-        stride: int | None = None,
-        train_stride: int | None = None,
-        cover_edges: bool = False,
-        road_share: float = 0.05,
-        max_invalid: float = 0.25,
-        mask_threshold: float = 127,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_by: Literal["scene", "block"] = "scene",
-        block_size: float = 500,
-        block_unit: Literal["m", "px"] = "m",
-        block_margin: int | None = None,
-        split_file: str | Path | None = None,
-        split_seed: int = 0,
-        tiles_per_epoch: int | None = None,
-        batch_size: int = 64,
-        memory: float = 2.0,
-        num_workers: int = 0,
-        augment: Augmentation | Literal[False] | None = _AUGMENTATION,
-        seed: int = 0,
+        **settings: Any,  # noqa: ANN401
     ) -> None:
-        given = dict(locals())
         super().__init__()
-        self.source = _with_root(source, root)
-        if lines := _wrong_kinds(given, self.source):
-            raise DataError(*lines)
-        self.bands = [bands] if isinstance(bands, str | int) else bands and list(bands)
-        self.nodata = nodata
-        self.resolution = resolution
-        self.stretch = None if stretch is None else list(stretch)
-        self.tile_size = tile_size
-        self.context = context
-        self.stride = tile_size if stride is None else stride
-        self.train_stride = max(1, tile_size // 2) if train_stride is None else train_stride
-        self.cover_edges = cover_edges
-        self.road_share = road_share
-        self.max_invalid = max_invalid
-        self.mask_threshold = mask_threshold
-        self.val_fraction = val_fraction
-        self.test_fraction = test_fraction
-        self.split_by = split_by
-        self.block_size = block_size
-        self.block_unit = block_unit
-        self.block_margin = block_margin
-        self.split_file = None if split_file is None else Path(split_file)
-        self.split_seed = split_seed
-        self.tiles_per_epoch = tiles_per_epoch
-        self.batch_size = batch_size
-        self.memory = memory
-        self.num_workers = num_workers
-        self.augment = augment or None
-        self.seed = seed
+        layout: SceneSource | None
+        if isinstance(source, Mapping):
+            layout, lines = made_layout(source, root)
+        else:
+            layout, lines = source, []
+        checked, more = made(DataSettings, "data", settings)
+        if not callable(layout) and not lines:
+            lines = [f"data.source={source}: is no layout: choose one with data=, as data=folder"]
+        if layout is None or checked is None or lines:
+            raise DataError(*lines, *more)
+        self.source: SceneSource = layout
+        self.settings = checked
+        self.tile_size = checked.tile_size
+        self.context = checked.context
         self.epoch = 0
         """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
         self.normalisation = Normalisation([], [])
@@ -199,8 +118,6 @@ class RoadTileDataModule(pl.LightningDataModule):
         self._scan = Scan()
         self._numbers: dict[str, int] = {}
         self._spawned_store: SceneStore | None = None
-        if lines := setting_faults(self._settings()):
-            raise DataError(*lines)
 
     @property
     def mean(self) -> list[float]:
@@ -223,9 +140,10 @@ class RoadTileDataModule(pl.LightningDataModule):
 
         A scene that is divided has a list of (row, col, height, width, split) instead.
         """
+        whole = self.settings.split_by == "scene" and self.settings.split_file is None
         return {
             name: parts[0].split
-            if len(parts) == 1 and self.split_by == "scene" and self.split_file is None
+            if len(parts) == 1 and whole
             else [list(astuple(part)) for part in parts]
             for name, parts in self._scan.regions.items()
         }
@@ -237,19 +155,44 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """The arguments as plain builtins, with ``_target_``s that Hydra can build them from."""
-        config: dict[str, Any] = {"_target_": target_of(type(self))}
-        config |= {name: plain(value) for name, value in self._settings().items()}
-        source = plain(self.source)
-        assert isinstance(source, dict)
-        if "root" in source:
-            config["root"] = source.pop("root")
-            source["_partial_"] = True
-        return config | {"source": source}
+        """The arguments as plain builtins, which ``from_config`` takes."""
+        source = to_jsonable_python(self.source)
+        return {
+            "_target_": "vbp_lightning.data.RoadTileDataModule",
+            "_recursive_": False,
+            "_convert_": "all",
+            "root": source.pop("root", None),
+            "source": {"_target_": f"vbp_lightning.data.{type(self.source).__name__}", **source},
+            **to_jsonable_python(self.settings),
+        }
 
-    def _settings(self) -> dict[str, Any]:
-        """The arguments other than ``source`` and ``root`` by name."""
-        return {name: getattr(self, name) for name in _setting_names()}
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **changes: object) -> Self:
+        """Builds a data module from ``data_config``, which may come from anyone's checkpoint.
+
+        Args:
+            config: Plain builtins; empty where a checkpoint holds none. Only classes of this
+                package are made from it, and nothing is imported by name.
+            **changes: Arguments to replace, such as ``root`` for imagery that was moved.
+
+        Raises:
+            DataError: The config is empty, names anything else than this package's layouts, or
+                holds wrong settings.
+        """
+        if not config:
+            raise DataError(
+                "the checkpoint tells nothing of its data (ckpt): give an image or a folder (input)"
+            )
+        arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+        try:
+            return cls(**(arguments | changes))
+        except DataError as error:
+            raise DataError(
+                *(
+                    f"the checkpoint's data settings do not fit this version (ckpt): {line}"
+                    for line in error.lines
+                )
+            ) from error
 
     def prepare_data(self) -> None:
         """Lets the source write what it makes up, in one process only."""
@@ -289,7 +232,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.found = len(by_name)
         threads = min(8, os.cpu_count() or 1)
         progress = self.trainer is None or self.trainer.is_global_zero
-        reading = self._reading()
+        reading = self.settings.reading
         infos, unreadable = for_each_scene(
             partial(scene_info, reading=reading),
             list(by_name.values()),
@@ -302,24 +245,24 @@ class RoadTileDataModule(pl.LightningDataModule):
         small = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         unlike = different_types(infos)
+        margin = self.settings.margin
         try:
             regions = self._regions(infos)
             plans = plan_tiles(
                 infos,
                 regions,
                 self.tile_size,
-                self.train_stride,
-                self.stride,
-                self.cover_edges,
-                self._margin,
+                *self.settings.strides,
+                self.settings.cover_edges,
+                margin,
             )
             planned = sum(len(plan.corners) for plan in plans)
-            plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
+            plans = without_shared_ground(infos, plans, regions, self.tile_size, margin)
             scan.shared = planned - sum(len(plan.corners) for plan in plans)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return scan
-        memory = int(self.memory * (1 << 30))
+        memory = int(self.settings.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
@@ -331,46 +274,36 @@ class RoadTileDataModule(pl.LightningDataModule):
         if statistics is None or statistics.count == 0:
             return scan
         scan.statistics = statistics
-        stretch = None if self.stretch is None else (self.stretch[0], self.stretch[1])
-        self.normalisation = statistics.normalisation(stretch)
+        self.normalisation = statistics.normalisation(self.settings.stretch)
         lines += [
             f"{scanned[0].info.scene.image.parent}: band {name} is the same everywhere in the "
             "training scenes: choose others with data.bands"
             for name, spread in zip(
-                self.bands or range(1, len(self.std) + 1), self.std, strict=True
+                reading.bands or range(1, len(self.std) + 1), self.std, strict=True
             )
             if spread == 0
         ]
         scan.warnings = shared_ground(scan.infos, scan.regions, scan.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
-        scan.store = build_store(scanned, reading, self.mean, memory, self.num_workers)
+        scan.store = build_store(scanned, reading, self.mean, memory, self.settings.num_workers)
         return scan
-
-    def _reading(self) -> Reading:
-        bands = None if self.bands is None else tuple(self.bands)
-        return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
 
     def _regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
         """The splits of scenes as the settings say."""
-        fractions = (self.val_fraction, self.test_fraction, self.split_seed)
-        if self.split_file is not None:
-            return read_regions(self.split_file, infos)
-        if self.split_by == "block":
-            return block_regions(infos, self.block_size, self.block_unit, *fractions)
+        settings = self.settings
+        fractions = (*settings.fractions, settings.split_seed)
+        if settings.split_file is not None:
+            return read_regions(settings.split_file, infos)
+        if settings.split_by == "block":
+            return block_regions(infos, settings.block_size, settings.block_unit, *fractions)
         return scene_regions(infos, *fractions)
-
-    @property
-    def _margin(self) -> int:
-        if self.block_margin is not None:
-            return self.block_margin
-        return (self.augment.jitter if self.augment else 0) + 2 * self.context
 
     def _label(self, scan: Scan, scenes: Iterable[Scene]) -> None:
         """Labels the tiles of all splits, and says which split cannot be used."""
         usable = {info.scene.name for info in scan.infos}
         # What an unusable scene lacks is no second fault of its split, whichever that was to be.
         lost = {scene.split for scene in scenes if scene.name not in usable}
-        fractions = {"val": self.val_fraction, "test": self.test_fraction}
+        fractions = dict(zip(SPLITS[1:], self.settings.fractions, strict=True))
         for number, split in enumerate(SPLITS):
             scan.tiles[split], scan.counts[split] = label_tiles(
                 scan.infos,
@@ -378,8 +311,8 @@ class RoadTileDataModule(pl.LightningDataModule):
                 split,
                 number,
                 self.tile_size,
-                self.road_share,
-                self.max_invalid,
+                self.settings.road_share,
+                self.settings.max_invalid,
             )
             if split not in lost and None not in lost:
                 scan.errors += split_errors(
@@ -392,8 +325,8 @@ class RoadTileDataModule(pl.LightningDataModule):
                     scan.tiles[split],
                     scan.counts[split],
                     scan.shared if split == "train" else 0,
-                    self.road_share,
-                    self.mask_threshold,
+                    self.settings.road_share,
+                    self.settings.mask_threshold,
                     fractions.get(split) == 0,
                 )
 
@@ -468,13 +401,15 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
-        if self.batch_size % world_size:
+        batch_size = self.settings.batch_size
+        if batch_size % world_size:
             raise DataError(
-                f"data.batch_size={self.batch_size}: cannot be divided evenly among {world_size} "
+                f"data.batch_size={batch_size}: cannot be divided evenly among {world_size} "
                 f"processes: make it a multiple of {world_size}"
             )
         tiles = self._scan.tiles["train"]
-        wanted = self.tiles_per_epoch or int(np.count_nonzero(tiles.labels != Label.IGNORED))
+        labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
+        wanted = self.settings.tiles_per_epoch or labelled
         store = self._workers_store
         dataset = TrainingTiles(
             scenes=store.bands,
@@ -485,18 +420,18 @@ class RoadTileDataModule(pl.LightningDataModule):
             tile_size=self.tile_size,
             context=self.context,
             fill=store.fill,
-            road_share=self.road_share,
-            max_invalid=self.max_invalid,
+            road_share=self.settings.road_share,
+            max_invalid=self.settings.max_invalid,
             mean=self.mean,
             std=self.std,
-            augment=self.augment,
-            seed=self.seed,
+            augment=self.settings.augment or None,
+            seed=self.settings.seed,
         )
         batches = BalancedBatches(
             tiles.labels,
-            max(1, wanted // self.batch_size),
-            self.batch_size,
-            self.seed,
+            max(1, wanted // batch_size),
+            batch_size,
+            self.settings.seed,
             self._current_epoch,
             rank,
             world_size,
@@ -511,7 +446,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         world_size = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
-        batches = OrderedBatches(len(dataset), self.batch_size, rank, world_size)
+        batches = OrderedBatches(len(dataset), self.settings.batch_size, rank, world_size)
         return self._loader(dataset, batches)
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
@@ -525,7 +460,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         tiles = self._scan.tiles[split]
         dataset = self._ordered(tiles.positions, tiles.labels)
-        return self._loader(dataset, OrderedBatches(len(dataset), self.batch_size))
+        return self._loader(dataset, OrderedBatches(len(dataset), self.settings.batch_size))
 
     def _current_epoch(self) -> int:
         if self.trainer is None:
@@ -541,8 +476,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # arrays of keys, not lists
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # gets a whole batch
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self.settings.num_workers,
+            persistent_workers=self.settings.num_workers > 0,
         )
 
     def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
@@ -557,7 +492,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     @property
     def _workers_store(self) -> SceneStore:
         """The store as workers get it: forked ones inherit it, others must be given handles."""
-        if self.num_workers == 0 or torch.multiprocessing.get_start_method() == "fork":
+        if self.settings.num_workers == 0 or torch.multiprocessing.get_start_method() == "fork":
             return self._store
         if self._spawned_store is None:
             self._spawned_store = self._store.shared()
@@ -575,33 +510,3 @@ def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
     cells = np.stack([positions[:, 0], *(positions[:, 1:] // _CELL).T], axis=1)
     numbers: NDArray[np.int64] = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     return numbers
-
-
-def _wrong_kinds(given: Mapping[str, object], source: SceneSource) -> list[str]:
-    """Arguments and fields of the source that are of another kind than they say."""
-    hints = get_type_hints(RoadTileDataModule.__init__)
-    lines: list[str] = record_faults("data.source", source) if is_dataclass(source) else []
-    return lines + kind_faults("data", {name: given[name] for name in _setting_names()}, hints)
-
-
-def _setting_names() -> list[str]:
-    """The arguments of the data module but ``source`` and ``root``."""
-    return list(signature(RoadTileDataModule).parameters)[2:]
-
-
-def _with_root(
-    source: SceneSource | Callable[..., SceneSource], root: str | Path | None
-) -> SceneSource:
-    """The source, made where it is still to be."""
-    if not callable(source):
-        raise DataError(
-            f"data.source={source}: is no layout: choose one with data=, as data=folder"
-        )
-    if root is not None:
-        made: SceneSource = source(root=root)  # type: ignore[call-arg,assignment]
-        return made
-    if isinstance(source, partial):
-        raise DataError(
-            "data.root: is not set: name the folder of the data set, as in data.root=DIR"
-        )
-    return source  # type: ignore[return-value]

@@ -1,63 +1,179 @@
-"""What the settings of a data module may be."""
+"""The settings of a data module: types, ranges, and the rules that concern several of them."""
 
 from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic.dataclasses import dataclass
+
+from vbp_lightning.data.datasets.labelled_images import LabelledImages
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
+from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
+
+Layout = PatternScenes | LabelledImages | SyntheticScenes
+
+_LAYOUTS: dict[str, type[Layout]] = {
+    layout.__name__: layout for layout in (PatternScenes, LabelledImages, SyntheticScenes)
+}
 
 
-def setting_faults(settings: Mapping[str, Any]) -> list[str]:
-    """Settings of a data module that make no sense, one line each.
+@dataclass(frozen=True, config=RECORD)
+class DataSettings:
+    """How scenes become labelled, augmented tiles.
 
     Args:
-        settings: The arguments of ``RoadTileDataModule`` other than ``source`` and ``root``, each
-            of the kind that it should be.
+        bands: Bands to read, each by its number counted from 1, its description or its colour
+            interpretation; None reads all but an alpha band.
+        nodata: Image pixels of this value are nodata, besides those that the files declare.
+        resolution: Ground sampling distance in metres that all images are resampled to; None leaves
+            each its own.
+        stretch: Two percentiles of each band's training pixels that become -1 and 1 in the network;
+            values beyond them are clipped. None scales by mean and standard deviation.
+        tile_size: Tile size in pixels.
+        context: Margin in pixels that each tile is read with on every side, for networks whose
+            features are to come from real pixels up to the tile's border. Beyond the scene it
+            holds the fill value of nodata. Labels, shares and bounds are those of the tile alone.
+        stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
+        train_stride: Distance in pixels between training tiles; None for half a tile.
+        cover_edges: Whether last tiles, shifted inwards, take the pixels that the stride leaves.
+        road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
+            ignored.
+        max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
+        mask_threshold: Values of a road mask above it are road.
+        val_fraction: Part of the scenes without a split of their own that validates, in [0, 1).
+        test_fraction: Part of the scenes without a split of their own that tests, in [0, 1).
+        split_by: ``scene`` draws whole scenes, ``block`` the blocks of a grid within scenes.
+        block_size: Side of a block.
+        block_unit: Unit of ``block_size``: ``m`` or ``px``.
+        block_margin: Pixels that lie at least between a training tile and each held-out pixel of
+            its scene, where scenes are divided; None for the jitter of the augmentation and twice
+            the context, so that no pixel is read for training and for a held-out tile.
+        split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
+            ``scene`` and ``split``; it replaces the drawing of splits.
+        split_seed: Seed of the drawing of splits, apart from ``seed``, so that runs of different
+            seeds are evaluated on the same scenes.
+        tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
+            whole batches (one at least); None for the number of labelled training tiles.
+        batch_size: Tiles of a batch over all processes; must divide among them evenly.
+        memory: GiB that the main process may take. Decoded scenes of up to half of it are kept in
+            memory; larger data sets are read from disk tile by tile, an epoch's tiles ordered by
+            place.
+        num_workers: Worker processes of each loader; 0 cuts the tiles in the main process.
+        augment: Augmentation of training tiles; None or False for none.
+        seed: Seed of drawing and augmentation.
     """
-    at = SimpleNamespace(**settings)
-    least = {"tile_size": 1, "context": 0, "stride": 1, "train_stride": 1, "batch_size": 1}
-    least |= {"num_workers": 0, "seed": 0, "split_seed": 0, "mask_threshold": 0}
-    lines = [
-        f"data.{name}={getattr(at, name)}: must be at least {value}"
-        for name, value in least.items()
-        if getattr(at, name) < value
-    ]
-    if at.tiles_per_epoch is not None and at.tiles_per_epoch < 1:
-        lines.append(f"data.tiles_per_epoch={at.tiles_per_epoch}: must be at least 1 or null")
-    if not 0 < at.road_share <= 1:
-        lines.append(f"data.road_share={at.road_share}: must be in (0, 1]")
-    if not 0 <= at.max_invalid <= 1:
-        lines.append(f"data.max_invalid={at.max_invalid}: must be in [0, 1]")
-    if not (
-        at.val_fraction >= 0 and at.test_fraction >= 0 and at.val_fraction + at.test_fraction < 1
-    ):
-        lines.append(
-            f"data.val_fraction={at.val_fraction}, data.test_fraction={at.test_fraction}: "
-            "must not be negative and leave something to train on"
-        )
-    if at.split_by not in ("scene", "block"):
-        lines.append(f"data.split_by={at.split_by}: must be scene or block")
-    if at.block_unit not in ("m", "px"):
-        lines.append(f"data.block_unit={at.block_unit}: must be m or px")
-    if at.block_unit == "px" and at.block_size < at.tile_size + at.stride - 1:
-        lines.append(
-            f"data.block_size={at.block_size}: must be at least data.tile_size + data.stride"
-            f" - 1 = {at.tile_size + at.stride - 1} px, so that each block holds a tile"
-        )
-    jitter = at.augment.jitter if at.augment else 0
-    reach = jitter + 2 * at.context
-    if at.block_margin is not None and at.block_margin < reach:
-        seen = f" + 2 · data.context = {reach}" if at.context else f"={jitter}"
-        lines.append(
-            f"data.block_margin={at.block_margin}: must be at least data.augment.jitter{seen},"
-            " by which training tiles move, or null"
-        )
-    for name in ("resolution", "block_size", "memory"):
-        value = getattr(at, name)
-        if value is not None and not value > 0:
-            lines.append(f"data.{name}={value}: must be above 0")
-    if at.stretch is not None and not (
-        len(at.stretch) == 2 and 0 <= at.stretch[0] < at.stretch[1] <= 100
-    ):
-        lines.append(f"data.stretch={at.stretch}: give two percentiles, as in [2, 98], or null")
-    if at.bands is not None and not at.bands:
-        lines.append("data.bands=[]: name at least one band, or null for all")
-    return lines + (at.augment.errors() if at.augment else [])
+
+    bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
+    nodata: Number | None = None
+    resolution: Positive | None = None
+    stretch: tuple[Number, ...] | None = None
+    tile_size: PositiveCount = 96
+    context: Count = 0
+    stride: PositiveCount | None = None
+    train_stride: PositiveCount | None = None
+    cover_edges: StrictBool = False
+    road_share: Annotated[Number, Field(gt=0, le=1)] = 0.05
+    max_invalid: Annotated[Number, Field(ge=0, le=1)] = 0.25
+    mask_threshold: Annotated[Number, Field(ge=0)] = 127
+    val_fraction: Number = 0.15
+    test_fraction: Number = 0.15
+    split_by: Literal["scene", "block"] = "scene"
+    block_size: Positive = 500
+    block_unit: Literal["m", "px"] = "m"
+    block_margin: StrictInt | None = None
+    split_file: Path | None = None
+    split_seed: Count = 0
+    tiles_per_epoch: PositiveCount | None = None
+    batch_size: PositiveCount = 64
+    memory: Positive = 2.0
+    num_workers: Count = 0
+    augment: Augmentation | Literal[False] | None = Augmentation()
+    seed: Count = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        lines = []
+        if self.bands == ():
+            lines.append("bands=[]: name at least one band, or null for all")
+        if self.stretch is not None and not (
+            len(self.stretch) == 2 and 0 <= self.stretch[0] < self.stretch[1] <= 100
+        ):
+            given = ", ".join(f"{percentile:g}" for percentile in self.stretch)
+            lines.append(f"stretch=[{given}]: give two percentiles, as in [2, 98], or null")
+        if min(self.fractions) < 0 or sum(self.fractions) >= 1:
+            lines.append(
+                f"val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction}: "
+                "must not be negative and leave something to train on"
+            )
+        _, stride = self.strides
+        if self.block_unit == "px" and self.block_size < self.tile_size + stride - 1:
+            lines.append(
+                f"block_size={self.block_size:g}: must be at least data.tile_size + data.stride"
+                f" - 1 = {self.tile_size + stride - 1} px, so that each block holds a tile"
+            )
+        if self.block_margin is not None and self.block_margin < self._reach:
+            of_context = " + 2 · data.context = " if self.context else "="
+            lines.append(
+                f"block_margin={self.block_margin}: must be at least data.augment.jitter"
+                f"{of_context}{self._reach}, by which training tiles move, or null"
+            )
+        if lines:
+            raise ValueError("\n".join(lines))
+        return self
+
+    @property
+    def reading(self) -> Reading:
+        """How scenes are read."""
+        bands = (self.bands,) if isinstance(self.bands, int | str) else self.bands
+        return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Distance between training tiles and between other tiles, pixels."""
+        training = self.train_stride or max(1, self.tile_size // 2)
+        return training, self.stride or self.tile_size
+
+    @property
+    def fractions(self) -> tuple[float, float]:
+        """Parts of the scenes that validate and test."""
+        return self.val_fraction, self.test_fraction
+
+    @property
+    def margin(self) -> int:
+        """Pixels between training tiles and held-out pixels."""
+        return self._reach if self.block_margin is None else self.block_margin
+
+    @property
+    def _reach(self) -> int:
+        """Pixels beyond a training tile that may be read for training or a held-out tile."""
+        return (self.augment.jitter if self.augment else 0) + 2 * self.context
+
+
+def made_layout(
+    source: Mapping[str, Any], root: str | Path | None
+) -> tuple[Layout | None, list[str]]:
+    """Makes a dataset's layout from plain values; no code that they name is imported.
+
+    Args:
+        source: The layout's settings, and under ``_target_`` a path that ends in its class.
+        root: Folder of the data set.
+
+    Returns:
+        The layout, or None and one line for each error.
+    """
+    settings = {key: value for key, value in source.items() if not key.startswith("_")}
+    target = str(source.get("_target_"))
+    layout = _LAYOUTS.get(target.rsplit(".", 1)[-1])
+    if layout is None or target.split(".")[0] != "vbp_lightning":
+        return None, [
+            f"data.source: names {target}, which is no layout of this package: refused, not run; "
+            "choose one with data=, as data=folder"
+        ]
+    if root is None:
+        return None, ["data.root: is not set: name the folder of the data set, as in data.root=DIR"]
+    found, lines = made(layout, "data.source", settings | {"root": root})
+    return found, [line.replace("data.source.root", "data.root") for line in lines]

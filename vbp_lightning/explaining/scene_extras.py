@@ -11,8 +11,8 @@ from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.explaining.outputs import write_picture
 from vbp_lightning.files import replacing
-from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
-from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.display import RGB, outlined, to_rgb
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
 from vbp_lightning.scene_maps.hardest import EvaluationTile, hardest
@@ -119,10 +119,12 @@ def write_hardest(
     for label, chosen in groups.items():
         places = [item.tile for item in chosen]
         rows.append(
-            ContactRow(
+            GridRow(
                 headings[label],
-                to_rgb(datamodule.read_tiles(places).numpy())[:, own, own],
-                datamodule.read_masks(places).numpy()[:, own, own],
+                outlined(
+                    to_rgb(datamodule.read_tiles(places).numpy())[:, own, own],
+                    datamodule.read_masks(places).numpy()[:, own, own],
+                ),
                 [
                     f"P {item.probability:.2f} {item.tile.tile.scene} "
                     f"{item.tile.tile.row},{item.tile.tile.col}"
@@ -131,4 +133,4 @@ def write_hardest(
             )
         )
     title = f"Tiles that contradict their labels most, {len(tiles)} looked at"
-    return [table, write_picture(output / "hardest_tiles.png", contact_sheet(rows, title))]
+    return [table, write_picture(output / "hardest_tiles.png", picture_grid(rows, title, side=144))]

@@ -9,13 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from vbp_lightning.errors import UserError, one_line
-from vbp_lightning.records import error_lines
+from vbp_lightning.records import Number, error_lines
 
-Count = Annotated[int, Field(ge=1)]
-"""At least one."""
-Number = Annotated[int, Field(ge=0)]
-"""From zero on."""
-Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Size = Annotated[Number, Field(ge=0)]
 """A finite number of at least zero."""
 Scale = Literal["each", "shared"]
 """Whether maps are drawn each in its own range or all in one."""
@@ -61,7 +57,7 @@ def option_errors(key: str, values: Mapping[str, Any], types: Mapping[str, Any])
     try:
         model.model_validate_json(json.dumps(plain, default=str))
     except ValidationError as error:
-        lines += error_lines(key, error)
+        lines += error_lines(key, error, model, values)
     return lines
 
 

@@ -17,14 +17,14 @@ from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
-from vbp_lightning.data.stored import stored_datamodule
 from vbp_lightning.data.tiles.choice import choose_by_share
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import ImageReader
-from vbp_lightning.explaining.settings import Count, check_options
+from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.records import PositiveCount
 
 MOST_TILES = 20_000
 """Tiles of a source that are compared with each other in memory, at most."""
@@ -188,7 +188,7 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
     Raises:
         UserError: There are none, or the imagery cannot be used.
     """
-    check_options(cfg, tiles=Count, split=Split)
+    check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
         return ImageTiles(subject.reader, image_files(Path(cfg.input)))
     return SplitTiles(own_data(subject.classifier), split or cfg.split)
@@ -207,7 +207,7 @@ def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
         raise UserError(
             "input=null: a custom model has no data of its own: give an image or folder"
         )
-    datamodule = stored_datamodule(classifier.hparams["data"] or {})
+    datamodule = RoadTileDataModule.from_config(classifier.hparams["data"] or {})
     datamodule.setup()
     return datamodule
 

@@ -1,7 +1,7 @@
-"""A white page with text on it: what panels are drawn on instead of matplotlib axes.
+"""A white page for pictures and text, used for panels and sheets instead of matplotlib axes.
 
-Laying out sixteen tiles on axes costs matplotlib most of a second; pasting arrays and drawing some
-forty lines of text with Pillow costs a hundredth of that.
+Laying out sixteen tiles on axes takes matplotlib most of a second; pasting arrays and drawing some
+forty lines of text with Pillow takes a hundredth of that.
 """
 
 import math
@@ -24,7 +24,7 @@ VERMILION: Colour = (213, 94, 0)  # Okabe and Ito 2008: distinct under each colo
 
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans as matplotlib ships it, so that every machine draws the same panel.
+    """Returns DejaVu Sans as matplotlib ships it, so that every machine draws the same panel.
 
     Args:
         size: Height of an em in pixels.
@@ -32,13 +32,33 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
-    # where Pillow finds libraqm it would lay text out by that, slower and a little different
+    # Pillow would use libraqm if it is installed, which is slower and gives other positions
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def wrapped(text: str, size: int, bold: bool, room: int) -> list[str]:
+    """Breaks a text into lines at its spaces; a word that is too long gets a line of its own.
+
+    Args:
+        text: A paragraph.
+        size: Height of an em in pixels.
+        bold: The bold face.
+        room: Greatest length of a line in pixels.
+    """
+    first, *words = text.split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if font(size, bold).getlength(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 @lru_cache(maxsize=128)
 def _line(text: str, size: int, bold: bool) -> Image.Image:
-    """A line's coverage, grey on black: most lines of a panel come again at every epoch."""
+    """Draws a line in grey on black; cached, since most lines recur at every epoch."""
     face = font(size, bold)
     coverage = Image.new("L", (math.ceil(face.getlength(text)), sum(face.getmetrics())))
     ImageDraw.Draw(coverage).text((0, 0), text, fill=255, font=face)
@@ -59,7 +79,7 @@ class Canvas:
         self._draw = ImageDraw.Draw(self.image)
 
     def picture(self, x: int, y: int, pixels: RGB, size: tuple[int, int] | None = None) -> None:
-        """Pastes ``(h, w, 3)`` uint8, resized by nearest to ``size`` (width, height)."""
+        """Pastes ``(h, w, 3)`` uint8, resized to ``size`` (width, height), nearest neighbour."""
         image = Image.fromarray(pixels)
         if size is not None and size != image.size:
             image = image.resize(size, Image.Resampling.NEAREST)
@@ -77,7 +97,7 @@ class Canvas:
         from_right: bool = False,
         room: int | None = None,
     ) -> None:
-        """Writes one line; a line that is too long is set smaller until it fits.
+        """Writes one line, in smaller type if it is too long.
 
         Args:
             x: Pixels.
@@ -87,7 +107,7 @@ class Canvas:
             bold: The bold face.
             colour: Red, green, blue.
             from_right: Whether the line ends at ``x`` instead of beginning there.
-            room: Greatest length in pixels; by default up to the edge of the page.
+            room: Greatest length in pixels; by default, the distance to the edge of the page.
         """
         if room is None:
             room = x if from_right else self.width - x
@@ -97,17 +117,17 @@ class Canvas:
         self.image.paste(colour, (x - line.width if from_right else x, y), line)
 
     def frame(self, x: int, y: int, width: int, height: int, thickness: int) -> None:
-        """Draws the frame of a wrong tile; the thickness lies inside the given box."""
+        """Draws the frame of a wrongly classified tile, inside the given box."""
         self._draw.rectangle(
             (x, y, x + width - 1, y + height - 1), outline=VERMILION, width=thickness
         )
 
     def badge(self, right: int, y: int, text: str, size: int) -> None:
-        """Writes a word in white on the colour of the frame, its box ending at ``right``."""
+        """Writes a word in white on a box of the frame's colour; the box ends at ``right``."""
         width = round(font(size, True).getlength(text)) + size // 2
         self._draw.rectangle((right - width, y, right - 1, y + round(1.2 * size)), fill=VERMILION)
         self.text(right - size // 4, y, text, size, bold=True, colour=WHITE, from_right=True)
 
     def pixels(self) -> RGB:
-        """The page as ``(H, W, 3)`` uint8."""
+        """Returns the page as ``(H, W, 3)`` uint8."""
         return np.asarray(self.image).copy()

@@ -1,4 +1,4 @@
-"""How one mask comes about: the averaged map of each layer and the mask on its way back."""
+"""How a VisualBackProp mask comes about: each layer's averaged map and the mask after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,20 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.plotting.canvas import GREY, Canvas
-from vbp_lightning.plotting.display import MASK_GAMMA, RGB, mask_to_rgb, overlay
+from vbp_lightning.plotting.display import RGB, SALIENCY_GAMMA, overlay, saliency_to_rgb, unit_range
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 
-_PICTURE = 192
-_CELL = 200
 _COLUMNS = 5
-_TITLE = 50
-_LINE = 36
-_TEXT = 30
 
 
 @dataclass(frozen=True)
 class ChainStep:
-    """A layer on the way back.
+    """A layer in the backward pass of the VisualBackProp mask.
 
     Args:
         name: The layer, such as ``block3``.
@@ -47,51 +42,28 @@ def chain_figure(
 
     Args:
         tile: ``(H, W, 3)`` uint8.
-        steps: One a layer, deepest first.
+        steps: One for each layer, deepest first.
         mask: ``(H, W)``, in [0, 1].
         title: Headline.
-        notes: Lines under the figure.
+        notes: Lines under it.
 
     Returns:
-        ``(height, 1000, 3)`` uint8.
+        ``(height, 1024, 3)`` uint8 for four layers or more; the texts are readable at the 350
+        pixels that TensorBoard shows.
     """
-    height, width = tile.shape[:2]
-    uppers = [mask_to_rgb(_normalized(step.averaged)) for step in steps] + [tile]
-    lowers = [mask_to_rgb(_normalized(step.mask)) for step in steps]
-    lowers.append(overlay(tile, mask))
-    sizes = [step.averaged.shape for step in steps] + [(height, width)]
-    names = [step.name for step in steps] + ["input"]
-    bands = -(-len(names) // _COLUMNS)
-    band_height = 4 * _LINE + 2 * _CELL
-    foot = _TITLE + bands * band_height
-    lines = (f"each map from its own minimum to its maximum; colour: value^{MASK_GAMMA:g}", *notes)
-    page = Canvas(_COLUMNS * _CELL, foot + len(lines) * _LINE)
-    page.text(4, 4, title, 36, bold=True)
-    for band in range(bands):
-        top = _TITLE + band * band_height
-        page.text(4, top, "maps averaged over their channels", _TEXT, colour=GREY)
-        page.text(
-            4,
-            top + 3 * _LINE + _CELL,
-            "mask so far: enlarged, times the map above",
-            _TEXT,
-            colour=GREY,
-        )
-    for index, (name, (rows, columns)) in enumerate(zip(names, sizes, strict=True)):
-        band, column = divmod(index, _COLUMNS)
-        x, top = column * _CELL + 4, _TITLE + band * band_height
-        picture = (_PICTURE, round(_PICTURE * rows / columns))
-        page.text(x, top + _LINE, name, _TEXT, bold=True, room=_PICTURE)
-        page.text(x, top + 2 * _LINE, f"{columns}×{rows}", _TEXT)
-        page.picture(x, top + 3 * _LINE, uppers[index], picture)
-        page.picture(x, top + 4 * _LINE + _CELL, lowers[index], picture)
-    for index, line in enumerate(lines):
-        page.text(4, foot + index * _LINE, line, 28)
-    return page.pixels()
+    uppers = [*(_min_max_to_rgb(step.averaged) for step in steps), tile]
+    lowers = [*(_min_max_to_rgb(step.mask) for step in steps), overlay(tile, mask)]
+    shapes = [*(step.averaged.shape for step in steps), tile.shape]
+    names = [*(step.name for step in steps), "input"]
+    captions = [f"{name}\n{s[1]}×{s[0]}" for name, s in zip(names, shapes, strict=True)]
+    rows = []
+    for start in range(0, len(names), _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        rows.append(GridRow("maps averaged over their channels", uppers[part], captions[part]))
+        rows.append(GridRow("mask so far: enlarged, times the map above", lowers[part]))
+    lines = (f"each map from its own minimum to its maximum; colour: value^{SALIENCY_GAMMA:g}",)
+    return picture_grid(rows, title, lines + tuple(notes), _COLUMNS, side=192, text_size=28)
 
 
-def _normalized(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
-        return np.zeros_like(values)
-    return (values - low) / (high - low)
+def _min_max_to_rgb(values: npt.NDArray[np.float32]) -> RGB:
+    return saliency_to_rgb(unit_range(values - values.min(), None))

@@ -1,14 +1,15 @@
-"""Curves and scatters about the network: scores on the way of an image, features, gradients."""
+"""Figures about the network: scores over the steps of an ascent, projected features, gradients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from vbp_lightning.plotting.canvas import Canvas
 from vbp_lightning.plotting.display import RGB
 
 Floats = npt.NDArray[np.float64]
@@ -18,6 +19,7 @@ LABEL_COLOURS = {"road": "#0072B2", "non-road": "#E69F00", "ignored": "#888888",
 
 _LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 _LEVELS = ("#D55E00", "#000000")
+_OTHER = "#CC79A7"
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Curves:
     """Lines over the same steps.
 
     Args:
-        quantity: What they show, with its unit; the name of the axis.
+        quantity: The name of the axis, with its unit.
         lines: ``(steps + 1,)`` each, by name; they may differ in length.
-        levels: Horizontal lines by what they stand for.
+        levels: Heights of dashed horizontal lines, by name.
     """
 
     quantity: str
@@ -36,7 +38,7 @@ class Curves:
 
 
 def step_curves(panels: Sequence[Curves], title: str) -> Figure:
-    """Curves over the steps of an ascent, one panel below the other.
+    """Draws curves over the steps of an ascent, one panel below the other.
 
     Args:
         panels: At least one.
@@ -63,7 +65,7 @@ def scatter_figure(
     labels: Sequence[str],
     title: str,
 ) -> Figure:
-    """Points of tiles by label, a panel for each projection.
+    """Draws the points of tiles by label, a panel for each projection.
 
     Args:
         panels: By title, ``(N, 2)`` points and the names of the axes.
@@ -77,7 +79,7 @@ def scatter_figure(
     for axes, (heading, (points, axis_names)) in zip(grid, panels.items(), strict=True):
         for name in sorted(set(labels), reverse=True):
             own = points[names == name]
-            colour = LABEL_COLOURS.get(name, "#CC79A7")
+            colour = LABEL_COLOURS.get(name, _OTHER)
             axes.scatter(*own.T, s=9, alpha=0.6, c=colour, label=f"{name} ({len(own)})", lw=0)
         axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         axes.set_title(heading, fontsize=11)
@@ -89,30 +91,25 @@ def scatter_figure(
 def thumbnail_map(
     tiles: RGB, cells: npt.NDArray[np.int64], labels: Sequence[str], side: int = 48
 ) -> RGB:
-    """Thumbnails in the cells of a grid, each framed in the colour of its label.
+    """Draws thumbnails in the cells of a grid, each framed in the colour of its label.
 
     Args:
         tiles: ``(N, H, W, 3)`` uint8.
-        cells: ``(N, 2)`` row and column, none twice.
+        cells: ``(N, 2)`` row and column, all different.
         labels: ``(N,)`` names.
         side: Pixels of a cell.
 
     Returns:
         ``(rows · side, columns · side, 3)`` uint8; empty cells are white.
     """
-    rows, columns = cells.max(axis=0) + 1
-    page = np.full((rows * side, columns * side, 3), 255, np.uint8)
-    height, width = tiles.shape[1:3]
-    inner = side - 5
-    down = (np.arange(inner) * height) // inner
-    across = (np.arange(inner) * width) // inner
-    for tile, (row, column), label in zip(tiles, cells, labels, strict=True):
-        top, left = row * side, column * side
-        hex_colour = LABEL_COLOURS.get(label, "#CC79A7")
-        colour = np.array(matplotlib.colors.to_rgb(hex_colour)) * 255
-        page[top : top + side - 1, left : left + side - 1] = np.rint(colour)
-        page[top + 2 : top + 2 + inner, left + 2 : left + 2 + inner] = tile[down][:, across]
-    return page
+    rows, columns = (cells.max(axis=0) + 1).tolist()
+    page = Canvas(columns * side, rows * side)
+    for tile, (row, column), label in zip(tiles, cells.tolist(), labels, strict=True):
+        x, y = column * side, row * side
+        colour = 255 * np.array(to_rgb(LABEL_COLOURS.get(label, _OTHER)))
+        page.picture(x, y, np.rint(colour[None, None]).astype(np.uint8), (side - 1, side - 1))
+        page.picture(x + 2, y + 2, tile, (side - 5, side - 5))
+    return page.pixels()
 
 
 @dataclass(frozen=True)
@@ -124,65 +121,49 @@ class GradientBar:
         norm: Mean Euclidean norm of an image's gradient.
         zero_share: Share of values that are exactly zero.
         dead_channels: How many of the channels have no gradient at all, such as ``3/64``.
-        verdict: ``dead``, ``exploding``, ``vanishing`` or empty.
+        diagnosis: ``dead``, ``exploding``, ``vanishing`` or empty.
     """
 
     quantiles: Floats
     norm: float
     zero_share: float
     dead_channels: str
-    verdict: str
+    diagnosis: str
 
 
 def gradient_figure(layers: Mapping[str, GradientBar], title: str, rule: str) -> Figure:
-    """Size and distribution of the gradient by depth, with dead and exploding layers named.
+    """Draws size and distribution of the gradient by depth; layers with a diagnosis are marked.
 
     Args:
         layers: From the input to the output.
         title: Headline.
-        rule: By which layers are named; under the figure.
+        rule: The rule of the diagnosis; under the figure.
     """
     bars = list(layers.values())
     places = np.arange(len(bars))
     figure = Figure(figsize=(max(9.0, 0.48 * len(bars) + 3), 8), dpi=100, layout="constrained")
     sizes, zeros = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     sizes.set_title(title, fontsize=12)
-    alive = [bar for bar in bars if np.isfinite(bar.quantiles).all()]
-    sizes.bxp(
-        [
-            dict(zip(("whislo", "q1", "med", "q3", "whishi"), bar.quantiles, strict=True))
-            for bar in alive
-        ],
-        positions=[place for place, bar in enumerate(bars) if np.isfinite(bar.quantiles).all()],
-        showfliers=False,
-        widths=0.6,
-    )
+    known = [place for place in places if np.isfinite(bars[place].quantiles).all()]
+    names = ("whislo", "q1", "med", "q3", "whishi")
+    boxes = [dict(zip(names, bars[place].quantiles, strict=True)) for place in known]
+    sizes.bxp(boxes, positions=known, showfliers=False, widths=0.6)
     norms = np.array([bar.norm if bar.norm > 0 else np.nan for bar in bars])
     sizes.plot(places, norms, "o-", color="#0072B2", label="norm of an image's gradient, mean")
     sizes.plot([], [], color="black", label="|gradient| ≠ 0: 5, 25, 50, 75, 95 %")
     sizes.set(yscale="log", ylabel="score per unit of activation")
-    for place, bar in enumerate(bars):
-        if bar.verdict:
-            height = bar.norm if np.isfinite(bar.norm) and bar.norm > 0 else 0.02
-            sizes.annotate(
-                bar.verdict.upper(),
-                (place, height if bar.norm > 0 else 0.02),
-                xycoords="data" if bar.norm > 0 else ("data", "axes fraction"),
-                xytext=(0, 8),
-                textcoords="offset points",
-                rotation=90,
-                color="#D55E00",
-                weight="bold",
-                ha="center",
-            )
     sizes.grid(alpha=0.3)
     sizes.legend(loc="best")
     zeros.bar(places, [bar.zero_share for bar in bars], 0.7, color="#BBBBBB")
     for place, bar in enumerate(bars):
         zeros.annotate(bar.dead_channels, (place, 0.04), ha="center", rotation=90, fontsize=8)
     zeros.set(ylim=(0, 1), ylabel="share of zeros")
-    zeros.set_xlabel(
-        f"layers from the input on; in the bars: channels without any gradient\n{rule}"
+    zeros.set_xlabel(f"layers from the input on; in the bars: channels without gradient\n{rule}")
+    zeros.set_xticks(
+        places, [f"{bar.diagnosis.upper()} {name}".lstrip() for name, bar in layers.items()]
     )
-    zeros.set_xticks(places, list(layers), rotation=90)
+    zeros.tick_params(axis="x", rotation=90)
+    for label, bar in zip(zeros.get_xticklabels(), bars, strict=True):
+        if bar.diagnosis:
+            label.set(color=_LEVELS[0], weight="bold")
     return figure

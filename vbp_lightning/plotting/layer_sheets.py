@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
-import numpy.typing as npt
 
-from vbp_lightning.plotting.display import RGB
-from vbp_lightning.plotting.method_sheet import SIGNED_MAP, Scale, coloured
+from vbp_lightning.plotting.display import (
+    RGB,
+    Floats,
+    Scale,
+    maps_to_rgb,
+    signed_to_rgb,
+    standardised_to_rgb,
+    unit_range,
+)
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
-
-Floats = npt.NDArray[np.float32]
 
 
 def feature_map_sheet(
@@ -19,7 +22,7 @@ def feature_map_sheet(
     """Composes a grid of channels for each layer.
 
     Args:
-        tile: ``(H, W, 3)`` uint8, the image that went in.
+        tile: ``(H, W, 3)`` uint8, the network's input.
         maps: By layer, ``(c, h, w)`` or ``(f,)``.
         title: Headline.
         scale: ``each`` channel by itself, or ``shared`` by the channels of a layer.
@@ -35,91 +38,74 @@ def feature_map_sheet(
             rows.append(_flat_row(name, values.reshape(-1), about))
             continue
         count, height, width = values.shape
-        shown = values[:channels]
-        drawn = f", the first {len(shown)} shown" if len(shown) < count else ""
-        silent = int((np.abs(values).max(axis=(1, 2)) == 0).sum())
+        drawn = f", the first {channels} shown" if channels < count else ""
+        silent = int((values == 0).all(axis=(1, 2)).sum())
         zeros = f"; {silent} all zero" if silent else ""
-        pictures, _ = coloured(shown, scale)
         heading = f"{name}: {count} × {height} × {width}{drawn}; {about}{zeros}"
-        rows.append(GridRow(heading, list(pictures)))
-    whose = "each channel by itself" if scale == "each" else "all channels of a layer alike"
-    notes = (
-        f"Scaled {whose}. Without negative values: black zero or least, yellow most;",
-        "with them: orange positive, white zero, purple negative. Colour: the square root.",
+        rows.append(GridRow(heading, maps_to_rgb(values[:channels], scale)))
+    each, shared = "Each channel is scaled by itself.", "The channels of a layer share a scale."
+    note = (
+        f"{each if scale == 'each' else shared} Without negative values: black zero or least, "
+        "yellow most; with them: orange positive, white zero, purple negative. "
+        "Colour: the square root."
     )
-    return picture_grid(rows, title, notes, columns=16, side=64)
+    return picture_grid(rows, title, [note], columns=16, side=64)
 
 
 def _flat_row(name: str, values: Floats, about: str) -> GridRow:
-    """A flat layer as one picture of cells, 64 a line."""
+    """Draws a flat layer as one picture, a cell for each value, 64 cells a line."""
     width = min(64, len(values))
-    height = -(-len(values) // width)
-    padded = np.zeros(width * height, np.float32)
-    padded[: len(values)] = values
-    pictures, _ = coloured(padded.reshape(1, height, width), "each")
+    padded = np.pad(values, (0, -len(values) % width)).reshape(1, -1, width)
     zeros = int((values == 0).sum())
-    silent = f"; {zeros} zero" if zeros and len(values) > 1 else ""
-    large = pictures[0].repeat(12, axis=0).repeat(12, axis=1)
+    silent = f"; {zeros} zero" if zeros else ""
     heading = f"{name}: {len(values)} values, a cell each; {about}{silent}"
     if len(values) == 1:
         heading = f"{name}: {values[0]:.4g}"
-    return GridRow(heading, [large], side=12 * width)
+    return GridRow(heading, maps_to_rgb(padded, "each"), side=12 * width)
 
 
 def filter_pictures(weights: Floats) -> RGB:
-    """Filters on three bands as colours: mid-grey is zero, each to its largest absolute weight.
+    """Draws filters on three bands as colours: mid-grey is zero.
 
     Args:
-        weights: ``(out, 3, kh, kw)``.
+        weights: ``(out, 3, kh, kw)``; each filter is scaled by its largest absolute weight.
 
     Returns:
         ``(out, kh, kw, 3)`` uint8.
     """
-    largest = np.abs(weights).max(axis=(1, 2, 3), keepdims=True)
-    unit = np.divide(weights, largest, where=largest > 0, out=np.zeros_like(weights))
-    pictures: RGB = np.rint(127.5 + 127.5 * unit).astype(np.uint8)
-    return pictures.transpose(0, 2, 3, 1)
+    return standardised_to_rgb(unit_range(weights, (1, 2, 3)), reach=1)
 
 
-def kernel_pictures(weights: Floats) -> list[RGB]:
-    """Filters channel by channel: a mosaic of kernels for each, orange positive, purple negative.
+def kernel_pictures(weights: Floats) -> RGB:
+    """Draws each filter as a mosaic of its kernels, orange positive, purple negative.
 
     Args:
-        weights: ``(out, in, kh, kw)``.
+        weights: ``(out, in, kh, kw)``; each filter is scaled by its largest absolute weight.
 
     Returns:
-        ``(h, w, 3)`` uint8 for each filter, divided by white lines.
+        ``(out, h, w, 3)`` uint8; white lines divide the kernels.
     """
-    _, channels, height, width = weights.shape
+    count, channels, height, width = weights.shape
     columns = int(np.ceil(np.sqrt(channels)))
     lines = -(-channels // columns)
-    pictures = []
-    for kernels in weights:
-        largest = np.abs(kernels).max()
-        unit = kernels / largest if largest > 0 else kernels
-        colours = np.rint(255 * matplotlib.colormaps[SIGNED_MAP]((unit + 1) / 2)[..., :3])
-        page = np.full((lines * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, np.uint8)
-        for place, kernel in enumerate(colours.astype(np.uint8)):
-            row, column = divmod(place, columns)
-            top, left = row * (height + 1), column * (width + 1)
-            page[top : top + height, left : left + width] = kernel
-        pictures.append(page)
-    return pictures
+    colours = signed_to_rgb(unit_range(weights, (1, 2, 3)))
+    room = ((0, 0), (0, lines * columns - channels), (0, 1), (0, 1), (0, 0))
+    padded = np.pad(colours, room, constant_values=255)
+    grid = padded.reshape(count, lines, columns, height + 1, width + 1, 3).swapaxes(2, 3)
+    return grid.reshape(count, lines * (height + 1), columns * (width + 1), 3)[:, :-1, :-1]
 
 
-def swatches(colours: Floats) -> tuple[list[RGB], list[RGB]]:
-    """Differences from the mean colour, and their opposites, as plain squares around mid-grey.
+def swatches(colours: Floats) -> RGB:
+    """Draws differences from the mean colour as plain rectangles around mid-grey.
 
     Args:
-        colours: ``(N, 3)`` unit vectors.
+        colours: ``(N, 3)``; each is scaled by its largest absolute value.
+
+    Returns:
+        ``(N, 8, 16, 3)`` uint8.
     """
-    largest = np.abs(colours).max(axis=1, keepdims=True)
-    unit = np.divide(colours, largest, where=largest > 0, out=np.zeros_like(colours))
-    both = []
-    for sign in (1, -1):
-        values = np.rint(127.5 + sign * 110 * unit).astype(np.uint8)
-        both.append([np.tile(value, (8, 16, 1)) for value in values])
-    return both[0], both[1]
+    values = np.rint(127.5 + 110 * unit_range(colours, 1)).astype(np.uint8)
+    return np.tile(values[:, None, None], (1, 8, 16, 1))
 
 
 def filter_sheet(
@@ -135,65 +121,43 @@ def filter_sheet(
 
     Args:
         weights: ``(out, in, kh, kw)``.
-        offsets: ``(out,)`` what is added.
-        colours: ``(out, 3)`` the colours that 1×1 filters on three bands answer to most; else None.
+        offsets: ``(out,)`` added to the filters' outputs.
+        colours: ``(out, 3)`` the colours that 1×1 filters on three bands respond to most, or None.
         title: Headline.
         notes: Lines under it.
-        bands: Names of what the filters read; empty for the channels of another layer.
+        bands: Names of the input bands; empty if the input is another layer.
         filters: How many are drawn at most, the first ones.
 
     Returns:
         ``(height, width, 3)`` uint8.
     """
     shown = weights[:filters]
+    lines = [""] * len(shown)
+    if bands and shown.shape[2:] == (1, 1):  # the weights themselves
+        lines = [
+            "".join(f"\n{band} {weight:+.3f}" for band, weight in zip(bands, each, strict=True))
+            for each in shown[:, :, 0, 0]
+        ]
     if colours is not None:
-        excite, silence = swatches(colours[:filters])
+        names = [f"channel {number}" for number in range(len(shown))]
         captions = [
-            "\n".join(
-                [
-                    f"channel {number}",
-                    *(f"{band} {weight:+.3f}" for band, weight in zip(bands, each, strict=True)),
-                    f"added {offset:+.3f}",
-                ]
-            )
-            for number, (each, offset) in enumerate(
-                zip(shown[:, :, 0, 0], offsets[:filters], strict=True)
-            )
+            f"{name}{line}\nadded {offset:+.3f}"
+            for name, line, offset in zip(names, lines, offsets[:filters], strict=True)
         ]
         rows = [
-            GridRow("answers most to", excite, captions),
-            GridRow("and least to", silence, [f"channel {i}" for i in range(len(silence))]),
+            GridRow("answers most to", swatches(colours[:filters]), captions),
+            GridRow("and least to", swatches(-colours[:filters]), names),
         ]
-        return picture_grid(rows, title, notes, columns=8, side=128)
+        return picture_grid(rows, title, notes)
     sizes = np.sqrt((shown.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))
     norms = [f"{number}: norm {size:.2g}" for number, size in enumerate(sizes)]
     rows = []
     if len(bands) == 3:
-        rows.append(GridRow("as colours", list(filter_pictures(shown)), norms))
-    if bands:
-        by_band = [f"{band} " for band in bands]
-        rows.append(
-            GridRow(
-                f"by band, {', '.join(by_band)}from the left, row by row",
-                kernel_pictures(shown),
-                _band_captions(shown, bands, norms),
-            )
-        )
-    else:
-        heading = (
-            f"by channel: {shown.shape[1]} kernels of {shown.shape[2]} × {shown.shape[3]} each"
-        )
-        rows.append(GridRow(heading, kernel_pictures(shown), norms))
-    return picture_grid(rows, title, notes, columns=8, side=128)
-
-
-def _band_captions(weights: Floats, bands: Sequence[str], norms: Sequence[str]) -> list[str]:
-    """The weights themselves where a kernel is one pixel."""
-    if weights.shape[2:] != (1, 1):
-        return list(norms)
-    return [
-        "\n".join(
-            [norm, *(f"{band} {weight:+.3f}" for band, weight in zip(bands, each, strict=True))]
-        )
-        for norm, each in zip(norms, weights[:, :, 0, 0], strict=True)
-    ]
+        rows.append(GridRow("as colours", filter_pictures(shown), norms))
+    heading = f"by band, {', '.join(bands)} from the left, row by row"
+    if not bands:
+        _, inside, height, width = shown.shape
+        heading = f"by channel: {inside} kernels of {height} × {width} each"
+    captions = [norm + line for norm, line in zip(norms, lines, strict=True)]
+    rows.append(GridRow(heading, kernel_pictures(shown), captions))
+    return picture_grid(rows, title, notes)

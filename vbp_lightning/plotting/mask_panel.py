@@ -1,4 +1,4 @@
-"""The mask panel: each tile beside its mask and the two laid over each other, with the verdict."""
+"""The mask panel: each tile, its VisualBackProp mask, the mask laid over the tile, and P(road)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vbp_lightning.plotting.canvas import GREY, Canvas, font
-from vbp_lightning.plotting.display import MASK_GAMMA, RGB, mask_to_rgb, overlay
+from vbp_lightning.plotting.display import RGB, SALIENCY_GAMMA, overlay, saliency_to_rgb
 
 # TensorBoard's Images tab shows an image 350 pixels wide, its Time Series tab at most 215 high and,
-# by the window, some 350 wide, both by nearest neighbour. Two tiles a row and two rows are what
-# stays readable there. A page of them is 700 × 430 and so shown at one half: other factors beat
-# with the regular grid that strided transposed convolutions leave in a mask, and draw a plaid.
-# Pictures begin on even pixels: those that a half keeps are reached by most taps of a convolution.
+# depending on the window, about 350 wide, both by nearest neighbour. Two rows of two tiles stay
+# readable there. Such a page has 700 × 430 pixels and is therefore shown at one half: other factors
+# produce moiré with the regular grid that strided transposed convolutions leave in a mask.
+# Pictures begin on even pixels: reducing by two keeps the pixels reached by most convolution taps.
 TILES_PER_PAGE = 4
 _COLUMNS = 2
 _PICTURE = 96
@@ -31,12 +31,12 @@ _FOOTER_TEXT = 21
 
 @dataclass(frozen=True)
 class TileCaption:
-    """What is written over a tile of a panel.
+    """The text above a tile of a panel.
 
     Args:
-        heading: What is known of the tile: ``truth_heading``, or where it lies.
+        heading: The label of the tile (see :func:`truth_heading`), or its position.
         probability: Estimated probability of a class, in [0, 1].
-        wrong: The decision differs from the label.
+        wrong: Whether the decision differs from the label.
         outcome: The class that the probability belongs to.
     """
 
@@ -44,6 +44,14 @@ class TileCaption:
     probability: float
     wrong: bool
     outcome: str = "road"
+
+    @property
+    def estimate(self) -> str:
+        """The probability with its class, such as ``P(road) 0.421``."""
+        # "1.000" and "0.000" would claim a certainty that a sigmoid never reaches
+        shown = f"{self.probability:.3f}"
+        shown = {"1.000": ">0.999", "0.000": "<0.001"}.get(shown, shown)
+        return f"P({self.outcome}) {shown}"
 
 
 def mask_panel(
@@ -56,16 +64,16 @@ def mask_panel(
 ) -> RGB:
     """Composes a panel: two tiles a row, each as tile, mask and mask laid over the tile.
 
-    Over each tile stand its true label, road share and P(road); a wrong one has the word WRONG and
+    Above each tile are its true label, road share and P(road); a wrong one has the word WRONG and
     a vermilion frame. The foot states how the mask is scaled for display. Readable at TensorBoard's
     default size with up to ``TILES_PER_PAGE`` tiles.
 
     Args:
-        tiles: ``(N, H, W, 3)`` uint8; N may be 0, which is written out.
-        masks: ``(N, H, W)``, in [0, 1].
-        captions: One a tile.
+        tiles: ``(N, H, W, 3)`` uint8; if N is 0, the panel says ``no such tile``.
+        masks: ``(N, H, W)`` VisualBackProp masks, in [0, 1].
+        captions: One for each tile.
         title: Headline, about 30 characters.
-        decision: The rule behind right and wrong, such as ``road if P ≥ 0.421``; beside the title.
+        decision: The decision rule, such as ``road if P ≥ 0.421``; beside the title.
         notes: Lines under the panel, about 60 characters each.
 
     Returns:
@@ -91,27 +99,24 @@ def mask_panel(
     entry_height = 2 * px(_LINE) + px(2) + picture[1] + px(4) + 2 * px(_FRAME)
     rows = max(1, -(-len(tiles) // _COLUMNS))
     page_width = _COLUMNS * entry_width + (_COLUMNS - 1) * px(_GAP)
-    body = rows * (entry_height + px(_GAP))
-    foot = px(_TITLE) + body
+    foot = px(_TITLE) + rows * (entry_height + px(_GAP))
     page = Canvas(page_width, foot + (1 + len(notes)) * px(_FOOTER_LINE))
 
     edge = px(_FRAME + _MARGIN)
     page.text(page_width - edge, px(5), decision, px(_TEXT), from_right=True)
     room = page_width - 3 * edge - round(font(px(_TEXT)).getlength(decision))
     page.text(edge, px(3), title, px(_TITLE_TEXT), bold=True, room=room)
-    triples = zip(tiles, mask_to_rgb(masks), overlay(tiles, masks), strict=True)
+    triples = zip(tiles, saliency_to_rgb(masks), overlay(tiles, masks), strict=True)
     for index, (pictures, caption) in enumerate(zip(triples, captions, strict=True)):
         row, column = divmod(index, _COLUMNS)
         left = column * (entry_width + px(_GAP))
         top = px(_TITLE) + row * (entry_height + px(_GAP))
+        x, y = left + edge, top + px(_FRAME)
         if caption.wrong:
             page.frame(left, top, entry_width, entry_height, px(_FRAME))
-        x, y = left + edge, top + px(_FRAME)
-        page.text(x, y, caption.heading, px(_TEXT), room=entry_width - edge - px(_FRAME))
-        verdict = f"P({caption.outcome}) {_probability(caption.probability)}"
-        page.text(x, y + px(_LINE), verdict, px(_TEXT))
-        if caption.wrong:
             page.badge(left + entry_width - px(_FRAME), y + px(_LINE), "✗ WRONG", px(_TEXT - 1))
+        page.text(x, y, caption.heading, px(_TEXT), room=entry_width - edge - px(_FRAME))
+        page.text(x, y + px(_LINE), caption.estimate, px(_TEXT))
         y += 2 * px(_LINE) + px(2)
         for pixels in pictures:
             page.picture(x, y, pixels, picture)
@@ -125,18 +130,18 @@ def mask_panel(
 
 
 def _scale_line(page: Canvas, y: int, margin: int, size: int) -> None:
-    """Writes what the pictures are and how the mask is scaled, with a colour bar of its values."""
-    text = f"tile | mask | mask on tile.  Colour: mask^{MASK_GAMMA:g}"
+    """Writes the legend: the order of the pictures, the mask's scale and its colour bar."""
+    text = f"tile | mask | mask on tile.  Colour: mask^{SALIENCY_GAMMA:g}"
     page.text(margin, y, text, size)
     bar = np.tile(np.linspace(0, 1, 4 * size, dtype=np.float32), (size, 1))
     right = page.width - margin - size
     page.text(right - bar.shape[1] - size // 4, y, "0", size, from_right=True)
-    page.picture(right - bar.shape[1], y + size // 8, mask_to_rgb(bar))
+    page.picture(right - bar.shape[1], y + size // 8, saliency_to_rgb(bar))
     page.text(right + size // 4, y, "1", size)
 
 
 def truth_heading(label: str, share: float) -> str:
-    """The heading of a tile whose road pixels are known.
+    """Returns the heading of a tile whose road pixels are known.
 
     Args:
         label: Such as ``road``.
@@ -146,15 +151,8 @@ def truth_heading(label: str, share: float) -> str:
 
 
 def _share(share: float) -> str:
-    # a tile with one road pixel is not one without road, and the least road share is a small number
+    # a single road pixel must not read 0 %, nor the least road share of a road tile
     percent = 100 * share
     if 0 < percent < 0.01:
         return "<0.01 %"
     return f"{percent:.0f} %" if percent >= 9.995 or percent == 0 else f"{percent:.2f} %"
-
-
-def _probability(probability: float) -> str:
-    # "1.000" and "0.000" would claim a certainty that a sigmoid never reaches
-    if probability < 0.0005:
-        return "<0.001"
-    return ">0.999" if probability >= 0.9995 else f"{probability:.3f}"

@@ -1,6 +1,7 @@
 """``check=true``: what a data set holds and what is wrong with it, before anything is trained."""
 
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.files import replacing
-from vbp_lightning.plotting.contact_sheet import ContactRow, contact_sheet
-from vbp_lightning.plotting.display import RGB, to_rgb
+from vbp_lightning.plotting.display import RGB, outlined, to_rgb
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import compress_page, encode_png
 from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE
 
@@ -140,7 +141,6 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
         seed: Of the choice of tiles.
     """
     rng = np.random.default_rng(seed)
-    size = datamodule.tile_size, datamodule.tile_size
     chosen: dict[Label, list[LabelledTile]] = {}
     totals = {}
     for label in (Label.ROAD, Label.NON_ROAD, Label.IGNORED):
@@ -156,12 +156,12 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     every = [tile for tiles in chosen.values() for tile in tiles]
     pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
     rows = [
-        ContactRow(
+        GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
-            np.array([next(pictures) for _ in tiles], np.uint8).reshape(-1, *size, 3),
-            datamodule.read_masks(tiles).numpy(),
+            outlined(islice(pictures, len(tiles)), datamodule.read_masks(tiles).numpy()),
             [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
         for label, tiles in chosen.items()
     ]
-    return contact_sheet(rows, "Random tiles; road pixels of the labels are outlined")
+    title = "Random tiles; road pixels of the labels are outlined"
+    return picture_grid(rows, title, side=144)

@@ -39,8 +39,12 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
         "mask_upsampling": cfg.upsampling.name,
         "seed": cfg.seed,
     }
-    left_out = ("_target_", "source", "augment", "root", "seed")
-    chosen |= {f"tiling/{name}": cfg.data[name] for name in cfg.data if name not in left_out}
+    left_out = ("source", "augment", "root", "seed")
+    chosen |= {
+        f"tiling/{name}": cfg.data[name]
+        for name in cfg.data
+        if name[0] != "_" and name not in left_out
+    }
     chosen |= {f"training/{name}": cfg.trainer[name] for name in ("max_epochs", "precision")}
     chosen |= {f"training/{name}": cfg.model[name] for name in ("learning_rate", "weight_decay")}
     return {

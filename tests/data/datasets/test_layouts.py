@@ -14,12 +14,9 @@ from hydra.utils import instantiate
 from rasterio.enums import ColorInterp
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
-from vbp_lightning.data.datasets.scene import DataError, ImageLabel, RoadWidths
-from vbp_lightning.data.datasets.spacenet import SpaceNetScenes
-from vbp_lightning.data.datasets.vector import VectorScenes
-from vbp_lightning.data.stored import stored_datamodule
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
+from vbp_lightning.data.datasets.scene import DataError, ImageLabel
 
 CONF = Path(__file__).parents[3] / "conf"
 SPACENET = Path(__file__).parents[4] / "shared" / "data" / "spacenet"
@@ -56,13 +53,13 @@ def test_images_and_masks_in_two_folders(tmp_path, write):
         write(tmp_path / "masks" / f"s{i}.png", mask_of(), driver="PNG")
     (tmp_path / "images" / "s0.tfw").write_text("1\n0\n0\n-1\n0\n0\n")
     (tmp_path / "images" / "notes.txt").write_text("by hand")
-    scenes = FolderScenes(tmp_path)()
+    scenes = PatternScenes(tmp_path)()
     assert [scene.name for scene in scenes] == [f"s{i}" for i in range(5)]
     made = from_command_line("data=folder", f"data.root={tmp_path}")
     made.setup()
     assert {split: sum(c.values()) for split, c in made.counts.items()}["train"] == 3 * 3 * 3
     assert all(counts["road"] and counts["non_road"] for counts in made.counts.values())
-    again = stored_datamodule(made.data_config)
+    again = RoadTileDataModule.from_config(made.data_config)
     assert again.data_config == made.data_config
 
 
@@ -70,7 +67,7 @@ def test_one_pattern_may_take_what_is_left_of_the_other(tmp_path, write):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", picture(0))
         write(tmp_path / f"{name}_mask.png", mask_of())
-    scenes = FolderScenes(tmp_path, "{name}.png", "{name}_mask.png")()
+    scenes = PatternScenes(tmp_path, "{name}.png", "{name}_mask.png")()
     assert [(s.image.name, s.labels.name) for s in scenes] == [
         ("a.png", "a_mask.png"),
         ("b.png", "b_mask.png"),
@@ -81,11 +78,11 @@ def test_split_folders_and_names_that_begin_anew(tmp_path, write):
     for folder in ("training", "holdout", "scrap"):
         write(tmp_path / folder / "deep" / "x" / "1.tif", picture(0))
         write(tmp_path / folder / "1_m.tif", mask_of())
-    source = FolderScenes(
+    source = PatternScenes(
         tmp_path,
         "{split}/**/x/{name}.tif",
         "{split}/{name}_m.tif",
-        {"training": "train", "holdout": "test"},
+        splits={"training": "train", "holdout": "test"},
     )
     assert [(s.name, s.split) for s in source()] == [
         ("training/1", "train"),
@@ -93,23 +90,56 @@ def test_split_folders_and_names_that_begin_anew(tmp_path, write):
     ]
 
 
+def test_masks_may_lack_the_split_of_their_images(tmp_path, write):
+    for split in ("train", "test"):
+        write(tmp_path / split / f"{split}1.tif", picture(0))
+        write(tmp_path / "masks" / f"{split}1.png", mask_of(), driver="PNG")
+    scenes = PatternScenes(tmp_path, "{split}/{name}.tif")()
+    assert [(s.name, s.split, s.labels.name) for s in scenes] == [
+        ("train1", "train", "train1.png"),
+        ("test1", "test", "test1.png"),
+    ]
+
+
+def test_any_placeholder_pairs_and_names(tmp_path, write):
+    for place in ("oslo", "bergen"):
+        for number in (1, 2):
+            write(tmp_path / place / f"sat-{number}.tif", picture(number))
+        write(tmp_path / "roads" / f"{place}.tif", mask_of())
+    scenes = PatternScenes(tmp_path, "{place}/sat-{number}.tif", "roads/{place}.tif")()
+    assert [(scene.name, scene.labels.name) for scene in scenes] == [
+        ("bergen_1", "bergen.tif"),
+        ("bergen_2", "bergen.tif"),
+        ("oslo_1", "oslo.tif"),
+        ("oslo_2", "oslo.tif"),
+    ]
+
+
+def config_of(tmp_path, **settings):
+    """The data module of a folder, whose layout has the given settings."""
+    source = {"_target_": "vbp_lightning.data.PatternScenes", **settings}
+    return RoadTileDataModule(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"images": "images/*.tif"}, "needs {name} once"),
-        ({"images": "{name}/{name}.tif"}, "needs {name} once"),
-        ({"images": "{place}/{name}.tif"}, "needs {name} once"),
-        ({"images": "{split}/{name}.tif"}, "put {split} into both"),
-        ({"splits": {"a": "training"}}, "data.source.splits.a=training: must be one of train"),
+        ({"images": "images/*.tif"}, "images=images/*.tif: needs a placeholder"),
+        ({"images": "{name}/{name}.tif"}, "holds a placeholder twice"),
+        ({"masks": "{place}/{name}.tif"}, "holds {place}, which data.source.images=images/{name}"),
+        ({"masks": "{split}/{name}.tif"}, "put it into both or into neither"),
+        ({"masks": "masks.tif"}, "masks=masks.tif: needs a placeholder"),
+        ({"labels": "{place}.shp"}, "labels={place}.shp: holds {place}"),
+        ({"splits": {"a": "training"}}, "data.source.splits.a=training: must be train or val"),
         ({"images": "nowhere/{name}.tif"}, "holds no image nowhere/{name}.tif"),
     ],
 )
-def test_faults_of_a_folder(tmp_path, settings, said):
+def test_errors_of_a_folder(tmp_path, settings, said):
     with pytest.raises(DataError) as caught:
-        FolderScenes(tmp_path, **settings)()
-    (line,) = lines_of(caught)
-    assert said in line
-    assert "data." in line
+        config_of(tmp_path, **settings).prepare_data()
+    lines = lines_of(caught)
+    assert said in lines[0]
+    assert all("data." in line for line in lines)
 
 
 # deepglobe
@@ -188,7 +218,7 @@ def test_one_vector_file_for_all_images(tmp_path, write):
     wide.setup()
     tile = next(t for t in wide.tiles_of("train") if (t.tile.row, t.tile.col) == (0, 0))
     assert tile.share == 40 / 96
-    assert stored_datamodule(wide.data_config).source.widths == wide.source.widths
+    assert RoadTileDataModule.from_config(wide.data_config).source.widths == wide.source.widths
 
 
 def test_vector_files_beside_images_are_no_images(tmp_path, write):
@@ -199,7 +229,7 @@ def test_vector_files_beside_images_are_no_images(tmp_path, write):
             (tmp_path / f"s{number}.{suffix}").write_text("beside")
     geojson(tmp_path / "roads.geojson", [({}, [[4e5, 5.4e6 - 9], [4e5 + 99, 5.4e6 - 9]])])
     for labels in ("roads.geojson", "{name}.json"):
-        scenes = VectorScenes(tmp_path, "{name}.*", labels)()
+        scenes = PatternScenes(tmp_path, "{name}.*", labels=labels)()
         assert [scene.image.name for scene in scenes] == ["s0.tif", "s1.tif", "s2.tif"]
     assert [scene.labels.path.name for scene in scenes] == ["s0.json", "s1.json", "s2.json"]
 
@@ -208,7 +238,7 @@ def test_one_vector_file_an_image(tmp_path, write):
     for number in range(3):
         vector_scene(write, tmp_path / "i" / f"s{number}.tif", 4e5, 5.4e6 + 1000 * number)
     geojson(tmp_path / "v" / "s0.geojson", [({}, [[4e5, 5.4e6 - 9], [4e5 + 99, 5.4e6 - 9]])])
-    source = VectorScenes(tmp_path, "i/{name}.tif", "v/{name}.geojson")
+    source = PatternScenes(tmp_path, "i/{name}.tif", labels="v/{name}.geojson")
     with pytest.raises(DataError) as caught:
         source()
     first, second = lines_of(caught)
@@ -225,18 +255,18 @@ def test_split_folders_of_vectors_are_not_mixed(tmp_path, write):
     for split, y in (("train", 0), ("test", 5000)):
         vector_scene(write, tmp_path / split / "i" / "a.tif", 4e5, 5.4e6 + y)
         geojson(tmp_path / split / "r" / "a.geojson", [({}, [[4e5, 5.4e6 + y], [4e5 + 9, 5.4e6]])])
-    scenes = VectorScenes(tmp_path, "{split}/i/{name}.tif", "{split}/r/{name}.geojson")()
-    assert [scene.labels.path.parts[-3] for scene in scenes] == ["test", "train"]
+    scenes = PatternScenes(tmp_path, "{split}/i/{name}.tif", labels="{split}/r/{name}.geojson")()
+    assert [scene.labels.path.parts[-3] for scene in scenes] == ["train", "test"]
     (tmp_path / "train" / "r" / "a.gpkg").write_bytes(b"")
-    with pytest.raises(DataError, match="several vector files are called a"):
-        VectorScenes(tmp_path, "{split}/i/{name}.tif", "{split}/r/{name}.*")()
+    with pytest.raises(DataError, match="several vector files are called a "):
+        PatternScenes(tmp_path, "{split}/i/{name}.tif", labels="{split}/r/{name}.*")()
 
 
 def test_folders_may_be_links(tmp_path, write):
     write(tmp_path / "elsewhere" / "a.tif", picture(0))
     write(tmp_path / "d" / "masks" / "a.tif", mask_of())
     (tmp_path / "d" / "images").symlink_to(tmp_path / "elsewhere")
-    assert [scene.name for scene in FolderScenes(tmp_path / "d")()] == ["a"]
+    assert [scene.name for scene in PatternScenes(tmp_path / "d")()] == ["a"]
 
 
 def test_a_single_label_need_be_no_list(tmp_path, write):
@@ -246,21 +276,24 @@ def test_a_single_label_need_be_no_list(tmp_path, write):
     assert [s.labels.is_road for s in LabelledImages(tmp_path, road=1)()] == [True, False]
 
 
-def test_faults_of_vector_settings(tmp_path):
-    widths = RoadWidths(default=0, table={"a": -1}, per_unit=-2)
+def test_errors_of_vector_settings(tmp_path):
+    widths = {"default": 0, "table": {"a": -1, 2: True}, "per_unit": -2}
     with pytest.raises(DataError) as caught:
-        VectorScenes(tmp_path, widths=widths)()
-    keys = [line.split("=")[0].split(":")[0] for line in lines_of(caught)]
-    assert keys == [
-        "data.source.widths.default",
-        "data.source.widths.attribute",
-        "data.source.widths.table.a",
-        "data.source.widths.per_unit",
-    ]
+        config_of(tmp_path, labels="roads.geojson", widths=widths)
+    assert lines_of(caught) == (
+        "data.source.widths.default=0: must be above 0",
+        "data.source.widths.table.a=-1: must be above 0",
+        "data.source.widths.table.2=True: must be a number",
+        "data.source.widths.per_unit=-2: must be above 0 or null",
+    )
+    with pytest.raises(
+        DataError, match=r"data\.source\.widths\.attribute: is not set, but a table"
+    ):
+        config_of(tmp_path, labels="roads.geojson", widths={"per_unit": 3.5})
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DataError, match=r"roads\.geojson: there is no such vector file"):
-        VectorScenes(tmp_path)()
+        PatternScenes(tmp_path, labels="roads.geojson")()
 
 
 _WHOLE = "must be a whole number"
@@ -271,20 +304,21 @@ _WHOLE = "must be a whole number"
     [
         ("vector", "source.widths.default=8 m", "must be a number"),
         ("vector", "source.widths.default=true", "must be a number"),
-        ("vector", "source.widths.table={a: wide}", "must be a mapping, as {name: value} or null"),
+        ("vector", "source.widths.table={a: wide}", "table.a=wide: must be a number"),
+        ("vector", "source.widths.table=8", "must be a mapping, as {name: value} or null"),
         ("vector", "source.widths=8", "must be given part by part, as {key}.default=…"),
         ("vector", "source.images=5", "must be text"),
         ("vector", "source.layer=3", "must be text or null"),
         ("vector", "source.white_area=big", _WHOLE),
-        ("folder", "source.white_area=-1", "must be at least 0 (pixels)"),
+        ("folder", "source.white_area=-1", "must be at least 0"),
         ("folder", "source.white_area=2.5", _WHOLE),
         ("folder", "source.splits=train", "must be a mapping, as {name: value} or null"),
         ("folder", "source=5", "is no layout: choose one with data="),
-        ("spacenet", "source.unlabelled=9", "must be skip or no_road"),
+        ("spacenet", "source.unlabelled=9", "must be error or skip or no_road"),
         ("csv", "source.fit=stretch", "must be crop or resize"),
         ("csv", "source.road=null", "must be a list in square brackets or text or a whole number"),
         ("synthetic", "source.scenes=many", _WHOLE),
-        ("synthetic", "source.seed=-1", "is too small: give at least 0"),
+        ("synthetic", "source.seed=-1", "must be at least 0"),
         ("folder", "stretch=5", "must be a list in square brackets or null"),
         ("folder", "stretch=[low,high]", "must be a list in square brackets or null"),
         ("folder", "resolution=1 m", "must be a number or null"),
@@ -309,12 +343,11 @@ _WHOLE = "must be a whole number"
         ("folder", "seed=-1", "must be at least 0"),
     ],
 )
-def test_settings_of_the_wrong_kind_are_one_line(tmp_path, data, setting, said):
+def test_settings_of_the_wrong_type_are_one_line(tmp_path, data, setting, said):
     key = setting.split("=", maxsplit=1)[0]
-    try:
-        from_command_line(f"data={data}", f"data.root={tmp_path}", f"data.{setting}").prepare_data()
-    except (DataError, InstantiationException) as caught:
-        error = caught if isinstance(caught, DataError) else caught.__cause__
+    with pytest.raises(InstantiationException) as caught:
+        from_command_line(f"data={data}", f"data.root={tmp_path}", f"data.{setting}")
+    error = caught.value.__cause__
     assert isinstance(error, DataError)
     (line,) = error.lines
     assert line.startswith(f"data.{key}")
@@ -341,20 +374,25 @@ def spacenet_scene(write, root, area, number, imagery="PS-RGB", kind="img", labe
         geojson(root / area / "geojson_roads" / name, [line] * roads, "OGC:1.3:CRS84")
 
 
+def spacenet(root, *overrides):
+    """The scenes of ``data=spacenet``."""
+    return from_command_line("data=spacenet", f"data.root={root}", *overrides).source()
+
+
 def test_spacenet(tmp_path, write, caplog):
     for number in range(601, 607):
         spacenet_scene(write, tmp_path, "AOI_2_Vegas", number, roads=number != 603)
     spacenet_scene(write, tmp_path, "AOI_2_Vegas", 607, label=False)
     spacenet_scene(write, tmp_path, "AOI_3_Paris", 601, kind="chip")
     with caplog.at_level(logging.WARNING):
-        scenes = SpaceNetScenes(tmp_path)()
+        scenes = spacenet(tmp_path)
     assert [scene.name for scene in scenes] == [
         *(f"AOI_2_Vegas_img{number}" for number in range(601, 607)),
         "AOI_3_Paris_chip601",
     ]
     assert "1 images have no label file and are left out" in caplog.text
     assert "img607" in caplog.text
-    free = SpaceNetScenes(tmp_path, unlabelled="no_road")()
+    free = spacenet(tmp_path, "data.source.unlabelled=no_road")
     assert free[6].labels.path is None
     made = from_command_line(
         "data=spacenet",
@@ -373,30 +411,27 @@ def test_spacenet(tmp_path, write, caplog):
             assert (tile.share > 0) == has_road
 
 
-def test_the_newer_labels_are_preferred(tmp_path, write):
+def test_the_newer_labels_of_spacenet_are_preferred(tmp_path, write):
     spacenet_scene(write, tmp_path, "AOI_7_Moscow", 5, kind="chip")
     old = next((tmp_path / "AOI_7_Moscow" / "geojson_roads").iterdir())
     new = tmp_path / "AOI_7_Moscow" / "geojson_roads_speed" / old.name
     new.parent.mkdir()
     new.write_bytes(old.read_bytes())
-    assert SpaceNetScenes(tmp_path)()[0].labels.path == new
-    assert SpaceNetScenes(tmp_path, labels="geojson_roads")()[0].labels.path == old
-    assert SpaceNetScenes(tmp_path / "AOI_7_Moscow")()[0].labels.path == new
+    assert spacenet(tmp_path)[0].labels.path == new
+    pattern = 'data.source.labels="{area}/geojson_roads/*_{chip}.geojson"'
+    assert spacenet(tmp_path, pattern)[0].labels.path == old
 
 
-def test_faults_of_spacenet(tmp_path, write):
-    with pytest.raises(DataError, match=r"holds no labelled scene.*data\.source\.imagery"):
-        SpaceNetScenes(tmp_path)()
+def test_errors_of_spacenet(tmp_path, write):
+    with pytest.raises(DataError, match=r"holds no image \{area\}/PS-RGB.*data\.source\.images"):
+        spacenet(tmp_path)
     for number in (1, 2):
         spacenet_scene(write, tmp_path, "AOI_2_Vegas", number)
     next((tmp_path / "AOI_2_Vegas" / "PS-RGB").glob("*img2.tif")).unlink()
     with pytest.raises(DataError, match=r"img2\.geojson: has no image"):
-        SpaceNetScenes(tmp_path)()
-    with pytest.raises(DataError, match="unlabelled=maybe: must be skip or no_road"):
-        SpaceNetScenes(tmp_path, unlabelled="maybe")()
-    (tmp_path / "AOI_2_Vegas" / "PS-RGB" / "strange.tif").write_bytes(b"")
-    with pytest.raises(DataError, match=r"strange\.tif: its name does not end in imgN or chipN"):
-        SpaceNetScenes(tmp_path)()
+        spacenet(tmp_path)
+    with pytest.raises(DataError, match=r"img2\.geojson: has no image"):
+        spacenet(tmp_path, "data.source.unlabelled=error")
 
 
 @pytest.mark.skipif(not SPACENET.is_dir(), reason="the real scene is not here")
@@ -404,7 +439,7 @@ def test_the_real_scene_in_blocks():
     made = from_command_line(
         "data=spacenet",
         f"data.root={SPACENET}",
-        "data.source.imagery=PAN",
+        'data.source.images="{area}/PAN/*_{chip}.tif"',
         "data.split_by=block",
         "data.block_size=80",
         "data.split_seed=1",

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.tiles.tile import Label
 
 MassachusettsScenes = partial(
-    FolderScenes,
+    PatternScenes,
     images="{split}/sat/{name}.tif*",
     masks="{split}/map/{name}.tif*",
     white_area=256,

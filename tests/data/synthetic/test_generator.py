@@ -11,6 +11,7 @@ import rasterio
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.synthetic import generator as module
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.records import made
 
 
 def source(root, **settings):
@@ -184,11 +185,17 @@ def test_no_temporary_file_stays(written):
 
 
 def test_all_bad_settings_are_named_at_once(tmp_path):
-    with pytest.raises(DataError) as caught:
-        SyntheticScenes(tmp_path, seed=-1, scenes=2, size=191, workers=0)()
-    assert len(caught.value.lines) == 4
-    for key, line in zip(("seed", "scenes", "size", "workers"), caught.value.lines, strict=True):
-        assert f".{key}=" in line
+    _, lines = made(
+        SyntheticScenes,
+        "data.source",
+        {"root": tmp_path, "seed": -1, "scenes": 2, "size": 191, "workers": 0},
+    )
+    assert lines == [
+        "data.source.seed=-1: must be at least 0",
+        "data.source.scenes=2: must be at least 3",
+        "data.source.size=191: must be at least 192",
+        "data.source.workers=0: must be at least 1",
+    ]
 
 
 def test_an_unwritable_root_is_named(tmp_path):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from tests.helpers.several import Several, as_it_is
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.folder import FolderScenes
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
 from vbp_lightning.data.imagery.windows import BLOCK
 from vbp_lightning.data.tiles.sampling import BalancedBatches
@@ -184,7 +184,7 @@ def test_white_gaps_that_cross_the_parts_of_a_streamed_scene(tmp_path, write):
         mask[:, :80] = mask[:, 520:540] = 255
         write(tmp_path / folder / "i" / "a.tif", image, tiled=True, blockxsize=64, blockysize=64)
         write(tmp_path / folder / "m" / "a.tif", mask)
-    source = FolderScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif", white_area=13)
+    source = PatternScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif", white_area=13)
     held, streamed = (
         RoadTileDataModule(source, tile_size=16, memory=memory) for memory in (2.0, TINY)
     )
@@ -210,8 +210,8 @@ def test_a_file_that_goes_while_it_is_streamed(both, scenes):
 
 PEAK = """
 import sys
-from vbp_lightning.data import FolderScenes, RoadTileDataModule
-module = RoadTileDataModule(FolderScenes(sys.argv[1]), memory=float(sys.argv[2]), train_stride=96,
+from vbp_lightning.data import PatternScenes, RoadTileDataModule
+module = RoadTileDataModule(PatternScenes(sys.argv[1]), memory=float(sys.argv[2]), train_stride=96,
                             tiles_per_epoch=640, val_fraction=0.3, test_fraction=0.3)
 module.setup()
 assert module._store.is_streamed

@@ -1,23 +1,38 @@
 """The scene record, the kinds of labels that a scene can have, and the error of a data set."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
+
+from pydantic import StrictInt, StrictStr, model_validator
+from pydantic.dataclasses import dataclass as record
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.records import RECORD, Positive
 
 Split: TypeAlias = Literal["train", "val", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+USUAL_SPLITS: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""The split by the usual names of folders and column values."""
+
 
 class DataError(UserError):
-    """A data set cannot be used as it is: one line a fault, every fault that was found."""
+    """A data set cannot be used: one line for each error that was found."""
 
 
-@dataclass(frozen=True)
+@record(frozen=True, config=RECORD)
 class RoadWidths:
     """How wide the road of a line is, in metres on the ground.
 
@@ -29,29 +44,19 @@ class RoadWidths:
             for lane counts, 1 for widths in metres; None to use the default.
     """
 
-    default: float = 6.0
-    attribute: str | None = None
-    table: Mapping[str, float] | None = None
-    per_unit: float | None = None
+    default: Positive = 6.0
+    attribute: StrictStr | None = None
+    table: Mapping[StrictStr | StrictInt, Positive] | None = None
+    per_unit: Positive | None = None
 
-    def errors(self) -> list[str]:
-        """Settings that make no sense, one line each."""
-        lines = []
-        if not self.default > 0:
-            lines.append(f"data.source.widths.default={self.default}: must be above 0 metres")
+    @model_validator(mode="after")
+    def _check_attribute(self) -> Self:
         if self.attribute is None and (self.table or self.per_unit):
-            lines.append(
-                "data.source.widths.attribute: is not set, but a table or per_unit is: name the "
-                "column that they are about"
+            raise ValueError(
+                "attribute: is not set, but a table or per_unit is: name the column that they are "
+                "about"
             )
-        lines += [
-            f"data.source.widths.table.{name}={width}: must be above 0 metres"
-            for name, width in (self.table or {}).items()
-            if not width > 0
-        ]
-        if self.per_unit is not None and not self.per_unit > 0:
-            lines.append(f"data.source.widths.per_unit={self.per_unit}: must be above 0 metres")
-        return lines
+        return self
 
     def of(self, value: object) -> float:
         """Width in metres by a value of the attribute; missing and strange ones get the default."""
@@ -85,7 +90,7 @@ class VectorLabels:
     path: Path | None
     layer: str | None = None
     where: str | None = None
-    widths: RoadWidths = RoadWidths()
+    widths: RoadWidths = field(default_factory=RoadWidths)
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ class BandStatistics:
             for counts in self._counts
         ]
 
-    def normalisation(self, stretch: tuple[float, float] | None) -> Normalisation:
+    def normalisation(self, stretch: Sequence[float] | None) -> Normalisation:
         """The scale of each band.
 
         Args:

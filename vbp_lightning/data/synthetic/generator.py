@@ -5,22 +5,25 @@ import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from pydantic import Field, StrictInt
+from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
+from rich.console import Console
 from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
 from vbp_lightning.files import replacing
+from vbp_lightning.records import RECORD, Count, PositiveCount
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed would give other pixels."""
@@ -48,7 +51,7 @@ _SPLIT_OF_TEN: tuple[Split, ...] = (
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class SyntheticScenes:
     """Procedural aerial scenes with their road masks, written as GeoTIFFs on first use.
 
@@ -75,7 +78,7 @@ class SyntheticScenes:
         workers: Threads that render. They do not change the result.
 
     Raises:
-        DataError: A setting is out of range, or the folder cannot be written.
+        DataError: The folder cannot be written.
 
     Example:
         >>> scenes = SyntheticScenes("data/synthetic", seed=1, scenes=6, size=192)()
@@ -83,28 +86,15 @@ class SyntheticScenes:
         ('scene_000', 'train')
     """
 
-    root: str | Path
-    seed: int = 0
-    scenes: int = 144
-    size: int = 480
-    mark: int = 0
-    workers: int = 2
+    root: Path
+    seed: Count = 0
+    scenes: Annotated[StrictInt, Field(ge=3)] = 144
+    size: Annotated[StrictInt, Field(ge=MIN_SIZE)] = 480
+    mark: Count = 0
+    workers: PositiveCount = 2
 
     def __call__(self) -> list[Scene]:
         """Writes what is missing and returns the scenes in order."""
-        errors = [
-            f"data.source.{key}={value} is too small: give at least {least}"
-            for key, value, least in (
-                ("seed", self.seed, 0),
-                ("scenes", self.scenes, 3),
-                ("size", self.size, MIN_SIZE),
-                ("mark", self.mark, 0),
-                ("workers", self.workers, 1),
-            )
-            if value < least
-        ]
-        if errors:
-            raise DataError(*errors)
         try:
             self._complete()
         except OSError as error:
@@ -119,7 +109,7 @@ class SyntheticScenes:
         settings = f"seed{self.seed}_{self.scenes}x{self.size}px_v{GENERATOR_VERSION}"
         if self.mark:
             settings += f"_mark{self.mark}"
-        return Path(self.root) / settings
+        return self.root / settings
 
     @property
     def manifest(self) -> Path:
@@ -150,7 +140,11 @@ class SyntheticScenes:
         with ThreadPoolExecutor(self.workers) as pool:
             jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
             for name, checksums in track(
-                jobs, "Writing procedural scenes", total=len(missing), transient=True
+                jobs,
+                "Writing procedural scenes",
+                total=len(missing),
+                console=Console(stderr=True),
+                transient=True,
             ):
                 finished[name] = checksums
                 self._record(finished)

@@ -1,12 +1,15 @@
 """Changes of a training tile that leave its label alone."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from numpy.typing import NDArray
+from pydantic import Field, StrictBool
+from pydantic.dataclasses import dataclass
+
+from vbp_lightning.records import RECORD, Count, Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=RECORD)
 class Augmentation:
     """What is done to training tiles, each drawn anew in every epoch.
 
@@ -22,25 +25,11 @@ class Augmentation:
             lies inside the scene and has the same label; otherwise the tile stays where it is.
     """
 
-    flips: bool = True
-    rotations: bool = True
-    brightness: float = 0.2
-    contrast: float = 0.2
-    jitter: int = 0
-
-    def errors(self) -> list[str]:
-        """What is wrong with the values, one line each."""
-        lines = []
-        if not self.brightness >= 0:
-            lines.append(
-                f"data.augment.brightness={self.brightness}: "
-                "must be at least 0 (standard deviations of a band)"
-            )
-        if not 0 <= self.contrast < 1:
-            lines.append(f"data.augment.contrast={self.contrast}: must be in [0, 1)")
-        if self.jitter < 0:
-            lines.append(f"data.augment.jitter={self.jitter}: must be at least 0 (pixels)")
-        return lines
+    flips: StrictBool = True
+    rotations: StrictBool = True
+    brightness: Annotated[Number, Field(ge=0)] = 0.2
+    contrast: Annotated[Number, Field(ge=0, lt=1)] = 0.2
+    jitter: Count = 0
 
 
 def oriented(window: NDArray[Any], up_down: bool, left_right: bool, turned: bool) -> NDArray[Any]:

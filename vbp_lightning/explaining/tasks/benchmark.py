@@ -40,12 +40,13 @@ from vbp_lightning.explaining.compared_methods import (
     road_tiles,
 )
 from vbp_lightning.explaining.outputs import write_arrays, write_picture
-from vbp_lightning.explaining.settings import Count, Number, check_options
+from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.records import Count, PositiveCount
 
 _FIGURE_SCORES = {
     "average_precision": "average precision",
@@ -75,7 +76,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are no road pixels.
     """
-    check_options(cfg, tuned=Count, perturbed=Number, cascaded=Number, draw=Number)
+    check_options(cfg, tuned=PositiveCount, perturbed=Count, cascaded=Count, draw=Count)
     target = class_of(cfg.target)
     if target not in (None, 1):
         raise UserError(f"target={cfg.target}: only road can be scored: leave it out")

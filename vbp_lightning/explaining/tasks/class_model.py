@@ -15,13 +15,7 @@ from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import (
-    Count,
-    Number,
-    Size,
-    check_options,
-    option_as_user_error,
-)
+from vbp_lightning.explaining.settings import Size, check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import compared_tiles, in_batches, open_tiles
 from vbp_lightning.inspection.class_model import Ascent, Standardised, ascend
@@ -30,6 +24,7 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -49,8 +44,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     """
     check_options(
         cfg,
-        **dict.fromkeys(("steps", "snapshots"), Count),
-        **dict.fromkeys(("unit", "jitter", "seed"), Number),
+        **dict.fromkeys(("steps", "snapshots"), PositiveCount),
+        **dict.fromkeys(("unit", "jitter", "seed"), Count),
         **dict.fromkeys(("penalty", "step", "blur"), Size),
         layer=str | None,
         position=tuple[int, int] | None,

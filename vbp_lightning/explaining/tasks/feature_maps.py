@@ -7,18 +7,13 @@ from omegaconf import DictConfig
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import (
-    Count,
-    Number,
-    Scale,
-    check_options,
-    option_as_user_error,
-)
+from vbp_lightning.explaining.settings import Scale, check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.layers import layer_outputs, resolve_layer
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.layer_sheets import feature_map_sheet
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -35,7 +30,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    check_options(cfg, tile=Number, layer=str | None, channels=Count, scale=Scale)
+    check_options(cfg, tile=Count, layer=str | None, channels=PositiveCount, scale=Scale)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
     if cfg.tile >= len(chosen.places):

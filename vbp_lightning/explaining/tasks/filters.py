@@ -7,10 +7,11 @@ import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Count, check_options, option_as_user_error
+from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.inspection.filters import exciting_colours, filters_of
 from vbp_lightning.plotting.layer_sheets import filter_sheet
+from vbp_lightning.records import PositiveCount
 
 _RGB = ("red", "green", "blue")
 
@@ -28,7 +29,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there is no such convolution.
     """
-    check_options(cfg, layer=str | None, filters=Count)
+    check_options(cfg, layer=str | None, filters=PositiveCount)
     inputs = torch.zeros(1, *subject.input_shape, device=subject.device)
     with option_as_user_error():
         found = filters_of(subject.model, inputs, cfg.layer)
@@ -46,7 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         notes.append(f"Includes the scale of the batch norm {layer_name(found.folded)} behind it.")
     if found.first:
         notes += [
-            "Weights are per standard deviation of a band. Mid-grey is the mean colour. Of all",
+            "Weights are per standard deviation of a band. Mid-grey is the mean colour. Of all "
             "colours at the same distance from it, the colour shown gives the largest response, "
             "and its opposite the smallest.",
         ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Count, Number, check_options, option_as_user_error
+from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Fooling, LogOdds, Standardised, fool
@@ -19,6 +19,7 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -35,8 +36,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    counts = dict.fromkeys(("noise", "images", "seed"), Number)
-    check_options(cfg, **counts, steps=Count, probability=float)
+    counts = dict.fromkeys(("noise", "images", "seed"), Count)
+    check_options(cfg, **counts, steps=PositiveCount, probability=float)
     target = subject.one_class(cfg.target)
     statistics = subject.statistics
     model = Standardised(subject.model, statistics.mean, statistics.std)

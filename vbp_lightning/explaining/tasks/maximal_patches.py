@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Count, Number, check_options, option_as_user_error
+from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
 from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer
 from vbp_lightning.inspection.maximal_patches import Activations, crop, strongest_activations
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
-from vbp_lightning.plotting.picture_grid import GridRow, patches_to_rgb, picture_grid
+from vbp_lightning.plotting.display import patches_to_rgb
+from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -33,7 +35,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or the receptive field cannot be computed.
     """
-    check_options(cfg, layer=str | None, channels=Count | tuple[Number, ...], patches=Count)
+    check_options(
+        cfg, layer=str | None, channels=PositiveCount | tuple[Count, ...], patches=PositiveCount
+    )
     source = open_tiles(cfg, subject)
     sample = source.read([0]).to(subject.device)
     every = range(len(source.places))

@@ -10,7 +10,7 @@ from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Count, Number, check_options
+from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     TileSource,
@@ -22,6 +22,7 @@ from vbp_lightning.explaining.tile_sources import (
 from vbp_lightning.inspection.neighbors import Neighbors, nearest
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -39,7 +40,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
-    check_options(cfg, queries=Count | tuple[Number, ...], neighbors=Count)
+    check_options(cfg, queries=PositiveCount | tuple[Count, ...], neighbors=PositiveCount)
     source = open_tiles(cfg, subject)
     if len(source.places) < 2:
         raise UserError("there is only one tile (input, split): neighbours need at least two")

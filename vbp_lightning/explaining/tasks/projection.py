@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Count, Number, check_options
+from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     compared_tiles,
@@ -26,6 +26,7 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.inspection_figures import scatter_figure, thumbnail_map
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
+from vbp_lightning.records import Count, Positive, PositiveCount
 
 _LEAST = 4
 _SPRITE = 32
@@ -46,7 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
-    check_options(cfg, points=Count, thumbnails=Count, perplexity=float, seed=Number)
+    check_options(cfg, points=PositiveCount, thumbnails=PositiveCount, perplexity=Positive, seed=Count)
     source = open_tiles(cfg, subject)
     count = len(source.places)
     if count < _LEAST:
@@ -76,10 +77,10 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     row = GridRow(
         f"{len(shown)} of them on a grid, by their t-SNE coordinates",
         [mosaic],
-        notes=["one tile a cell, sum of squared shifts minimised; frame colour: label"],
         side=max(mosaic.shape[:2]),
     )
-    grid = picture_grid([row], "The same by thumbnails")
+    note = "Each tile has its own cell, with the least sum of squared shifts; framed by its label."
+    grid = picture_grid([row], "The same by thumbnails", [note])
     yield from write_results(
         cfg,
         "projection",

@@ -16,11 +16,12 @@ from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
-from vbp_lightning.explaining.settings import Count, Number, Scale, check_options
+from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
+from vbp_lightning.records import Count, PositiveCount
 from vbp_lightning.scene_maps.block_maps import Mapper
 from vbp_lightning.scene_maps.hardest import evaluation_tiles
 from vbp_lightning.scene_maps.mapping import SceneMapping
@@ -104,8 +105,8 @@ def _check_options(cfg: DictConfig) -> None:
         split=Split,
         block=Annotated[int, Field(ge=TOTAL_STRIDE, multiple_of=TOTAL_STRIDE)],
         stride=Annotated[int, Field(ge=2, multiple_of=2)],
-        hardest=Number,
-        threads=Count | None,
+        hardest=Count,
+        threads=PositiveCount | None,
         **dict.fromkeys(("overwrite", "quick_look", "roads"), bool),
     )
     if cfg.input is not None and cfg.hardest:
