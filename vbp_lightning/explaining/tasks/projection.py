@@ -47,7 +47,9 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
-    check_options(cfg, points=PositiveCount, thumbnails=PositiveCount, perplexity=Positive, seed=Count)
+    check_options(
+        cfg, points=PositiveCount, thumbnails=PositiveCount, perplexity=Positive, seed=Count
+    )
     source = open_tiles(cfg, subject)
     count = len(source.places)
     if count < _LEAST:
