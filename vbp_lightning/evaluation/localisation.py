@@ -43,9 +43,9 @@ def positive_part(relevance: Maps) -> npt.NDArray[np.float64]:
 def average_precision(relevance: Maps, truth: Truth) -> Scores:
     """Area under the steps of precision over recall, of all pixels ranked by relevance.
 
-    In a group of ``g`` tied pixels with ``p`` road pixels, ranked behind ``r`` pixels with ``q``
-    road pixels, place ``i`` holds a road pixel with probability ``p / g``, and then ``q + 1 +
-    (i − 1)(p − 1)/(g − 1)`` of the ``r + i`` pixels up to it are road in the mean.
+    Let a group of ``g`` tied pixels, ``p`` of them road, follow ``r`` pixels, ``q`` of them road.
+    Place ``i`` of the group holds a road pixel with probability ``p / g``. If it does, ``q + 1 +
+    (i − 1)(p − 1)/(g − 1)`` of the first ``r + i`` pixels are road on average.
     """
     values, flags = _flat(relevance, truth)
     pixels = values.shape[1]

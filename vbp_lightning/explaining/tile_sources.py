@@ -172,7 +172,7 @@ def _stacked(parts: Sequence[Tensor]) -> Tensor:
     if len({part.shape[2:] for part in parts}) > 1:
         raise UserError(
             "the images differ in size (input): give preprocess.resize and preprocess.crop, so "
-            "that they can be looked at side by side"
+            "that they can be stacked"
         )
     return torch.cat(list(parts))
 

@@ -28,7 +28,7 @@ from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
-    """Draws the image during gradient ascent, its score and λ‖I‖², beside scores of tiles.
+    """Draws the image during gradient ascent, and its score and λ‖I‖² with the scores of tiles.
 
     Args:
         cfg: The composed config of ``explain.py``: ``target``, or ``layer``, ``unit`` and
