@@ -71,11 +71,13 @@ def test_one_class():
     assert subject.one_class(1) == 1
     with pytest.raises(UserError, match="target=null: give the class, as a number"):
         subject.one_class(None)
-    classifier = RoadClassifier("strided", mean=[0.0] * 3, std=[1.0] * 3)
+    classifier = RoadClassifier("strided", mean=[9.0] * 3, std=[2.0] * 3)
     of_roads = replace(subject, model=classifier, classifier=classifier)
     assert (of_roads.one_class(None), of_roads.one_class("non_road")) == (1, 0)
-    assert of_roads.statistics is classifier.network.normalize
     assert not of_roads.knows_its_data
+    assert torch.equal(
+        of_roads.standardised.raw(torch.ones(1, 3, 2, 2)), torch.full((1, 3, 2, 2), 11.0)
+    )
 
 
 def test_names():

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.helpers.examples import NETS
 from vbp_lightning.attribution.scores import ScoreModel
-from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool, log_odds
+from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool
 from vbp_lightning.inspection.layers import UnitScore
 
 
@@ -65,11 +65,11 @@ def test_an_inactive_unit_is_reported():
 def test_log_odds():
     output = torch.tensor([[1.0, -2.0, 0.5]])
     probability = output.softmax(1)[0, 2]
-    assert float(log_odds(output, 2)) == pytest.approx(
+    assert float(LogOdds(nn.Identity(), 2)(output)) == pytest.approx(
         float((probability / (1 - probability)).log())
     )
-    assert float(log_odds(output)) == float(log_odds(output, 0))
-    assert log_odds(torch.tensor([[0.3]]), 0).tolist() == pytest.approx([-0.3])
+    assert float(LogOdds(nn.Identity())(output)) == float(LogOdds(nn.Identity(), 0)(output))
+    assert LogOdds(nn.Identity(), 0)(torch.tensor([[0.3]])).tolist() == pytest.approx([-0.3])
 
 
 def test_the_smallest_change_of_a_linear_score():
@@ -101,10 +101,10 @@ def test_noise_reaches_the_requested_probability(name):
     model = Standardised(NETS[name](), torch.full((3,), 0.5), torch.full((3,), 0.25))
     start = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before = log_odds(model(start[None]), 1)
+        before = LogOdds(model, 1)(start[None])
         target = int(before < 0)
         found = fool(LogOdds(model, target), start, range(25), 0.99)
-        after = log_odds(model(found.image[None]), target)
+        after = LogOdds(model, target)(found.image[None])
     assert float(after) > -abs(float(before))
     assert found.reached == (float(after.sigmoid()) >= 0.99)
     assert torch.equal(found.start, start)

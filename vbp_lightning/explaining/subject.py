@@ -12,6 +12,7 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.custom_model import custom_model, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.files import file_digest
+from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.networks import TILE_SIZE
 
@@ -55,9 +56,10 @@ class Subject:
         return "likeliest class" if target is None else f"class {target}"
 
     @property
-    def statistics(self) -> Normalize:
-        """The layer that holds mean and standard deviation of each band."""
-        return next(each for each in self.model.modules() if isinstance(each, Normalize))
+    def standardised(self) -> Standardised:
+        """The model for standardised images, by mean and standard deviation of its first layer."""
+        layer = next(each for each in self.model.modules() if isinstance(each, Normalize))
+        return Standardised(self.model, layer.mean, layer.std)
 
     @property
     def knows_its_data(self) -> bool:

@@ -139,31 +139,15 @@ def ascend(
     return Ascent(image[0], np.array(scores), np.array(penalties), kept)
 
 
-def log_odds(output: Tensor, target: int | None = None) -> Tensor:
-    """The logarithm of P / (1 − P) of a class.
-
-    Args:
-        output: ``(N, 1)`` logits of two classes or ``(N, K)`` scores of K.
-        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None means road, or
-            the class with the highest score of each sample.
-
-    Returns:
-        ``(N,)``; P is the sigmoid of a single logit or the softmax of several.
-    """
-    score = class_scores(output, target)
-    if output.ndim == 1 or output.shape[1] == 1:
-        return score
-    wanted = output.argmax(dim=1) if target is None else torch.full_like(score, target).long()
-    others = output.scatter(1, wanted[:, None], float("-inf")).logsumexp(dim=1)
-    return score - others
-
-
 class LogOdds(nn.Module):
-    """A classifier that returns the log odds of a class; see :func:`log_odds`.
+    """A classifier that returns the logarithm of P / (1 − P) of a class.
+
+    P is the sigmoid of a single logit or the softmax of several scores.
 
     Args:
         model: Any classifier.
-        target: The class.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None means road, or the
+            class with the highest score of each sample.
     """
 
     def __init__(self, model: nn.Module, target: int | None = None) -> None:
@@ -173,7 +157,14 @@ class LogOdds(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N,)``."""
-        return log_odds(self.model(images), self.target)
+        target = self.target
+        output: Tensor = self.model(images)
+        score = class_scores(output, target)
+        if output.ndim == 1 or output.shape[1] == 1:
+            return score
+        wanted = output.argmax(dim=1) if target is None else torch.full_like(score, target).long()
+        others = output.scatter(1, wanted[:, None], float("-inf")).logsumexp(dim=1)
+        return score - others
 
 
 @dataclass(frozen=True)

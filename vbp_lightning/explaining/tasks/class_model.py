@@ -52,8 +52,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         start=Literal["mean", "zero", "noise"],
         tiles_of=Split,
     )
-    statistics = subject.statistics
-    model = Standardised(subject.model, statistics.mean, statistics.std)
+    model = subject.standardised
     start = _start(cfg, subject, model)
     with option_as_user_error():
         score, name = _score(cfg, subject, model, start)

@@ -39,8 +39,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     counts = dict.fromkeys(("noise", "images", "seed"), Count)
     check_options(cfg, **counts, steps=PositiveCount, probability=float)
     target = subject.one_class(cfg.target)
-    statistics = subject.statistics
-    model = Standardised(subject.model, statistics.mean, statistics.std)
+    model = subject.standardised
     odds = LogOdds(model, target)
     with option_as_user_error():
         starts = _noise(cfg, subject) | _tiles(cfg, subject, model, odds)

@@ -103,7 +103,7 @@ def _rows(
 
     def caption(number: int, what: str) -> str:
         place = source.places[number]
-        return f"{labels[number]}, {what}\n{place.scene}\n{place.row}, {place.col}"
+        return f"{labels[number]}\n{what}\n{place.scene}\n{place.row}, {place.col}"
 
     rows = []
     for rank, query in enumerate(queries):
