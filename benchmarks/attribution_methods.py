@@ -1,8 +1,8 @@
-"""What each attribution method costs a tile, as a multiple of one forward pass.
+"""The cost of each attribution method per tile, as a multiple of one forward pass.
 
-Times a plain eager float32 forward pass of each road network (eval mode, no gradients) and every
-method with its settings of ``conf/methods``, in turn in one process, and compares medians. The
-probability comes with a mask for nothing; the other methods' own forward passes are counted in.
+Times an eager float32 forward pass of each road network (eval mode, no gradients) and every method
+with its settings of ``conf/methods``, interleaved in one process, and compares medians. The forward
+passes of the methods are included.
 
     python benchmarks/attribution_methods.py [repeats]
 """
@@ -52,11 +52,11 @@ METHODS: dict[str, Callable[[nn.Module], Any]] = {
 }
 MANY_PASSES = ("integrated_gradients", "smoothgrad", "occlusion")
 FEW = 4
-"""Of the tiles are enough for methods that take many passes for each, whatever its mates."""
+"""Number of tiles for methods that need many passes per tile."""
 
 
 def network(architecture: Architecture, head: Head) -> RoadNetwork:
-    """A network with the statistics of a trained one: no batch norm is the identity."""
+    """A network whose batch norms are no identity, like those of a trained one."""
     net = RoadNetwork(architecture, head, mean=[110.0, 115.0, 105.0], std=[45.0, 42.0, 40.0])
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
@@ -68,7 +68,7 @@ def network(architecture: Architecture, head: Head) -> RoadNetwork:
 
 
 def ratios(architecture: Architecture, count: int, repeats: int) -> tuple[float, dict[str, float]]:
-    """Median milliseconds a tile of a forward pass, and each method's median as a multiple."""
+    """Median milliseconds of a forward pass per tile, and each method's median as a multiple."""
     tiles = 255 * torch.rand(count, 3, 96, 96)
     nets = {head: network(architecture, head) for head in ("hidden", "gap")}
 
@@ -83,13 +83,13 @@ def ratios(architecture: Architecture, count: int, repeats: int) -> tuple[float,
         sizes[name] = min(FEW, count) if name in MANY_PASSES else count
         calls[name] = partial(made.attribute, tiles[: sizes[name]], 1)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
+    for repeat in range(repeats + 1):
         for name, call in calls.items():
-            if name in MANY_PASSES and turn > max(1, repeats // 10):
+            if name in MANY_PASSES and repeat > max(1, repeats // 10):
                 continue
             start = time.perf_counter()
             call()
-            if turn > 0:  # the first is for warming up
+            if repeat > 0:  # the first warms up
                 times[name].append((time.perf_counter() - start) / sizes[name])
     medians = {name: statistics.median(each) for name, each in times.items()}
     plain = medians.pop("forward")
@@ -97,18 +97,18 @@ def ratios(architecture: Architecture, count: int, repeats: int) -> tuple[float,
 
 
 def main(repeats: int) -> None:
-    """Prints one table: a row a method, a column for each network and number of tiles."""
+    """Prints a table with a row for each method and a column for each network and tile count."""
     torch.manual_seed(0)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {repeats} repeats")
     columns = {}
     for architecture in ("strided", "maxpool"):
         for count in (1, 64):
-            rotations = repeats if count > 1 else 10 * repeats
-            columns[f"{architecture}, {count}"] = ratios(architecture, count, rotations)
+            times = repeats if count > 1 else 10 * repeats
+            columns[f"{architecture}, {count}"] = ratios(architecture, count, times)
     print("| method | " + " | ".join(columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     plain = " | ".join(f"{each:.2f} ms" for each, _ in columns.values())
-    print(f"| forward pass, a tile | {plain} |")
+    print(f"| forward pass, per tile | {plain} |")
     for name in METHODS:
         row = " | ".join(f"{each[name]:.3g}" for _, each in columns.values())
         print(f"| {name} | {row} |")

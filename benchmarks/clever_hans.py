@@ -1,8 +1,8 @@
-"""Whether a network looks at the road or at a mark that comes along with it.
+"""Whether a network uses the road or a mark that is correlated with it.
 
-Takes the labelled validation tiles of the procedural scenes twice, as ``experiment=clever_hans``
-has them, with a mark beside every road, and as they are without it. Prints how well each network
-tells them apart, and where VisualBackProp and its symmetric variant lie on the road tiles.
+Takes the labelled validation tiles of the procedural scenes twice: with a mark beside every road,
+as in ``experiment=clever_hans``, and without. Prints the balanced accuracy of each network on both,
+and how VisualBackProp and its symmetric variant distribute relevance on the road tiles.
 
     python benchmarks/clever_hans.py CHECKPOINT [CHECKPOINT ...]
 """
@@ -30,7 +30,7 @@ Pixels = npt.NDArray[np.bool_]
 
 @cache
 def tiles_of(mark: int) -> tuple[Tensor, npt.NDArray[np.bool_], Pixels]:
-    """Labelled validation tiles ``(N, 3, 96, 96)``, which are road, and their road pixels."""
+    """Labelled validation tiles ``(N, 3, 96, 96)``, whether each is road, and road pixels."""
     data = RoadTileDataModule(SyntheticScenes(ROOT, mark=mark))
     data.prepare_data()
     data.setup()
@@ -41,7 +41,7 @@ def tiles_of(mark: int) -> tuple[Tensor, npt.NDArray[np.bool_], Pixels]:
 
 @torch.no_grad()
 def balanced_accuracy(model: RoadClassifier, tiles: Tensor, is_road: npt.NDArray[np.bool_]) -> str:
-    """At the network's own threshold, and the share of either class that it gets right."""
+    """Balanced accuracy at the network's threshold, with the accuracy of each class."""
     logits = torch.cat([model(part) for part in torch.split(tiles, BATCH)])
     says_road = logits[:, 0].sigmoid().numpy() >= float(model.threshold)
     right = [(says_road == is_road)[is_road == label].mean() for label in (True, False)]
@@ -49,7 +49,7 @@ def balanced_accuracy(model: RoadClassifier, tiles: Tensor, is_road: npt.NDArray
 
 
 def report(checkpoint: str) -> None:
-    """Prints what is said of one network."""
+    """Prints the figures of one network."""
     model = RoadClassifier.load_from_checkpoint(checkpoint, map_location="cpu").eval()
     marked, is_road, roads = tiles_of(MARK)
     plain, _, _ = tiles_of(0)
@@ -70,7 +70,7 @@ def report(checkpoint: str) -> None:
                 precision = average_precision(maps, where).mean()
                 print(
                     f"{name}, {kind} the mark: {what} ({where.mean():.3f} of the pixels) hold "
-                    f"{mass:.3f} of it, average precision {precision:.3f}"
+                    f"{mass:.3f} of the relevance, average precision {precision:.3f}"
                 )
 
 

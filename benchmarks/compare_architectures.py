@@ -1,15 +1,15 @@
-"""Is the max-pool network more accurate than the strided one? A paired comparison of their runs.
+"""Whether the max-pool network is more accurate than the strided one: a paired comparison of runs.
 
-Takes the runs of both networks with the same seeds, as a sweep leaves them:
+Takes runs of both networks with the same seeds, as written by a sweep:
 
     python train.py -m model=strided,maxpool seed=1,2,3,4,5
     python benchmarks/compare_architectures.py outputs/multirun/<date>_<time>
 
-(or any number of folders that hold runs). Prints parameters and multiply-adds, test AUROC and
-balanced accuracy of each seed, the paired differences with a t interval over seeds and the p values
-of the paired t test and of Wilcoxon's signed-rank test, the interval of the mean gain in AUROC over
-test scenes drawn anew, and, where the data is there, how much the score moves when a tile is moved
-by a few pixels.
+(or any number of folders with runs). Prints parameters and multiply-adds, test AUROC and balanced
+accuracy of each seed, the paired differences with a t interval over seeds and the p values of the
+paired t test and of Wilcoxon's signed-rank test, a bootstrap interval over test scenes of the mean
+gain in AUROC, and, if the data is available, how much the score changes when a tile is shifted by a
+few pixels.
 """
 
 import csv
@@ -34,8 +34,8 @@ from vbp_lightning.models.networks import RoadNetwork
 ARCHITECTURES = ("maxpool", "strided")
 DRAWS = 2000
 BATCH = 64
-MOVED = 128
-"""Tiles that are moved, about."""
+SHIFTED = 128
+"""Approximate number of tiles that are shifted."""
 
 Runs = dict[str, dict[int, Path]]
 
@@ -58,7 +58,7 @@ def sizes() -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(torch.zeros(1, 3, 96, 96))
         millions = counter.get_total_flops() / 2e6
-        print(f"{name:8} {count:7} parameters, {millions:6.1f} million multiply-adds a tile")
+        print(f"{name:8} {count:7} parameters, {millions:6.1f} million multiply-adds per tile")
 
 
 def compared(values: dict[str, list[float]], what: str) -> None:
@@ -88,7 +88,7 @@ def test_predictions(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def over_scenes(runs: Runs, seeds: list[int]) -> None:
-    """Prints the interval of the mean gain in AUROC over test scenes drawn with replacement."""
+    """Prints the bootstrap interval over test scenes of the mean gain in AUROC."""
     predictions = {
         name: [test_predictions(runs[name][seed]) for seed in seeds] for name in ARCHITECTURES
     }
@@ -107,36 +107,36 @@ def over_scenes(runs: Runs, seeds: list[int]) -> None:
         )
         gains.append(more - less)
     low, high = np.quantile(gains, [0.025, 0.975])
-    print(f"test AUROC: gain over {len(names)} scenes drawn anew, 95 % [{low:+.4f}, {high:+.4f}]")
+    print(f"test AUROC: gain, bootstrap over {len(names)} scenes, 95 % [{low:+.4f}, {high:+.4f}]")
 
 
 @torch.no_grad()
-def restlessness(run: Path) -> float:
-    """How much the logit moves with the tile: standard deviation over moves, over that of tiles.
+def shift_sensitivity(run: Path) -> float:
+    """Standard deviation of the logit over shifts of a tile, divided by that over tiles.
 
-    A fair sample of the test tiles, each read at 3 × 3 places one pixel apart.
+    Evenly spread test tiles are read at 3 × 3 positions one pixel apart.
     """
     model = RoadClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", map_location="cpu")
     model.eval()
     data = own_data(model)
     tiles = list(data.tiles_of("test"))
-    tiles = tiles[:: max(1, len(tiles) // MOVED)]
+    tiles = tiles[:: max(1, len(tiles) // SHIFTED)]
     logits = []
     for down in range(3):
         for across in range(3):
-            moved = [
+            shifted = [
                 replace(each, tile=Tile(each.tile.scene, abs(each.tile.row - down),
                                         abs(each.tile.col - across)))
                 for each in tiles
             ]  # fmt: skip
-            pixels = data.read_tiles(moved)
+            pixels = data.read_tiles(shifted)
             logits.append(torch.cat([model(part)[:, 0] for part in torch.split(pixels, BATCH)]))
     values = torch.stack(logits)
     return float(values.std(0).mean() / values.mean(0).std())
 
 
 def main(folders: list[str]) -> None:
-    """Prints everything."""
+    """Prints all figures."""
     runs = runs_in(folders)
     seeds = sorted(set(runs["maxpool"]) & set(runs["strided"]))
     sizes()
@@ -156,11 +156,13 @@ def main(folders: list[str]) -> None:
     over_scenes(runs, seeds)
     try:
         for name in ARCHITECTURES:
-            moves = [restlessness(runs[name][seed]) for seed in seeds]
-            each = ", ".join(f"{value:.3f}" for value in moves)
-            print(f"{name}: the logit moves by {np.mean(moves):.3f} of its spread ({each})")
+            shifts = [shift_sensitivity(runs[name][seed]) for seed in seeds]
+            each = ", ".join(f"{value:.3f}" for value in shifts)
+            print(
+                f"{name}: deviation over shifts {np.mean(shifts):.3f} of that over tiles ({each})"
+            )
     except DataError as error:
-        print(f"how the score moves with a tile was left out: {error}")
+        print(f"the sensitivity to shifts is left out: {error}")
 
 
 if __name__ == "__main__":

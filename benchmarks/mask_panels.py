@@ -1,7 +1,7 @@
-"""What the mask panels cost an epoch: 16 tiles, forward pass and masks, pages, PNG, TensorBoard.
+"""The cost of the mask panels per epoch: forward pass, masks, figures, PNG files, TensorBoard.
 
-Run with ``python benchmarks/mask_panels.py``. The tiles are photograph-like: smooth shapes under
-sensor noise, which is what makes a PNG slow.
+Run with ``python benchmarks/mask_panels.py``. The 16 tiles resemble photographs, smooth shapes with
+sensor noise, since noise makes PNG compression slow.
 """
 
 import argparse
@@ -29,7 +29,7 @@ class NoisyTiles:
     shares = (0.0, 0.02, 0.06, 0.2, 0.4) * 8
 
     def tiles_of(self, split):
-        """As the data module's."""
+        """Like the method of the data module."""
         labels = [Label.NON_ROAD, Label.IGNORED, Label.ROAD, Label.ROAD, Label.ROAD] * 8
         return [
             LabelledTile(Tile("scene", row, 0), (0, 0, 1, 1), share, label, split)
@@ -45,7 +45,7 @@ class NoisyTiles:
 
 
 def seconds_per_epoch(architecture, upsampling, epochs):
-    """Durations of the callback's work, the first epoch with its choice of tiles left out."""
+    """Seconds that the callback takes in each epoch; the first includes the choice of tiles."""
     model = RoadClassifier(architecture, mean=[100.0] * 3, std=[60.0] * 3).train()
     panels = MaskPanels(upsampling=upsampling, tiles=16)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def seconds_per_epoch(architecture, upsampling, epochs):
         for trainer.current_epoch in range(epochs + 1):
             start = time.perf_counter()
             panels.on_validation_end(trainer, model)
-            # TensorBoard writes in a thread that holds up the training too: wait for it
+            # TensorBoard's writing thread delays the training too, so its time is included.
             logger.experiment.flush()
             durations.append(time.perf_counter() - start)
         logger.finalize("success")
@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"16 tiles, {options.threads} threads, at most {LIMIT_SECONDS} s an epoch")
+    print(f"16 tiles, {options.threads} threads, at most {LIMIT_SECONDS} s per epoch")
     print(f"{'network':8} {'upsampling':18} {'first':>7} {'median':>7} {'worst':>7}")
     for architecture in ("strided", "maxpool"):
         for upsampling in UPSAMPLINGS:

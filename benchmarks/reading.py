@@ -1,9 +1,9 @@
-"""What tiles cost on top of reading a scene: ``python benchmarks/reading.py [memory]``.
+"""The cost of reading tiles: ``python benchmarks/reading.py [memory]``.
 
-All figures are medians of several turns in one process, ratios against the bare library call on
-the same files. Tiles are raw float32 tensors in batches of 64, before augmentation, without
+All figures are medians of repeated measurements in one process, as ratios to the bare library call
+on the same files. Tiles are raw float32 tensors in batches of 64, before augmentation, without
 workers. With ``memory``: the peak memory of a process that streams a sparse data set of ten times
-its budget.
+its memory budget.
 """
 
 import logging
@@ -54,7 +54,7 @@ PROFILE = {
 
 @dataclass(frozen=True)
 class Listed:
-    """Scenes that are given."""
+    """A fixed list of scenes."""
 
     scenes: tuple[Scene, ...]
 
@@ -64,7 +64,7 @@ class Listed:
 
 
 def seconds(act: Callable[[], object]) -> float:
-    """How long something takes once."""
+    """Seconds that one call takes."""
     start = time.perf_counter()
     act()
     return time.perf_counter() - start
@@ -81,7 +81,7 @@ def write(path: Path, bands: np.ndarray, transform: Affine = CORNER) -> Path:
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
-    """Noise over slow waves: compresses about as aerial imagery does."""
+    """Slow waves with noise, which compress about as well as aerial imagery."""
     rows, cols = np.mgrid[0:SIZE, 0:SIZE]
     waves = 90 + 60 * np.sin(rows / 91) * np.cos(cols / 73)
     return (
@@ -92,7 +92,7 @@ def picture(rng: np.random.Generator) -> np.ndarray:
 
 
 def made(folder: Path, stride: int) -> RoadTileDataModule:
-    """A data module whose validation scene is large and whose other scenes are small."""
+    """A data module with a large validation scene and small other scenes."""
     scenes = []
     for split, name in (("train", "beside"), ("val", "large"), ("test", "small")):
         scenes.append(Scene(split, folder / f"{name}.tif", folder / f"{name}_roads.tif", split))
@@ -109,7 +109,7 @@ def tiles(folder: Path) -> None:
     write(folder / "large_roads.tif", mask)
     write(folder / "small.tif", image[:, :512, :512])
     write(folder / "small_roads.tif", mask[:, :512, :512])
-    beside = CORNER * Affine.translation(2 * SIZE, 0)  # training ground is to be held out nowhere
+    beside = CORNER * Affine.translation(2 * SIZE, 0)  # no overlap of the splits
     write(folder / "beside.tif", image[:, :512, :512], beside)
     write(folder / "beside_roads.tif", mask[:, :512, :512], beside)
 
@@ -156,14 +156,14 @@ def tiles(folder: Path) -> None:
             statistics.median(taken[kind, stride]) for kind in ("read", "setup", "again")
         )
         print(
-            f"stride {stride}: all tiles {ours / read:.2f} of it (limit {limit}), with mask, "
+            f"stride {stride}: all tiles {ours / read:.2f} times that (limit {limit}), with mask, "
             f"labels and statistics {setup / read:.2f}; "
-            f"later epochs {again:.1f} µs a tile (limit 20)"
+            f"later epochs {again:.1f} µs per tile (limit 20)"
         )
 
 
 def roads(folder: Path) -> None:
-    """Vector roads onto a scene of 10 000 × 10 000 pixels."""
+    """Rasterising vector roads on a scene of 10 000 × 10 000 pixels."""
     rng = np.random.default_rng(0)
     starts = np.array([4e5, 5.4e6 - 5000]) + rng.random((20_000, 1, 2)) * 5000
     lines = shapely.linestrings(starts + np.cumsum(rng.normal(0, 20, (20_000, 6, 2)), axis=1))
@@ -176,7 +176,7 @@ def roads(folder: Path) -> None:
     shapes = road_shapes(labels, grid)
     ours, bare = [], []
     for _ in range(REPEATS):
-        path.touch()  # else the file is not read again
+        path.touch()  # invalidates the cached file
         ours.append(seconds(lambda: draw_roads(road_shapes(labels, grid), grid)))
         bare.append(seconds(lambda: rasterize(shapes, grid.shape, transform=grid.transform)))
     ratio = statistics.median(ours) / statistics.median(bare)

@@ -1,13 +1,13 @@
-"""What seamless maps cost: time beside windows and beside a forward pass, and peak memory.
+"""The cost of seamless maps: time relative to windows and to a forward pass, and peak memory.
 
     python benchmarks/scene_maps.py [repeats]        speed of both networks
     python benchmarks/scene_maps.py memory [sides]   peak memory of whole jobs, 4000 and 16000 px
 
-Times are CPU seconds of one thread, medians of calls that take turns, so that what else the machine
-does hardly shows. *windows* is the network on every 96 px window at stride 8, in batches of 64;
-*probability* the seamless pass without masks: same process, float32, channels last, nothing fused
-on either side. *forward* is one plain eager float32 pass of the convolutional part over the same
-pixels in the default memory format; *both maps* the seamless probability and mask of them.
+Times are CPU seconds of one thread, medians of interleaved calls, which reduces the influence of
+other processes. *windows* is the network on every 96 px window at stride 8, in batches of 64;
+*probability* is the trunk and the sliding head over the same pixels, in the same process, float32,
+channels last, with nothing fused on either side. *forward* is one eager float32 pass of the trunk
+in the default memory format; *both maps* is the seamless probability and mask of the same pixels.
 """
 
 import resource
@@ -24,31 +24,31 @@ import pytorch_lightning as pl
 import rasterio
 import torch
 from rasterio.windows import Window
-from torch import nn
 
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.scene_maps.block_maps import block_maps
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.output_grid import Block
 from vbp_lightning.scene_maps.scene_job import MapSettings, scene_job
-from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.seamless import SeamlessMapper, window_probabilities
 
 SIDE = 1024
 WINDOWED = 512
-"""Pixels, side of the part whose windows are all computed: they take 100 times as long."""
+"""Side in pixels of the part whose windows are all computed, which takes 100 times as long."""
 
-LEAST_SPEEDUP, MOST_OF_A_PASS = 50, 1.5
-MOST_MEMORY, MOST_GROWTH = 1.5, 1.1
+MIN_SPEEDUP, MAX_RATIO = 50, 1.5
+MAX_MEMORY, MAX_GROWTH = 1.5, 1.1
 
 
 def classifier(architecture: str) -> RoadClassifier:
-    """An untrained network: its arithmetic is that of a trained one."""
+    """An untrained network, whose computation costs as much as that of a trained one."""
     torch.manual_seed(0)
     return RoadClassifier(architecture, mean=[110.0] * 3, std=[45.0] * 3).eval()
 
 
 def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, all of them taking turns."""
+    """Median CPU seconds of each call, the calls being interleaved."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(repeats + 1):
         for name, call in calls.items():
@@ -83,29 +83,29 @@ def speed(repeats: int) -> None:
         bands = np.ascontiguousarray(wide[:, place[0], place[1]].transpose(1, 2, 0))
         return bands.transpose(2, 0, 1), seen[place]
 
-    # A block in the middle of a larger scene, so that its halo counts.
+    # A block in the middle of a larger scene, so that its halo is included.
     block, shape = Block(64, 64, SIDE, SIDE), (SIDE + 128, SIDE + 128)
-    small = Block(0, 0, WINDOWED, WINDOWED)
     for architecture in ("strided", "maxpool"):
         model = classifier(architecture)
-        both = SeamlessMapper(model.network)
-        alone = SeamlessMapper(model.network, masks=False)
-        names = [name for name, _ in model.network.named_children()]
-        convolutions = nn.Sequential(
-            *list(model.network.children())[: names.index("global_pool")]
-        ).eval()
+        network, trunk = model.network, model.network.trunk
+        mapper = SeamlessMapper(network)
         pixels = torch.from_numpy(np.ascontiguousarray(scene))[None]
+        part = pixels[:, :, :WINDOWED, :WINDOWED].contiguous(memory_format=torch.channels_last)
 
-        def forward(convolutions=convolutions, pixels=pixels) -> None:
-            with torch.no_grad():
-                convolutions(pixels)
+        @torch.no_grad()
+        def forward(trunk=trunk, pixels=pixels) -> None:
+            trunk(pixels)
+
+        @torch.no_grad()
+        def probability(network=network, trunk=trunk, part=part) -> None:
+            window_probabilities(network, trunk(part))
 
         times = medians(
             {
                 "windows": lambda m=model: every_window(m, scene[:, :WINDOWED, :WINDOWED]),
-                "probability": lambda m=alone: m.maps(read, (WINDOWED, WINDOWED), small),
+                "probability": probability,
                 "forward": forward,
-                "both maps": lambda m=both: m.maps(read, shape, block),
+                "both maps": lambda m=mapper: block_maps(m, read, shape, block),
             },
             repeats,
         )
@@ -117,7 +117,7 @@ def speed(repeats: int) -> None:
             f" {ratio:7.2f} | {SIDE**2 / 1e6 / times['both maps']:6.2f}",
             flush=True,
         )
-    print(f"wanted: speedup at least {LEAST_SPEEDUP}, ratio at most {MOST_OF_A_PASS}")
+    print(f"wanted: speedup at least {MIN_SPEEDUP}, ratio at most {MAX_RATIO}")
 
 
 def whole_job(side: int, architecture: str) -> None:
@@ -158,11 +158,11 @@ def whole_job(side: int, architecture: str) -> None:
 
 
 def memory(sides: list[int]) -> None:
-    """Prints the peak memory of whole jobs, each in a process of its own."""
+    """Prints the peak memory of whole jobs, each in its own process."""
     for architecture in ("strided", "maxpool"):
         for side in sides:
             subprocess.run([sys.executable, __file__, "job", str(side), architecture], check=True)
-    print(f"wanted: at most {MOST_MEMORY} GiB, and the largest {MOST_GROWTH} times the smallest")
+    print(f"wanted: at most {MAX_MEMORY} GiB, and the largest {MAX_GROWTH} times the smallest")
 
 
 if __name__ == "__main__":

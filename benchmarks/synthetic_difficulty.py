@@ -1,12 +1,12 @@
-"""How hard are the procedural scenes? Test AUROC by colour alone, and of the two CNNs.
+"""Difficulty of the procedural scenes: test AUROC by colour alone, and of the two CNNs.
 
     python benchmarks/synthetic_difficulty.py --seeds 0 1 2 --networks strided maxpool
 
-The splits are those of the scenes; tiles are cut at a stride of 96, road means a road share of at
-least 5 %, non-road none at all, and what lies between is left out. Colour alone is a standardised
+The splits are those of the scenes. Tiles are cut at a stride of 96; road means a road share of at
+least 5 %, non-road a share of zero, and other tiles are left out. Colour alone is a standardised
 logistic regression on the 8×8×8 RGB histogram of a tile, with C chosen by cross-validation over
-scenes. The CNNs are trained by a bare PyTorch loop (AdamW, one-cycle, classes drawn evenly, flips,
-quarter turns, brightness and contrast; training tiles overlap by half).
+scenes. The CNNs are trained by a plain PyTorch loop (AdamW, one-cycle, balanced classes, flips,
+rotations by 90°, brightness and contrast; training tiles overlap by half).
 """
 
 import argparse
@@ -36,7 +36,7 @@ Tiles = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64
 
 
 def cut(scenes: list[Scene], splits: set[str], stride: int) -> Tiles:
-    """Labelled tiles ``(N, 3, 96, 96)`` of some splits, their labels and their scenes' numbers."""
+    """Labelled tiles ``(N, 3, 96, 96)`` of some splits, their labels and scene indices."""
     tiles, labels, groups = [], [], []
     for number, scene in enumerate(scenes):
         if scene.split not in splits:
@@ -78,7 +78,7 @@ def colour_auroc(scenes: list[Scene]) -> float:
 
 
 def augmented(tiles: torch.Tensor) -> torch.Tensor:
-    """Flips, quarter turns, brightness and contrast; one draw of turns a batch."""
+    """Flips, rotations by 90°, brightness and contrast; one rotation and flip per batch."""
     tiles = torch.rot90(tiles, int(torch.randint(4, ())), (2, 3))
     if torch.rand(()) < 0.5:
         tiles = tiles.flip(3)

@@ -1,9 +1,9 @@
-"""What Lightning adds to a training step: ``python benchmarks/training_step.py``.
+"""The overhead of Lightning in a training step: ``python benchmarks/training_step.py``.
 
-Both sides run in one process, in turns, with the same data module, network, optimiser, schedule,
-memory format, precision and threads; a step is the time from one batch's start to the next one's,
-with the reading and augmenting of its tiles, the progress bar and the logging. The figure is the
-ratio of the medians.
+Lightning and a plain loop alternate in one process with the same data module, network, optimiser,
+schedule, memory format, precision and threads. A step is the time from the start of one batch to
+the start of the next, including reading and augmenting tiles, progress bar and logging. The figure
+is the ratio of the medians.
 """
 
 import statistics
@@ -28,24 +28,24 @@ WARM_UP = 3
 
 
 class StepClock(Callback):
-    """Notes when each training batch starts."""
+    """Records the time at which each training batch starts."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
 
     def on_train_batch_start(self, *_: object) -> None:
-        """Notes the time."""
+        """Records the time."""
         self.starts.append(time.perf_counter())
 
 
 def intervals(starts: list[float]) -> list[float]:
-    """Durations of the steps behind the warm-up."""
+    """Durations of the steps after the warm-up."""
     pairs = zip(starts[WARM_UP:], starts[WARM_UP + 1 :], strict=False)
     return [after - before for before, after in pairs]
 
 
 def lightning_steps(model: RoadClassifier, data: RoadTileDataModule, folder: Path) -> list[float]:
-    """Seconds a step under Lightning, as ``train.py`` sets it up."""
+    """Seconds per step with Lightning as set up by ``train.py``."""
     clock = StepClock()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -64,7 +64,7 @@ def lightning_steps(model: RoadClassifier, data: RoadTileDataModule, folder: Pat
 
 
 def bare_steps(model: RoadClassifier, data: RoadTileDataModule) -> list[float]:
-    """Seconds a step of a plain loop."""
+    """Seconds per step of a plain loop."""
     network = model.network.train()
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -103,7 +103,7 @@ def main() -> None:
             medians = {name: statistics.median(values) for name, values in times.items()}
             print(
                 f"{architecture}: lightning {1e3 * medians['lightning']:.1f} ms, bare loop"
-                f" {1e3 * medians['bare']:.1f} ms a step of 64 tiles,"
+                f" {1e3 * medians['bare']:.1f} ms per step of 64 tiles,"
                 f" ratio {medians['lightning'] / medians['bare']:.3f}"
                 f" ({torch.get_num_threads()} threads)"
             )

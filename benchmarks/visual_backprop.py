@@ -1,9 +1,9 @@
-"""What VisualBackProp costs beside a forward pass, and how exact it is.
+"""The cost of VisualBackProp relative to a forward pass, and its numerical error.
 
-Times a plain eager float32 forward pass of each network (eval mode, no gradients, default memory
-format) and the probability together with the mask, in turn in one process, and compares medians.
-The error is the largest difference of a normalised mask from the one computed in float64 without
-fusing. That of ``unpool`` jumps where rounding moves a maximum from one pixel to its neighbour.
+Times an eager float32 forward pass of each network (eval mode, no gradients, default memory format)
+and the probability together with the mask, interleaved in one process, and compares medians. The
+error is the largest difference of a normalised mask from the mask computed in float64 without
+fusing. The error of ``unpool`` is larger where rounding moves a maximum to another pixel.
 
     python benchmarks/visual_backprop.py [repeats]
 """
@@ -21,11 +21,11 @@ from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models.networks import RoadNetwork
 
 LIMITS = {("strided", 64): 0.60, ("maxpool", 64): 0.75, ("strided", 1): 1.3, ("maxpool", 1): 1.3}
-"""What the paper's upsampling may cost, in forward passes of the same tiles."""
+"""Limits for the upsampling of the paper, in forward passes of the same tiles."""
 
 
 def network(architecture: str) -> RoadNetwork:
-    """A network with the statistics of a trained one: no batch norm is the identity."""
+    """A network whose batch norms are no identity, like those of a trained one."""
     net = RoadNetwork(architecture, "hidden", mean=[110.0, 115.0, 105.0], std=[45.0, 42.0, 40.0])
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -37,7 +37,7 @@ def network(architecture: str) -> RoadNetwork:
 
 
 def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each call, all of them taking turns."""
+    """Median milliseconds of each call, the calls being interleaved."""
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}

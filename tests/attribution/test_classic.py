@@ -1,11 +1,12 @@
-"""The classic attributions: against autograd, hand-made backward passes and naive loops."""
+"""The classic attributions, compared with autograd, explicit backward passes and naive loops."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import NETS, AlexNet, road, seasoned
 from vbp_lightning.attribution import (
     Cam,
     DeconvNet,
@@ -22,7 +23,6 @@ from vbp_lightning.attribution import (
     class_scores,
 )
 from vbp_lightning.attribution.gradients import module_named
-from vbp_lightning.models import RoadNetwork
 
 METHODS = [
     lambda model: VisualBackProp(model, "bilinear", weighting="gradient"),
@@ -50,37 +50,23 @@ NAMES = [
 ]
 
 
-def road(architecture="strided", head="hidden"):
-    torch.manual_seed(0)
-    net = RoadNetwork(architecture, head, [100.0, 90.0, 80.0], [50.0, 40.0, 45.0])
-    return seasoned(net)
-
-
 def images(count=3, size=96, scale=255.0):
     return scale * torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
-
-
-NETS = {
-    "strided": road,
-    "maxpool": lambda: road("maxpool"),
-    "gap": lambda: road("strided", "gap"),
-    "alexnet": lambda: seasoned(AlexNet()),
-    "vgg": lambda: seasoned(vgg()),
-    "resnet": lambda: seasoned(ResNet()),
-}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
 @pytest.mark.parametrize("net", NETS)
 def test_every_method_on_every_net(net, method):
-    model = NETS[net]().double()  # else rounding flips a ReLU or a maximum
+    model = NETS[
+        net
+    ]().double()  # in float32, rounding could change the sign at a ReLU or move a maximum
     size = 72 if net == "alexnet" else 48
     inputs = images(3, size).double()
     made = method(model)
     maps = made.attribute(inputs, 1)
     assert maps.shape == (3, 1, size, size)
     assert torch.isfinite(maps).all()
-    # No sample depends on its mates, each may have its own class.
+    # Each sample is independent of the rest of the batch and may have its own class.
     scale = maps.abs().max().clamp(min=1e-12)
     for sample in range(3):
         alone = method(model).attribute(inputs[sample : sample + 1], 1)
@@ -92,7 +78,7 @@ def test_every_method_on_every_net(net, method):
 
 
 @pytest.mark.parametrize("method", METHODS, ids=NAMES)
-def test_the_model_is_found_as_it_was_left(method):
+def test_the_state_of_the_model_is_restored(method):
     model = road()
     model.train()
     model.block1[1].eval()
@@ -133,7 +119,7 @@ def test_a_model_may_standardise_in_place(method):
     made = method(nn.Sequential(InPlace(), *rest)).attribute(inputs, 1)
     assert torch.equal(inputs, kept)
     alone = method(nn.Sequential(*rest))
-    if not hasattr(alone, "baseline") and not hasattr(alone, "noise"):  # these rest on raw values
+    if not hasattr(alone, "baseline") and not hasattr(alone, "noise"):  # these depend on raw values
         scale = made.abs().amax() / alone.attribute((inputs - 100) / 50, 1).abs().amax()
         torch.testing.assert_close(made, scale * alone.attribute((inputs - 100) / 50, 1))
 
@@ -174,11 +160,11 @@ def test_scores_of_one_logit_and_of_several():
             class_scores(several, target)
 
 
-# Hand-made passes
+# Explicit backward passes
 
 
 def chain(rule):
-    """Gradient at the pixels of a small chain, its ReLU's backward pass made by hand."""
+    """The gradient of a small chain at its pixels, with a given backward rule of the ReLUs."""
     torch.manual_seed(3)
     model = nn.Sequential(
         nn.Conv2d(2, 5, 3, padding=1),
@@ -207,7 +193,7 @@ RULES = {
 
 @pytest.mark.parametrize("method", RULES)
 @pytest.mark.parametrize("form", ["absolute", "signed"])
-def test_backward_passes_by_hand(method, form):
+def test_backward_passes_computed_explicitly(method, form):
     model, x, gradient = chain(RULES[method])
     expected = gradient.abs().amax(1, True) if form == "absolute" else gradient.sum(1, True)
     assert torch.allclose(method(model, form=form).attribute(x, 1), expected, atol=1e-12)
@@ -227,7 +213,7 @@ def test_a_unit_of_a_middle_layer():
         GuidedBackprop(model, layer="none")
 
 
-def test_layers_of_a_wrapped_network_go_by_their_own_names():
+def test_layers_of_a_wrapped_network_are_found_with_and_without_its_prefix():
     wrapped = nn.ModuleDict({"network": road(), "metric": nn.Identity()})
     for name in ("block2", "network.block2"):
         assert module_named(wrapped, name) is wrapped["network"].block2
@@ -371,7 +357,14 @@ def test_occlusion_against_a_naive_loop(fill, output):
     maps = made.attribute(x, torch.tensor([2, 0]))
     for sample, target in ((0, 2), (1, 0)):
         total, count = torch.zeros(11, 12), torch.zeros(11, 12)
-        cover = made._cover(x[sample : sample + 1])[0]
+        image = x[sample].numpy()
+        cover = torch.from_numpy(
+            {
+                "mean": np.broadcast_to(image.mean((1, 2), keepdims=True), image.shape),
+                "blur": gaussian_filter(image, 1, mode="mirror", truncate=3, axes=(1, 2)),
+                7.0: np.full_like(image, 7),
+            }[fill].copy()
+        )
         for top in (0, 3, 6, 7):
             for left in (0, 3, 6, 8):
                 covered = x[sample].clone()

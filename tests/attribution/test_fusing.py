@@ -1,4 +1,4 @@
-"""The faster pass: taken where it is the same, and never with weights of yesterday."""
+"""The fused pass: used only where its result is the same, and always with present weights."""
 
 import copy
 
@@ -33,6 +33,7 @@ def chain():
 
 
 def agree(method, inputs=None):
+    """Asserts that output and raw mask agree with the model in float64 without fusing."""
     inputs = images(9) if inputs is None else inputs
     reference = VisualBackProp(copy.deepcopy(method.model).double(), method.upsampling, fuse=False)
     expected_output, expected = reference.attribute_with_logits(inputs.double(), normalize=False)
@@ -45,7 +46,7 @@ def agree(method, inputs=None):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Counts the runs that take the faster pass."""
+    """The layers of each fused run."""
     taken = []
     original = fusing._Run.run
 
@@ -65,11 +66,20 @@ def test_same_result(runs, samples, upsampling):
     assert len(runs[0]) == 12  # from the first convolution to the last ReLU
 
 
-def test_portions_make_no_difference(runs, monkeypatch):
+def test_chunks_make_no_difference(monkeypatch):
     method = VisualBackProp(chain(), "unpool")
     whole = method.attribute(images(9))
+    sizes = []
+    original = fusing._Run._portion
+
+    def counted(run, features, *args):
+        sizes.append(len(features))
+        return original(run, features, *args)
+
+    monkeypatch.setattr(fusing._Run, "_portion", counted)
     monkeypatch.setattr(fusing, "_CACHED_BYTES", 4 * 4 * 30 * 30 * 4)
     torch.testing.assert_close(method.attribute(images(9)), whole, rtol=1e-5, atol=1e-5)
+    assert sizes == [4, 4, 1]  # the largest map of a sample has 4 × 30 × 30 values of 4 bytes
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,7 @@ def test_training_step_between_two_masks_is_noticed():
     agree(method)
 
 
-def test_hooks_of_the_user_are_obeyed(runs):
+def test_hooks_of_the_user_are_called(runs):
     net = chain()
     net[2][0].register_forward_hook(lambda module, args, output: 2 * output)
     net[5].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
@@ -137,14 +147,14 @@ def test_hooks_on_all_modules_see_all_modules(runs):
     assert not runs
 
 
-def test_not_in_other_types_or_under_autocast(runs):
+def test_other_types_and_autocast_are_not_fused(runs):
     VisualBackProp(chain().double()).attribute(images().double())
     with torch.autocast("cpu", torch.bfloat16):
         VisualBackProp(chain()).attribute(images())
     assert not runs
 
 
-def test_wrappers_in_any_nesting_take_it(runs):
+def test_nested_containers_are_fused(runs):
     class Wrapper(nn.Module):
         def __init__(self, network):
             super().__init__()
@@ -157,10 +167,9 @@ def test_wrappers_in_any_nesting_take_it(runs):
     assert len(runs) == 1
 
 
-def test_parametrised_and_reshaping_convolutions_run_as_they_are():
+def test_parametrised_and_reshaping_convolutions_run_unchanged():
     net = chain()
     nn.utils.parametrizations.weight_norm(net[2][0])
-    net[8].padding_mode = "zeros"
     net[4][0] = seasoned(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
     reference = VisualBackProp(net, fuse=False).attribute(images(3))
     torch.testing.assert_close(VisualBackProp(net).attribute(images(3)), reference)
@@ -181,7 +190,7 @@ def test_sequential_sliced_by_its_owner_is_followed():
 
 
 def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
-    """As pre-activation blocks with an in-place ReLU have it."""
+    """As in pre-activation blocks with an in-place ReLU."""
 
     class PreActivation(nn.Module):
         def __init__(self):

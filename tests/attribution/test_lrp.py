@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: conserved, Captum's where that is right, or refused."""
+"""Layer-wise relevance propagation: conservation, agreement with Captum, and refusals."""
 
 import copy
 import math
@@ -10,25 +10,11 @@ from captum.attr import LRP as CaptumLrp
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import nn
 
-from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import NETS, road, seasoned
 from vbp_lightning.attribution import Lrp, UnsupportedNetworkError
 from vbp_lightning.models import RoadNetwork
 
-
-def road(architecture, head="hidden"):
-    torch.manual_seed(0)
-    return seasoned(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
-
-
-NETS = {
-    "strided": lambda: road("strided"),
-    "maxpool": lambda: road("maxpool"),
-    "strided, gap": lambda: road("strided", "gap"),
-    "maxpool, gap": lambda: road("maxpool", "gap"),
-    "alexnet": lambda: seasoned(AlexNet()),
-    "vgg": lambda: seasoned(vgg()),
-    "resnet": lambda: seasoned(ResNet()),
-}
+ALL_NETS = NETS | {"maxpool, gap": lambda: road("maxpool", "gap")}
 RULES = [
     {"epsilon": 0.0},
     {"epsilon": 1e-6},
@@ -47,9 +33,9 @@ def added_up(found):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ALL_NETS)
 def test_relevance_is_conserved(net, rule):
-    model = NETS[net]().double()
+    model = ALL_NETS[net]().double()
     x = images(size=72).double() if net == "alexnet" else images().double()
     output = model(x).detach()
     for target in (0, 1):
@@ -61,9 +47,9 @@ def test_relevance_is_conserved(net, rule):
             assert not found.absorbed.any()
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ALL_NETS)
 def test_without_a_rule_it_is_gradient_times_standardised_pixel(net):
-    model = NETS[net]().double()
+    model = ALL_NETS[net]().double()
     x = images(size=72).double() if net == "alexnet" else images().double()
     if isinstance(model, RoadNetwork):
         x, model = model.normalize(x), nn.Sequential(*list(model)[1:])
@@ -84,7 +70,7 @@ def test_preprocessing_leaves_relevance_at_its_pixel(architecture):
 
 
 class Chain(nn.Module):
-    """What Captum has right rules for, and nothing else."""
+    """A chain of layers for which Captum's rules are correct."""
 
     def __init__(self, bias=True):
         super().__init__()
@@ -122,7 +108,7 @@ def test_equals_captum_on_a_chain_with_the_epsilon_rule(target, epsilon):
 
 @pytest.mark.parametrize("target", range(4))
 def test_equals_captum_on_a_chain_with_the_gamma_rule(target):
-    # Captum's takes inputs to be positive, and leaves biases as they are.
+    # Captum's rule assumes positive inputs and does not change biases.
     torch.manual_seed(0)
     model = Chain(bias=False).double()
     x = torch.rand(3, 3, 16, 16, dtype=torch.float64)
@@ -135,8 +121,8 @@ def test_equals_captum_on_a_chain_with_the_gamma_rule(target):
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-7)
 
 
-def shared_out(contributions, value, relevance, epsilon, gamma):
-    """Relevance of each contribution to one sum: the rule as it is written down."""
+def distributed(contributions, value, relevance, epsilon, gamma):
+    """The relevance of each contribution to one sum, by the formula of the rule."""
     kept = [c * (1 + gamma * (c * value > 0)) / (1 + gamma) for c in contributions]
     whole = sum(kept)
     whole += epsilon if whole >= 0 else -epsilon
@@ -146,7 +132,7 @@ def shared_out(contributions, value, relevance, epsilon, gamma):
 @pytest.mark.parametrize("negative", [False, True], ids=["scale > 0", "scale < 0"])
 @pytest.mark.parametrize(("epsilon", "gamma"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.1, 2.0)])
 def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
-    """Convolution with batch norm folded by hand, a shortcut, a ReLU, a linear layer."""
+    """A convolution with folded batch norm, a shortcut, a ReLU and a linear layer."""
     torch.manual_seed(5)
 
     class Net(nn.Module):
@@ -177,7 +163,7 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
 
     expected = torch.zeros_like(x)
     contributions = [float(w) * a for w, a in zip(net.out.weight[0], top, strict=True)]
-    from_top = shared_out([*contributions, float(net.out.bias)], score, score, epsilon, 0.0)
+    from_top = distributed([*contributions, float(net.out.bias)], score, score, epsilon, 0.0)
     biases = from_top.pop()
     for index, relevance in enumerate(from_top):
         channel, row, column = index // 9, index // 3 % 3, index % 3
@@ -197,7 +183,7 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
             float(weight[channel, c, i, j] * x[0, c, row + i - 1, column + j - 1])
             for c, i, j in places
         ]
-        *shares, taken = shared_out(
+        *shares, taken = distributed(
             [*terms, float(bias[channel])], value, relevance, epsilon, gamma
         )
         biases += taken
@@ -208,8 +194,8 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
     assert float(found.biases) == pytest.approx(biases, rel=1e-9)
 
 
-def test_a_sum_is_split_in_proportion_however_it_is_written():
-    """Worked by hand: 3 · 2 over the branch, 2 over the shortcut, 8 in all."""
+def test_every_form_of_addition_is_split_in_proportion():
+    """By calculation: 3 · 2 through the branch, 2 through the shortcut, 8 in total."""
 
     class Net(nn.Module):
         def __init__(self, add):
@@ -249,7 +235,7 @@ def test_constants_that_are_added_count_as_biases():
     [nn.ReLU6(), nn.LeakyReLU(), nn.GELU(), nn.SiLU(inplace=True), nn.Tanh(), nn.Hardtanh(-1, 0.1)],
     ids=lambda module: type(module).__name__,
 )
-def test_activations_hand_on_what_they_get(activation):
+def test_activations_propagate_their_relevance_unchanged(activation):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.Linear(144, 2)).double()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
@@ -263,7 +249,7 @@ def test_activations_hand_on_what_they_get(activation):
 
 
 def halved(x):
-    """Half of the relevance gets lost, unseen."""
+    """An operation that loses half of the relevance without an error."""
     x.register_hook(lambda gradient: gradient / 2)
     return x
 
@@ -325,7 +311,7 @@ def test_a_value_changed_after_its_use_is_refused():
         Lrp(Net(None)).attribute(images(1, 12))
 
 
-def test_settings_that_make_no_sense():
+def test_invalid_settings_are_refused():
     for wrong in ({"epsilon": -1.0}, {"gamma": -0.1}, {"epsilon": math.inf}):
         with pytest.raises(ValueError, match="give at least 0"):
             Lrp(nn.Identity(), **wrong)

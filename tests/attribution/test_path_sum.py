@@ -12,7 +12,7 @@ Size = tuple[int, int]
 
 
 def taps(layer: nn.Module, above: Size, below: Size) -> list[tuple[Size, Size]]:
-    """All pairs (pixel above, pixel below it in its window)."""
+    """All pairs of an output pixel and an input pixel in its window."""
 
     def both(value: int | Size) -> Size:
         return (value, value) if isinstance(value, int) else value
@@ -187,7 +187,7 @@ def test_deconv_is_the_sum_over_all_paths(name, size):
 )
 @pytest.mark.parametrize("size", [(11, 12), (12, 11), (13, 13)])
 def test_deconv_is_a_chain_of_transposed_convolutions(name, size):
-    """With the output padding as the design gives it, where padding is even."""
+    """With the output padding of the formula for even padding."""
     torch.manual_seed(4)
     net = nn.Sequential(*NETS[name]()).double().eval()
     image = torch.rand(3, 2, *size, dtype=torch.float64)

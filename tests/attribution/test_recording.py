@@ -1,4 +1,4 @@
-"""Which networks are followed, and which are refused by name instead of being passed over."""
+"""Which networks are followed, and which are refused with an error that names the operation."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
 
 
 class Net(nn.Module):
-    """Two blocks and a head, with something in between: what ``between`` makes of the first map."""
+    """Two blocks and a head; ``between`` replaces the activation and pooling of the first."""
 
     def __init__(self, between=None, **modules):
         super().__init__()
@@ -30,7 +30,7 @@ class Net(nn.Module):
 
 
 def refused(net, *words, inputs=None):
-    """Refused both ways, naming what the words say."""
+    """Asserts that a network is refused, fused or not, with all words in the message."""
     inputs = images() if inputs is None else inputs
     for fuse in (True, False):
         for mode in (True, False):
@@ -85,7 +85,7 @@ def test_functional_relu_is_refused(name):
     refused(Net(FUNCTIONAL[name]), "VisualBackProp cannot follow")
 
 
-def test_the_error_says_what_and_where():
+def test_the_error_names_the_operation_and_the_module():
     class Inner(nn.Module):
         def __init__(self):
             super().__init__()
@@ -99,7 +99,7 @@ def test_the_error_says_what_and_where():
 
 
 def test_last_relu_as_a_function_is_refused():
-    """Nothing behind it would show that a map is missing."""
+    """No later operation would show that its map is missing."""
 
     class Last(Net):
         def forward(self, images):
@@ -156,7 +156,7 @@ def test_functional_pooling_and_convolution_are_followed():
     torch.testing.assert_close(VisualBackProp(Functional()).attribute(images()), expected)
 
 
-def test_layers_made_on_the_fly_and_shared_are_followed():
+def test_layers_created_during_the_pass_and_shared_layers_are_followed():
     expected = VisualBackProp(Net()).attribute(images())
     made = Net(lambda net, x: nn.MaxPool2d(2)(nn.ReLU()(x)))
     torch.testing.assert_close(VisualBackProp(made).attribute(images()), expected)
@@ -201,7 +201,7 @@ def test_other_padding_modes_are_refused_by_name(mode):
     refused(net, "0 (Conv2d)", f"padding_mode='{mode}'")
 
 
-def test_what_has_no_rule_is_refused_by_name():
+def test_operations_without_a_rule_are_refused_by_name():
     refused(
         Net(lambda net, x: net.up(net.relu1(x)), up=nn.Upsample(scale_factor=2)), "up (Upsample)"
     )
@@ -234,7 +234,7 @@ def test_a_network_without_relu_is_refused():
     refused(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 1)), "no nn.ReLU")
 
 
-def test_a_map_from_nowhere_is_refused():
+def test_a_map_that_does_not_depend_on_the_input_is_refused():
     class Detour(Net):
         def forward(self, images):
             features = torch.from_numpy(self.conv1(images).numpy().copy())

@@ -1,3 +1,5 @@
+"""The symmetric variant of VisualBackProp, compared with its definition."""
+
 import pytest
 import torch
 from torch import nn
@@ -22,16 +24,17 @@ def images(height=24, width=24):
     return torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-def test_a_turned_image_gets_the_turned_mask():
+def test_a_rotated_image_gets_the_rotated_mask():
     method = SymmetricVisualBackProp(small_net(), skip=1)
     mask = method.attribute(images())
-    for turn in (1, 2, 3):
-        turned = method.attribute(torch.rot90(images(), turn, (2, 3)))
-        torch.testing.assert_close(turned, torch.rot90(mask, turn, (2, 3)), atol=1e-5, rtol=1e-4)
+    for rotation in (1, 2, 3):
+        rotated = method.attribute(torch.rot90(images(), rotation, (2, 3)))
+        expected = torch.rot90(mask, rotation, (2, 3))
+        torch.testing.assert_close(rotated, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_single_turn_written_out():
-    """The product of the two masks, each by the definition: bilinear, the first map left out."""
+def test_a_single_rotation_step_by_step():
+    """The product of the two masks by their definition: bilinear, without the first map."""
     net = small_net()
     mask = SymmetricVisualBackProp(net, "bilinear", skip=1, rotations=1).attribute(images(), 1)
     second = net[:4](images())
@@ -50,7 +53,7 @@ def test_a_single_turn_written_out():
         averages.append((features.detach().mean(1, keepdim=True), of_class))
 
     def doubled(values):
-        """Twice as many pixels: the old ones at even places, between them their means."""
+        """Twice as many pixels: the values at even positions, their means between them."""
         for axis in (2, 3):
             after = torch.cat([values, values.narrow(axis, values.shape[axis] - 1, 1)], axis)
             after = after.narrow(axis, 1, values.shape[axis])
@@ -65,8 +68,8 @@ def test_a_single_turn_written_out():
     torch.testing.assert_close(mask, (product - low) / (high - low), atol=1e-5, rtol=1e-4)
 
 
-def test_without_the_class_two_equal_factors():
-    """Where every channel raises the score, both masks are the same, and the product a square."""
+def test_two_equal_factors_give_a_square():
+    """If every channel raises the score, both masks are equal and their product is a square."""
     net = small_net()
     net[-1].weight.data.abs_()
     net[4].weight.data.abs_()
@@ -77,7 +80,7 @@ def test_without_the_class_two_equal_factors():
     torch.testing.assert_close(mask, (square - low) / (high - low), atol=1e-5, rtol=1e-4)
 
 
-def test_samples_stand_alone_and_the_network_is_left_as_it_was():
+def test_samples_are_independent_and_the_state_of_the_network_is_restored():
     net = small_net().train()
     method = SymmetricVisualBackProp(net, skip=1, chunk=2)
     masks = method.attribute(images(), torch.tensor([1, 0, 1]))
@@ -89,15 +92,15 @@ def test_samples_stand_alone_and_the_network_is_left_as_it_was():
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_oblong_images_are_turned_by_half():
+def test_images_that_are_not_square_are_rotated_by_180_degrees():
     method = SymmetricVisualBackProp(small_net(), skip=1)
     mask = method.attribute(images(24, 16))
     assert mask.shape == (3, 1, 24, 16)
-    turned = method.attribute(images(24, 16).flip(2, 3))
-    torch.testing.assert_close(turned, mask.flip(2, 3), atol=1e-5, rtol=1e-4)
+    rotated = method.attribute(images(24, 16).flip(2, 3))
+    torch.testing.assert_close(rotated, mask.flip(2, 3), atol=1e-5, rtol=1e-4)
 
 
-def test_settings_that_make_no_sense():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="choose 1, 2 or 4"):
         SymmetricVisualBackProp(small_net(), rotations=3)
     with pytest.raises(ValueError, match="floating point"):

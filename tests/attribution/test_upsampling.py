@@ -22,7 +22,7 @@ from vbp_lightning.attribution.upsampling import (
 
 
 def windows(*layers, size):
-    """The layers as the upsamplings take them, and the size that the last one writes."""
+    """The arguments of an upsampling for some layers, and the output size of the last one."""
     features = torch.zeros(1, 1, *size)
     out = []
     for layer in layers:
@@ -35,7 +35,7 @@ def windows(*layers, size):
 
 
 def constant(*layers):
-    """A network whose activations are one everywhere, whatever the input."""
+    """A network whose activations are one everywhere for every input."""
     net = nn.Sequential(*layers).double().eval()
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -62,14 +62,14 @@ SIZES = [(24, 24), (23, 25), (29, 22), (31, 31), (16, 27), (9, 10)]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("layers", [strided, pooled])
 def test_normalised_deconvolution_of_ones_is_flat(layers, size):
-    """Borders included, wherever every pixel is covered."""
+    """Including the borders, if every pixel is covered."""
     if layers is pooled:
         size = tuple(4 * (each // 4) for each in size)  # an odd map's last row is in no window
     inputs = torch.rand(1, 1, *size).double()
     method = VisualBackProp(constant(*layers()), "deconv_normalized")
     mask = method.attribute(inputs, normalize=False)
     torch.testing.assert_close(mask, torch.ones_like(mask), rtol=1e-12, atol=0)
-    # Flat to rounding is constant: no noise stretched to [0, 1].
+    # A mask that is flat up to rounding counts as constant; its noise is not scaled to [0, 1].
     assert method.attribute(inputs).count_nonzero() == 0
 
 
@@ -91,7 +91,7 @@ def test_resampling_of_ones_is_flat(layers, size, name):
     torch.testing.assert_close(mask, torch.ones_like(mask), rtol=1e-12, atol=0)
 
 
-def test_paper_draws_a_grid_of_known_strength():
+def test_deconv_causes_a_grid_of_known_strength():
     """After three 3×3 stride 2 layers of ones the interior coefficient of variation is 0.57."""
     inputs = torch.rand(1, 1, 192, 192).double()
     mask = VisualBackProp(constant(*strided())).attribute(inputs, normalize=False)
@@ -103,7 +103,7 @@ def test_paper_draws_a_grid_of_known_strength():
 @pytest.mark.parametrize("size", [(33, 33), (32, 37), (34, 35), (36, 40), (39, 38), (41, 48)])
 @pytest.mark.parametrize("layers", [strided, pooled])
 def test_bright_point_stays_in_place(layers, size, name):
-    """A map with one bright pixel at the top: its mask is centred on what the pixel looks at."""
+    """The mask of one bright pixel in the last map is centred on its receptive field."""
     chain = [each for each in layers() if not isinstance(each, nn.ReLU)]
     between, top = windows(*chain, size=size)
     ones = torch.ones(1, 1, *size, dtype=torch.float64)
@@ -117,10 +117,10 @@ def test_bright_point_stays_in_place(layers, size, name):
     mask = torch.zeros(1, 1, *top, dtype=torch.float64)
     point = (top[0] // 2, top[1] // 2)
     mask[0, 0, point[0], point[1]] = 1
-    # Layer by layer, as the maps between would have it.
+    # Layer by layer, as with maps in between.
     for layer in reversed(between):
         mask = UPSAMPLINGS[name](mask, [layer])
-    # A 3×3 stride 2 pad 1 layer looks at 2i, a pooling of 2 at 2i + ½.
+    # Receptive-field centres: 2i for a 3×3 layer of stride 2 and padding 1, 2i + ½ for a pooling.
     expected = [8 * each if layers is strided else 4 * each + 1.5 for each in point]
     for axis, centre in enumerate(expected):
         profile = mask[0, 0].sum(1 - axis)
@@ -135,7 +135,7 @@ def test_bright_point_stays_in_place(layers, size, name):
 @pytest.mark.parametrize("name", UPSAMPLINGS)
 @pytest.mark.parametrize("size", range(40, 48))
 def test_bright_pixel_of_the_image_stays_in_place(name, size):
-    """Identity kernels carry one bright pixel up, the mask carries it back."""
+    """Identity kernels propagate one bright pixel forwards, the mask propagates it back."""
     net = nn.Sequential(*strided()).double().eval()
     for module in net:
         if isinstance(module, nn.Conv2d):
@@ -172,7 +172,7 @@ def test_nearest_through_a_pooling_repeats_pixels():
     assert torch.equal(nearest(mask, between), expected)
 
 
-def test_nearest_takes_the_average_of_two_equally_near():
+def test_nearest_averages_two_equally_near_values():
     between, _ = windows(nn.Conv2d(1, 1, (1, 3), (1, 2), (0, 1)), size=(1, 5))
     mask = torch.tensor([2.0, 4.0, 8.0])[None, None, None]
     assert nearest(mask, between).flatten().tolist() == [2, 3, 4, 6, 8]
@@ -216,7 +216,7 @@ def test_spread_is_the_adjoint_of_a_sum_over_windows(sizes, kernel, stride, dila
     ],
 )
 def test_unpool_places_the_mask_at_the_maxima(pool):
-    """Window by window and channel by channel, ties shared evenly."""
+    """Window by window and channel by channel, ties divided evenly."""
     torch.manual_seed(0)
     features = torch.relu(torch.randn(2, 3, 7, 8, dtype=torch.float64) - 0.8)  # many empty windows
     pooled_map = pool(features)

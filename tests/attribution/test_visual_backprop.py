@@ -1,4 +1,4 @@
-"""What VisualBackProp promises whatever the network."""
+"""Properties of VisualBackProp that hold for every network."""
 
 import copy
 
@@ -6,29 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import NETS, ResNet, road, seasoned
 from vbp_lightning.attribution import UPSAMPLINGS, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.errors import UserError
-from vbp_lightning.models.networks import RoadNetwork
-
-
-def road(architecture, head="hidden"):
-    return seasoned(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
-
-
-NETS = {
-    "strided": lambda: road("strided"),
-    "maxpool": lambda: road("maxpool"),
-    "strided, gap": lambda: road("strided", "gap"),
-    "alexnet": lambda: seasoned(AlexNet()),
-    "vgg": lambda: seasoned(vgg()),
-    "resnet": lambda: seasoned(ResNet()),
-}
 
 
 @pytest.fixture(params=NETS)
 def net(request):
-    torch.manual_seed(0)
     return NETS[request.param]()
 
 
@@ -79,7 +63,7 @@ def test_raw_masks_of_a_batch_are_those_of_its_samples(net, upsampling):
     torch.testing.assert_close(whole, each, rtol=1e-4, atol=1e-5 * float(each.max()))
 
 
-def test_mates_of_very_different_brightness_change_nothing(net):
+def test_samples_of_very_different_brightness_are_independent(net):
     method = VisualBackProp(net)
     alone = method.attribute(tiles(1))
     mates = torch.cat([tiles(1), 1e6 * tiles(1, seed=2), torch.zeros(1, 3, 96, 96)])
@@ -110,7 +94,7 @@ def state_of(net):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-def test_everything_is_left_as_it_was(net, fuse):
+def test_the_state_of_the_network_is_restored(net, fuse):
     net.train()
     list(net.children())[1].eval()
     next(net.parameters()).requires_grad_(False)
@@ -132,7 +116,7 @@ def test_everything_is_left_as_it_was(net, fuse):
 
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("network", NETS)
-def test_everything_is_left_as_it_was_after_an_exception(network, fuse):
+def test_the_state_is_restored_after_an_exception(network, fuse):
     net = NETS[network]().train()
     broken = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
     broken.weight = nn.Parameter(torch.zeros(1, 999))
@@ -207,7 +191,7 @@ def test_in_place_relu_makes_no_difference(inplace):
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
-def test_chain_is_how_the_mask_comes_about(net, upsampling):
+def test_chain_holds_the_intermediate_masks(net, upsampling):
     method = VisualBackProp(net, upsampling)
     for normalize in (True, False):
         chain = method.chain(tiles(2), normalize=normalize)
@@ -252,19 +236,19 @@ def test_half_precision_accumulates_in_float32(dtype):
     torch.testing.assert_close(mask.double(), exact, rtol=0, atol=0.05)
 
 
-def test_autocast_around_it_leaves_the_way_back_in_float32(net):
+def test_autocast_does_not_change_the_type_of_the_backward_pass_of_the_mask(net):
     maps = VisualBackProp(net).chain(tiles(2), normalize=False)
     with torch.autocast("cpu", torch.bfloat16):
         chain = VisualBackProp(net).chain(tiles(2), normalize=False)
     assert {each.dtype for each in (*chain.maps, *chain.masks, chain.mask)} == {torch.float32}
-    # Only the forward pass is the shorter one that was asked for.
+    # Only the forward pass runs in the lower precision.
     torch.testing.assert_close(chain.maps[0], maps.maps[0], rtol=0.1, atol=0.1)
     product = chain.maps[-2] * (chain.masks[-2] > 0)
     assert (chain.masks[-2][product == 0] == 0).all()
 
 
 def deep(depth, factor):
-    """Each layer multiplies its input by a factor."""
+    """A network whose layers each multiply their input by a factor."""
     net = nn.Sequential()
     for _ in range(depth):
         net += nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU())
@@ -276,8 +260,8 @@ def deep(depth, factor):
 
 @pytest.mark.parametrize("factor", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_no_depth_leaves_the_range(factor, dtype):
-    """The mask of 20 layers is a power of the image, of up to 1e±210."""
+def test_deep_masks_stay_in_the_range_of_the_type(factor, dtype):
+    """The mask of 20 layers is a power of the image, up to 1e±210."""
     image = torch.linspace(0.5, 1, 64, dtype=dtype).view(1, 1, 8, 8)
     mask = VisualBackProp(deep(20, factor).to(dtype)).attribute(image)
     expected = image.double() ** 20
@@ -330,7 +314,7 @@ def test_any_size(size):
             torch.testing.assert_close(mask, plain, rtol=0, atol=1e-5)
 
 
-def test_what_is_no_batch_of_images_is_refused():
+def test_inputs_that_are_not_a_batch_of_images_are_refused():
     method = VisualBackProp(road("strided"))
     with pytest.raises(ValueError, match=r"\(3, 96, 96\)"):
         method.attribute(tiles(1)[0])
@@ -380,7 +364,7 @@ def test_weighting_by_the_gradient_step_by_step(target):
     torch.testing.assert_close(made, back(back(high, 2), 1), rtol=1e-9, atol=0)
 
 
-def test_the_paper_has_no_class_but_the_gradient_does(net):
+def test_only_the_gradient_weighting_depends_on_the_class(net):
     x = tiles(2)
     paper = VisualBackProp(net)
     assert torch.equal(paper.attribute(x, 0), paper.attribute(x, 1))
@@ -409,7 +393,7 @@ def test_chunks_change_nothing(net):
     assert done == [3, 2, 1]
 
 
-def test_weightings_and_skips_that_make_no_sense():
+def test_invalid_weightings_and_skips_are_refused():
     net = small_net()
     with pytest.raises(ValueError, match="weighting is 'max'; choose mean, gradient or"):
         VisualBackProp(net, weighting="max")
@@ -431,7 +415,7 @@ class Small(nn.Module):
         return self.act(self.relu(self.conv(x))).mean(dim=(2, 3))
 
 
-def test_a_map_may_be_changed_in_place_behind_its_relu():
+def test_a_map_may_be_changed_in_place_after_its_relu():
     changing = VisualBackProp(Small(lambda y: y.add_(1)), weighting="gradient")
     leaving = VisualBackProp(Small(lambda y: y + 1), weighting="gradient")
     x = torch.rand(2, 3, 8, 8)

@@ -8,7 +8,7 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.explaining import scene_extras
-from vbp_lightning.scene_maps.hardest import EvaluationTile
+from vbp_lightning.scene_maps.tile_errors import ScoredTile
 
 
 def write(path, pixels):
@@ -32,7 +32,7 @@ def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch
     source = PatternScenes(tmp_path, "{split}/images/{name}.tif", "{split}/masks/{name}.tif")
     datamodule = RoadTileDataModule(source, tile_size=16, context=8)
     datamodule.setup()
-    tiles = [EvaluationTile(tile, 0.5) for tile in datamodule.tiles_of("test")]
+    tiles = [ScoredTile(tile, 0.5) for tile in datamodule.tiles_of("test")]
     drawn = []
     outlined = scene_extras.outlined
 

@@ -1,1 +1,1 @@
-"""What several tests use: small networks, checkpoints, scenes."""
+"""Helpers shared by several tests: small networks, checkpoints, scenes."""

@@ -1,10 +1,10 @@
-"""Checkpoints of classifiers that nobody trained."""
+"""Checkpoints of untrained classifiers."""
 
 import torch
 
 
 def saved(path, model):
-    """Writes what Lightning's checkpoint would hold for ``load_from_checkpoint``; the path."""
+    """Writes a checkpoint that ``load_from_checkpoint`` can read; returns its path."""
     torch.save(
         {
             "state_dict": model.state_dict(),

@@ -1,4 +1,4 @@
-"""The five networks, each with images that it takes."""
+"""Five networks for images in [0, 1], and such images."""
 
 import torch
 
@@ -15,9 +15,11 @@ NETS = {
 
 
 def road(architecture, head="hidden"):
+    """An untrained road network for images in [0, 1]."""
     torch.manual_seed(0)
     return RoadNetwork(architecture, head, [0.5] * 3, [0.25] * 3)
 
 
 def images(count=2, size=96, seed=3):
+    """``(count, 3, size, size)`` in [0, 1), the same for each seed."""
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

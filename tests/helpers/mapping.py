@@ -1,4 +1,4 @@
-"""A tiny trained-like classifier, scenes as files, and the mapping of both."""
+"""A small classifier, scenes as files, and maps of the scenes by the classifier."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import rasterio
 import torch
 
+from tests.helpers.nets import with_statistics
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.scene_maps.mapping import SceneMapping
@@ -15,7 +16,13 @@ from vbp_lightning.scene_maps.seamless import SeamlessMapper
 from vbp_lightning.scene_maps.tilewise import TileMapper
 
 
+def noise(shape, bands=3, dtype=np.uint8, seed=0, top=200):
+    """An image (bands, h, w) of random values from 1 to ``top`` - 1."""
+    return np.random.default_rng(seed).integers(1, top, (bands, *shape)).astype(dtype)
+
+
 def write_scene(path: Path, image: np.ndarray, **profile: object) -> Path:
+    """Writes (bands, h, w) as a GeoTIFF with the given profile; returns the path."""
     profile = {"driver": "GTiff", "dtype": image.dtype, "count": len(image)} | profile
     height, width = image.shape[1:]
     with rasterio.open(path, "w", height=height, width=width, **profile) as raster:
@@ -24,16 +31,14 @@ def write_scene(path: Path, image: np.ndarray, **profile: object) -> Path:
 
 
 def classifier(bands: int = 3, context: int = 0, architecture: str = "strided") -> RoadClassifier:
+    """A classifier in eval mode whose batch norms are no identity."""
     torch.manual_seed(0)
     model = RoadClassifier(architecture, mean=[100.0] * bands, std=[50.0] * bands, context=context)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-    return model.eval()
+    return with_statistics(model)
 
 
 def trainer(**options: object) -> pl.Trainer:
+    """A trainer on the CPU without files and progress bars."""
     return pl.Trainer(
         accelerator="cpu",
         **{
@@ -49,7 +54,7 @@ def trainer(**options: object) -> pl.Trainer:
 
 
 def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="percentile", **options):
-    """Maps of scenes by a trainer; returns the jobs. ``errors`` takes what went wrong."""
+    """Maps scenes with a trainer and returns the jobs; errors are appended to ``errors``."""
     errors = options.pop("errors", None)
     shared, white_area = options.pop("shared", False), options.pop("white_area", 0)
     if mode == "seamless":

@@ -1,11 +1,13 @@
-"""Small networks of several shapes, with weights and statistics that are not those of a start."""
+"""Small networks of several architectures whose batch norms are no identity."""
 
 import torch
 from torch import Tensor, nn
 
+from vbp_lightning.models import RoadNetwork
+
 
 def seasoned(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Random running statistics and biases, so that no batch norm is the identity; eval mode."""
+    """Draws random weights, biases and running statistics of a network; returns it in eval mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(tensor: Tensor, low: float, high: float) -> None:
@@ -27,8 +29,22 @@ def seasoned(net: nn.Module, seed: int = 0) -> nn.Module:
     return net.eval()
 
 
+def with_statistics(net: nn.Module) -> nn.Module:
+    """Draws running statistics and biases of all batch norms; returns the network in eval mode.
+
+    Unlike :func:`seasoned` it leaves the weights of convolutions as they are initialised, and draws
+    from the global generator.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.bias, std=0.3)
+    return net.eval()
+
+
 class AlexNet(nn.Module):
-    """Features, adaptive pooling and a classifier with dropout, as AlexNet and VGG have them."""
+    """Features, adaptive pooling and a classifier with dropout, as in AlexNet and VGG."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +71,7 @@ class AlexNet(nn.Module):
 
 
 def vgg() -> nn.Sequential:
+    """Three stages of convolutions with batch norm, nested as in VGG."""
     layers: list[nn.Module] = []
     channels = 3
     for width in (8, 8, 0, 12, 12, 0, 16, 16, 16, 0):
@@ -70,7 +87,7 @@ def vgg() -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Basic block with one ReLU module used twice and an addition in place."""
+    """A basic residual block with one ReLU module used twice and an in-place addition."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
@@ -92,6 +109,8 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
+    """A residual network of four basic blocks with a stem."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 7, 2, 3, bias=False)
@@ -110,6 +129,28 @@ class ResNet(nn.Module):
 
 
 def images(samples=2, channels=3, size=32):
-    """``(samples, channels, size, size)`` in [0, 1), the same at every call."""
+    """``(samples, channels, size, size)`` in [0, 1), the same in every call."""
     shape = (samples, channels, size, size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+def road(architecture="strided", head="hidden"):
+    """A road network for images of three bands in [0, 255]."""
+    torch.manual_seed(0)
+    return seasoned(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
+
+
+def _seeded(make):
+    torch.manual_seed(0)
+    return seasoned(make())
+
+
+NETS = {
+    "strided": road,
+    "maxpool": lambda: road("maxpool"),
+    "strided, gap": lambda: road("strided", "gap"),
+    "alexnet": lambda: _seeded(AlexNet),
+    "vgg": lambda: _seeded(vgg),
+    "resnet": lambda: _seeded(ResNet),
+}
+"""Functions that make the networks, for images of three bands."""

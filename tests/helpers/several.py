@@ -1,8 +1,8 @@
-"""Batches of several datasets at once, in a module that spawned workers import quickly."""
+"""Batches of several datasets, in a small module that spawned workers import quickly."""
 
 
 class Several:
-    """A dataset whose batches are lists of batches, one of each dataset."""
+    """A dataset whose batches are lists with one batch of each dataset."""
 
     def __init__(self, datasets):
         self.datasets = datasets
@@ -12,4 +12,5 @@ class Several:
 
 
 def as_it_is(batch):
+    """Collates nothing: the batch itself."""
     return batch

@@ -1,4 +1,4 @@
-"""Road areas and contradicted tiles on maps made by hand."""
+"""Road areas and tiles with the largest errors, on maps made by hand."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from rasterio.crs import CRS
 
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.hardest import evaluation_tiles, hardest
 from vbp_lightning.scene_maps.output_grid import CellGrid
+from vbp_lightning.scene_maps.tile_errors import largest_errors, scored_tiles
 
 
 def test_areas_are_connected_by_edges_and_hold_their_mean():
@@ -28,7 +28,7 @@ def test_areas_are_connected_by_edges_and_hold_their_mean():
     assert bounds[1] == pytest.approx((10.002, 49.998, 10.003, 49.999))
 
 
-def test_the_most_contradicted_tiles_come_first():
+def test_the_tiles_with_the_largest_errors_come_first():
     grid = CellGrid((200, 200), 96, 8)
     probability = np.full(grid.cells, np.nan, np.float32)
     values = {(0, 0): 0.9, (0, 96): 0.2, (96, 0): 0.3, (96, 96): 0.05}
@@ -41,7 +41,7 @@ def test_the_most_contradicted_tiles_come_first():
     ]
     ignored = LabelledTile(Tile("a", 0, 0), (0, 0, 1, 1), 0.01, Label.IGNORED, "test")
     elsewhere = LabelledTile(Tile("b", 0, 0), (0, 0, 1, 1), 0.0, Label.NON_ROAD, "test")
-    found = evaluation_tiles([*tiles, ignored, elsewhere], {"a": (grid, probability)})
+    found = scored_tiles([*tiles, ignored, elsewhere], {"a": (grid, probability)})
     assert [round(item.error, 4) for item in found] == [0.9, 0.8, 0.3, 0.95]
-    assert [item.tile for item in hardest(found, Label.ROAD, 2)] == [tiles[3], tiles[1]]
-    assert [item.tile for item in hardest(found, Label.NON_ROAD, 1)] == [tiles[0]]
+    assert [item.tile for item in largest_errors(found, Label.ROAD, 2)] == [tiles[3], tiles[1]]
+    assert [item.tile for item in largest_errors(found, Label.NON_ROAD, 1)] == [tiles[0]]

@@ -1,4 +1,4 @@
-"""The files: georeference, gaps, types, formats, and what is left after a kill."""
+"""The rasters: georeference, nodata, types, formats, and the state after a killed process."""
 
 import os
 import signal
@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
+import torch
 from affine import Affine
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
-from tests.helpers.mapping import classifier, make_maps, write_scene
+from tests.helpers.mapping import classifier, make_maps, noise, write_scene
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -32,12 +33,8 @@ PLACES = {
 }
 
 
-def noise(shape, bands=3, dtype=np.uint8, seed=0, top=200):
-    return np.random.default_rng(seed).integers(1, top, (bands, *shape)).astype(dtype)
-
-
 def read(path):
-    """The values of a raster, and what else is known of it."""
+    """The values of a raster and its metadata."""
     with rasterio.open(path) as raster:
         about = SimpleNamespace(
             crs=raster.crs,
@@ -55,8 +52,8 @@ def model():
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_bright_cross_is_found_again_where_it_is(tmp_path, model, place):
-    """Against the maps of the same scene without it."""
+def test_a_bright_cross_changes_both_maps_at_its_place(tmp_path, model, place):
+    """Compared with the maps of the same scene without the cross."""
     crs, transform = PLACES[place]
     row, col = 163, 121
     plain = np.full((3, 301, 253), 100, np.uint8)
@@ -77,7 +74,7 @@ def test_a_bright_cross_is_found_again_where_it_is(tmp_path, model, place):
         (top, left), (bottom, right) = (
             (~transform @ (raster.transform @ (x, y)))[::-1] for y, x in corners
         )
-        # features lie 8 px apart and look half a feature further to one side than to the other
+        # features lie 8 px apart; their receptive fields are off-centre by half a feature
         assert abs((top + bottom) / 2 - (row + 0.5)) <= 8
         assert abs((left + right) / 2 - (col + 0.5)) <= 8
         reach = 11 if kind == 0 else 11 + 48 + 8 + 8
@@ -86,9 +83,7 @@ def test_a_bright_cross_is_found_again_where_it_is(tmp_path, model, place):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_value_at_a_place_is_that_of_the_window_around_it(tmp_path, model, place):
-    import torch
-
+def test_the_value_at_a_coordinate_is_that_of_the_window_around_it(tmp_path, model, place):
     crs, transform = PLACES[place]
     wide = classifier(context=8)
     image = noise((200, 243))
@@ -129,7 +124,7 @@ def test_a_scene_of_95_px_is_refused_by_name(tmp_path):
         scene_job(path, settings)
 
 
-def test_gaps_are_nodata_in_both_maps(tmp_path, model):
+def test_nodata_pixels_are_nodata_in_both_maps(tmp_path, model):
     image = noise((320, 320))
     image[:, 120:220, 140:190] = 0
     path = write_scene(tmp_path / "a.tif", image, nodata=0)
@@ -139,14 +134,14 @@ def test_gaps_are_nodata_in_both_maps(tmp_path, model):
     assert np.array_equal(seen, image[0] > 0)
     with rasterio.open(job.probability_path) as raster:
         inside = raster.read_masks(1)
-        assert inside[21, 20] == 0  # around (168, 160) there is nothing
+        assert inside[21, 20] == 0  # no valid pixel around (168, 160)
         assert inside[10, 10] == 255
         assert np.array_equal(inside > 0, np.isfinite(raster.read(1)))
 
 
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])
-def test_white_gaps_are_nodata_whatever_the_blocks(tmp_path, model, mode):
-    """One that no block of 64 px shows enough of to tell, beside a roof that it is larger than."""
+def test_white_areas_are_nodata_for_every_block_size(tmp_path, model, mode):
+    """A white area larger than any block of 64 px shows, beside a smaller white roof."""
     image = noise((136, 200))
     image[:, 40:44, 20:180] = 255
     image[:, 96:116, 120:140] = 255
@@ -160,13 +155,13 @@ def test_white_gaps_are_nodata_whatever_the_blocks(tmp_path, model, mode):
         )  # fmt: skip
         found.append((read(job.mask_path)[0], read(job.probability_path)[0]))
     (one, its), (other, others), (plain, plains) = found
-    gap = np.zeros(image.shape[1:], bool)
-    gap[40:44, 20:180] = True
+    white = np.zeros(image.shape[1:], bool)
+    white[40:44, 20:180] = True
     seen = np.isfinite(plain)
-    assert np.array_equal(np.isfinite(one), seen & ~gap)
+    assert np.array_equal(np.isfinite(one), seen & ~white)
     np.testing.assert_allclose(one, other, rtol=1e-5)
     np.testing.assert_allclose(its, others, atol=1e-6)
-    assert seen[gap].any()
+    assert seen[white].any()
     assert np.nanmax(np.abs(plains - others)) > 1e-4
 
 
@@ -185,14 +180,18 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
         tmp_path / "a.tif", noise((600, 1100)), crs=UTM, transform=PLACES["north up"][1]
     )
     (job,) = make_maps([path], tmp_path / "out", model, block=512)
-    for map_path, kind in ((job.mask_path, "uint8"), (job.probability_path, "float32")):
+    expected = (
+        (job.mask_path, "uint8", "VisualBackProp: where features fire, for any class"),
+        (job.probability_path, "float32", "P(road) of the 96 px window around each position"),
+    )
+    for map_path, kind, description in expected:
         valid, errors, warnings = cog_validate(map_path)
         assert (valid, errors, warnings) == (True, [], [])
         with rasterio.open(map_path) as raster:
             assert raster.dtypes == (kind,)
-            assert raster.compression is not None
+            assert raster.compression.name == "deflate"
             assert raster.is_tiled
-            assert raster.descriptions[0]
+            assert raster.descriptions == (description,)
             assert raster.tags()["CHECKPOINT_SHA256"] == "abc"
             assert raster.tags()["MODE"] == "seamless"
     with rasterio.open(job.mask_path) as raster:
@@ -204,7 +203,7 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
     ]
 
 
-def test_raw_masks_are_what_the_scaled_ones_come_from(tmp_path, model):
+def test_scaled_masks_follow_from_the_raw_ones(tmp_path, model):
     path = write_scene(tmp_path / "a.tif", noise((200, 200)))
     (raw,) = make_maps([path], tmp_path / "raw", model, scaling="none")
     values, raster = read(raw.mask_path)
@@ -229,8 +228,8 @@ def test_a_shared_scale_is_the_same_for_all_scenes(tmp_path, model):
     assert len({(each["MASK_LOW"], each["MASK_HIGH"]) for each in tags}) == 3
 
 
-def test_a_killed_job_leaves_no_half_file_and_goes_on(tmp_path, model):
-    """kill -9 in mid-scene; then the blocks that were there are not computed again."""
+def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
+    """After SIGKILL in the middle of a scene, stored blocks are not computed again."""
     for name in "ab":
         write_scene(tmp_path / f"{name}.tif", noise((136, 264), seed=ord(name)))
     script = textwrap.dedent(
@@ -284,8 +283,8 @@ def test_a_killed_job_leaves_no_half_file_and_goes_on(tmp_path, model):
     assert names[0] == names[1]
 
 
-def test_a_job_that_was_killed_before_it_wrote_writes(tmp_path, model):
-    """All blocks are there, so that nothing is left to compute."""
+def test_a_job_killed_before_writing_writes_when_resumed(tmp_path, model):
+    """All blocks are stored, so nothing is left to compute."""
     path = write_scene(tmp_path / "a.tif", noise((128, 160)))
     (fresh,) = make_maps([path], tmp_path / "fresh", model)
     job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
@@ -298,7 +297,7 @@ def test_a_job_that_was_killed_before_it_wrote_writes(tmp_path, model):
     assert again.mask_path.read_bytes() == fresh.mask_path.read_bytes()
 
 
-def test_blocks_of_other_settings_are_thrown_away(tmp_path, model):
+def test_blocks_of_other_settings_are_deleted(tmp_path, model):
     path = write_scene(tmp_path / "a.tif", noise((128, 128)))
     (job,) = make_maps([path], tmp_path / "out", model)
     assert job.state() == "done"

@@ -1,4 +1,4 @@
-"""Blocks shared out among processes: gloo, two of them, against one."""
+"""Blocks distributed among two processes (gloo), compared with one process."""
 
 import subprocess
 import sys
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
-from tests.helpers.mapping import classifier, make_maps, trainer, write_scene
+from tests.helpers.mapping import classifier, make_maps, noise, trainer, write_scene
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -38,18 +39,14 @@ if __name__ == "__main__":
     errors = []
     paths = [folder / f"{name}.tif" for name in "abc"]
     make_maps(paths, folder / "out_2", classifier(), errors=errors)
-    (folder / "faults.txt").write_text("\\n".join(errors))
+    (folder / "errors.txt").write_text("\\n".join(errors))
 """
 
 
-def noise(shape, seed):
-    return np.random.default_rng(seed).integers(1, 250, (3, *shape), dtype=np.uint8)
-
-
 def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, monkeypatch):
-    """And each knows of the scene that cannot be read, whose only block the second one gets."""
+    """Both report the scene that cannot be read, whose only block the second process gets."""
     for name, shape in (("a", (300, 260)), ("b", (128, 400)), ("c", (128, 128))):
-        write_scene(tmp_path / f"{name}.tif", noise(shape, ord(name)), compress="deflate")
+        write_scene(tmp_path / f"{name}.tif", noise(shape, seed=ord(name)), compress="deflate")
     damaged = tmp_path / "c.tif"
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     script = tmp_path / "script.py"
@@ -83,7 +80,7 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
     finally:
         torch.set_num_threads(threads)
     assert sorted(alone) == sorted(blocks)
-    assert (tmp_path / "faults.txt").read_text().splitlines() == errors
+    assert (tmp_path / "errors.txt").read_text().splitlines() == errors
     assert errors[0].startswith(f"{damaged}: cannot be read")
     names = sorted(path.name for path in (tmp_path / "out_1").glob("*.tif"))
     assert len(names) == 4
@@ -94,7 +91,7 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
 
 def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_path):
     paths = [
-        write_scene(tmp_path / f"{name}.tif", noise((256, 256), 1), compress="deflate")
+        write_scene(tmp_path / f"{name}.tif", noise((256, 256), seed=1), compress="deflate")
         for name in "ab"
     ]
     model = classifier()
@@ -113,10 +110,8 @@ def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_pat
 
 @pytest.mark.parametrize("mode", ["seamless", "tiles"])
 def test_the_block_size_leaves_the_files_as_they_are(tmp_path, mode):
-    """Tiles to the bit; seamless probabilities up to rounding."""
-    import rasterio
-
-    path = write_scene(tmp_path / "a.tif", noise((300, 260), 3))
+    """Up to rounding."""
+    path = write_scene(tmp_path / "a.tif", noise((300, 260), seed=3))
     options = {"stride": 32, "batch": 1} if mode == "tiles" else {}
     found = []
     for block in (64, 512):

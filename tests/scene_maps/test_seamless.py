@@ -1,11 +1,13 @@
-"""Seamless maps against one plain pass over the whole scene, written out separately."""
+"""Seamless maps against one pass over the whole scene, implemented independently."""
 
 import numpy as np
 import pytest
 import torch
 
+from tests.helpers.nets import with_statistics
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models import RoadNetwork
+from vbp_lightning.scene_maps.block_maps import block_maps
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 from vbp_lightning.scene_maps.seamless import HALO, SeamlessMapper, sliding_max, sliding_mean
 from vbp_lightning.scene_maps.tilewise import TileMapper
@@ -14,15 +16,9 @@ MEAN, STD = [120.0, 100.0], [40.0, 50.0]
 
 
 def network(architecture="strided", head="hidden", context=0, seed=0):
-    """Like a trained one: batch norms are no identity."""
+    """A network whose batch norms are no identity, like those of a trained one."""
     torch.manual_seed(seed)
-    model = RoadNetwork(architecture, head, MEAN, STD, context=context)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-            torch.nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
+    return with_statistics(RoadNetwork(architecture, head, MEAN, STD, context=context))
 
 
 def scene_of(height, width, seed=0):
@@ -33,9 +29,8 @@ def scene_of(height, width, seed=0):
 
 
 def reader(scene, valid=None):
-    """Reads windows of an array; beyond it, and in gaps, lies the mean."""
+    """A function that reads windows of an array; nodata and what lies beyond hold the mean."""
     valid = np.ones(scene.shape[1:], bool) if valid is None else valid
-
     margin = 160
     shape = (len(scene), *(size + 2 * margin for size in scene.shape[1:]))
     wide = np.empty(shape, np.float32)
@@ -52,12 +47,12 @@ def reader(scene, valid=None):
     return read
 
 
-def laid_together(mapper, read, shape, size):
+def map_of_blocks(mapper, read, shape, size):
     grid = CellGrid(shape, mapper.window, mapper.step)
     probability = np.full(grid.cells, np.inf, np.float32)
     mask = np.full(shape, np.inf, np.float32)
     for block in blocks_of(shape, size):
-        maps = mapper.maps(read, shape, block)
+        maps = block_maps(mapper, read, shape, block)
         probability[grid.block_cells(block)] = maps.probability
         mask[block.row : block.row + block.height, block.col : block.col + block.width] = maps.mask
     assert not np.isinf(probability).any()
@@ -66,7 +61,7 @@ def laid_together(mapper, read, shape, size):
 
 
 def one_pass(model, read, shape, upsampling="deconv"):
-    """The whole scene, continued to multiples of 8 px and by the context, in one plain pass."""
+    """Maps from one pass over the scene, padded to multiples of 8 px and by the context."""
     context = model.context
     height, width = (size + -size % 8 for size in shape)
     pixels, _ = read(-context, -context, height + 2 * context, width + 2 * context)
@@ -95,7 +90,7 @@ def one_pass(model, read, shape, upsampling="deconv"):
 
 
 def assert_close(found, expected):
-    """To 1e-5 of the maximum."""
+    """Asserts equality up to 1e-5 of the maximum."""
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -108,7 +103,7 @@ def test_blocks_of_every_size_give_what_one_pass_gives(architecture, context, sh
     probability, mask = one_pass(model, read, shape)
     rows, cols = probability.shape
     for size in (64, 256, 512):
-        found, relevance = laid_together(SeamlessMapper(model), read, shape, size)
+        found, relevance = map_of_blocks(SeamlessMapper(model), read, shape, size)
         assert_close(relevance, mask)
         assert_close(found[6 : 6 + rows, 6 : 6 + cols], probability)
         found[6 : 6 + rows, 6 : 6 + cols] = np.nan
@@ -119,9 +114,9 @@ def test_blocks_of_every_size_give_what_one_pass_gives(architecture, context, sh
 def test_large_blocks_agree_with_the_whole_scene(architecture):
     shape = (600, 1104)
     model, read = network(architecture), reader(scene_of(*shape))
-    probability, mask = laid_together(SeamlessMapper(model), read, shape, 1104)
+    probability, mask = map_of_blocks(SeamlessMapper(model), read, shape, 1104)
     for size in (256, 512, 1000):
-        found, relevance = laid_together(SeamlessMapper(model), read, shape, size)
+        found, relevance = map_of_blocks(SeamlessMapper(model), read, shape, size)
         assert_close(relevance, mask)
         assert np.array_equal(np.isnan(found), np.isnan(probability))
         assert np.nanmax(np.abs(found - probability)) <= 1e-5 * np.nanmax(probability)
@@ -133,7 +128,7 @@ def test_every_upsampling_is_local(architecture, upsampling):
     shape = (300, 264)
     model, read = network(architecture), reader(scene_of(*shape))
     _, expected = one_pass(model, read, shape, upsampling)
-    _, found = laid_together(SeamlessMapper(model, upsampling), read, shape, 104)
+    _, found = map_of_blocks(SeamlessMapper(model, upsampling), read, shape, 104)
     assert_close(found, expected)
 
 
@@ -142,28 +137,28 @@ def test_average_pooling_slides_as_well(architecture):
     shape = (200, 200)
     model, read = network(architecture, "gap"), reader(scene_of(*shape))
     probability, _ = one_pass(model, read, shape)
-    found, _ = laid_together(SeamlessMapper(model), read, shape, 96)
+    found, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
     assert_close(found[6:20, 6:20], probability)
 
 
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
 @pytest.mark.parametrize("context", [8, 16])
-def test_a_network_with_context_says_the_same_of_tiles_as_of_scenes(architecture, context):
+def test_tiles_and_scenes_give_the_same_with_context(architecture, context):
     shape = (155, 178)
     model = network(architecture, context=context)
     read = reader(scene_of(*shape))
-    seamless, _ = laid_together(SeamlessMapper(model, masks=False), read, shape, 96)
-    by_tile = TileMapper(model, 8, context=context, masks=False)
-    tiles, _ = laid_together(by_tile, read, shape, 256)
+    seamless, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
+    by_tile = TileMapper(model, 8, context=context)
+    tiles, _ = map_of_blocks(by_tile, read, shape, 256)
     assert_close(np.nan_to_num(tiles), np.nan_to_num(seamless))
     assert np.isfinite(tiles).sum() == 8 * 11
 
 
-def test_a_network_without_context_does_not():
+def test_tiles_and_scenes_differ_without_context():
     shape = (155, 178)
     model, read = network("maxpool"), reader(scene_of(*shape))
-    seamless, _ = laid_together(SeamlessMapper(model, masks=False), read, shape, 96)
-    tiles, _ = laid_together(TileMapper(model, 8, masks=False), read, shape, 256)
+    seamless, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
+    tiles, _ = map_of_blocks(TileMapper(model, 8), read, shape, 256)
     assert np.nanmax(np.abs(tiles - seamless)) > 1e-3
 
 
@@ -173,7 +168,7 @@ def test_a_constant_scene_gives_a_constant_interior(architecture):
     scene = np.full((2, *shape), 137, np.float32)
     model = network(architecture)
     mapper = SeamlessMapper(model, "deconv_normalized")
-    probability, mask = laid_together(mapper, reader(scene), shape, 128)
+    probability, mask = map_of_blocks(mapper, reader(scene), shape, 128)
     inner = mask[32:-32, 32:-32]
     assert np.ptp(inner) <= 1e-5 * mask.max()
     # a window's features see 7 px around it, and the zero padding of the scene's border
@@ -184,28 +179,28 @@ def test_the_halo_is_no_wider_than_needed_for_the_window():
     shape = (320, 320)
     model, scene = network("maxpool"), scene_of(320, 320)
     block = Block(104, 104, 104, 104)
-    before = SeamlessMapper(model).maps(reader(scene), shape, block)
+    before = block_maps(SeamlessMapper(model), reader(scene), shape, block)
     for reach in (HALO, HALO - 8):
         changed = scene.copy()
         changed[:, : 104 - reach] += 500
-        after = SeamlessMapper(model).maps(reader(changed), shape, block)
+        after = block_maps(SeamlessMapper(model), reader(changed), shape, block)
         same = np.abs(after.probability - before.probability).max() <= 1e-6
         assert same == (reach == HALO)
 
 
-def test_gaps_have_no_values():
+def test_nodata_pixels_have_no_values():
     shape = (240, 240)
     valid = np.ones(shape, bool)
     valid[:, 200:] = False
     valid[100:110, 100:110] = False
     read = reader(scene_of(*shape), valid)
     for mapper in (SeamlessMapper(network()), TileMapper(network(), 8)):
-        probability, mask = laid_together(mapper, read, shape, 128)
+        probability, mask = map_of_blocks(mapper, read, shape, 128)
         assert np.array_equal(np.isnan(mask), ~valid)
         centres = 8 * np.arange(30)
         rows, cols = np.meshgrid(centres, centres, indexing="ij")
         fits = (rows >= 48) & (rows <= 192) & (cols >= 48) & (cols <= 192)
-        # 100 px wide holes are no matter, but around (104, 104) all 8×8 px are missing
+        # the hole of 10×10 px is small, but all 8×8 px of the cell around (104, 104) are missing
         assert np.isnan(probability[13, 13])
         fits[13, 13] = False
         share = np.array(

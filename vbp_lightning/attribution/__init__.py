@@ -1,4 +1,4 @@
-"""Which pixels a decision rests on: VisualBackProp and the classic attributions beside it."""
+"""Attribution of decisions to pixels: VisualBackProp and the classic methods."""
 
 from vbp_lightning.attribution.activation_maps import Cam, GradCam, GuidedGradCam
 from vbp_lightning.attribution.gradients import (

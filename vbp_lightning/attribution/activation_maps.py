@@ -23,17 +23,17 @@ class GradCam:
     .. math:: \mathrm{ReLU}\Big(\sum_k \alpha_k A^k\Big), \quad
               \alpha_k = \frac1Z \sum_{ij} \frac{\partial y}{\partial A^k_{ij}},
 
-    resized to the image by bilinear interpolation, corners of both on each other's corners.
+    resized to the image by bilinear interpolation with the corners of both aligned.
 
     Args:
-        model: Any classifier; found as it was left.
-        layer: Name of the module whose output :math:`A` is; None for the last that gives maps of
-            more than one pixel.
-        relu: Whether negative sums are cut.
-        chunk: Samples at a time.
+        model: Any classifier; its state is restored.
+        layer: Name of the module whose output is :math:`A`; None for the last module whose maps
+            have more than one pixel.
+        relu: Whether negative sums are set to zero.
+        chunk: Samples per chunk.
 
     Raises:
-        ValueError: There is no such layer.
+        ValueError: The model has no such layer.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class GradCam:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The map of each sample.
+        """The saliency map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -71,13 +71,13 @@ class GradCam:
 
 
 class GuidedGradCam:
-    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): the product of both.
+    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): Grad-CAM times guided backpropagation.
 
     Args:
-        model: Any classifier whose ReLUs are modules; found as it was left.
-        layer: Of Grad-CAM; None for the last that gives maps of more than one pixel.
-        form: How the channels of the guided gradient become one value.
-        chunk: Samples at a time.
+        model: Any classifier whose ReLUs are modules; its state is restored.
+        layer: Of Grad-CAM; None for the last module whose maps have more than one pixel.
+        form: How the channels of the guided gradient are reduced to one value.
+        chunk: Samples per chunk.
     """
 
     def __init__(
@@ -95,12 +95,12 @@ class GuidedGradCam:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The product for each sample.
+        """The saliency map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -121,7 +121,7 @@ class Cam:
 
     Args:
         model: A classifier that ends in global average pooling and one linear layer.
-        chunk: Samples at a time.
+        chunk: Samples per chunk.
     """
 
     def __init__(self, model: nn.Module, chunk: int = 64) -> None:
@@ -131,18 +131,18 @@ class Cam:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The map of each sample: over the positions it averages to the score less the bias.
+        """The map of each sample; its mean over positions is the score without the bias.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
 
         Raises:
-            UnsupportedNetworkError: The network ends in another way.
+            UnsupportedNetworkError: The network has another head.
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
@@ -162,7 +162,7 @@ class Cam:
         return in_chunks(act, inputs, target, self.chunk, progress)
 
     def _record(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps before the pooling, the head's weights, and the output."""
+        """The maps before the pooling, the weights of the linear layer, and its output."""
         seen: list[tuple[nn.Module, Tensor, Tensor]] = []
         heads = (nn.AdaptiveAvgPool2d, nn.Linear)
         with undisturbed(self.model, part.device) as modules:
@@ -202,7 +202,7 @@ def last_map(model: nn.Module, inputs: Tensor) -> nn.Module:
         inputs: ``(N, C, H, W)``; one sample is run.
 
     Raises:
-        UnsupportedNetworkError: There is none.
+        UnsupportedNetworkError: No module gives such an output.
     """
     found: list[nn.Module] = []
 

@@ -1,4 +1,4 @@
-"""Feature maps weighted by what they do for a class, in place of their plain average."""
+"""Feature maps averaged with weights for a class instead of the plain channel average."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,34 +23,34 @@ def weighted_for_class(
     weighting: Weighting,
     skip: int = 0,
 ) -> tuple[FeatureMap, ...]:
-    r"""Each map's channel average replaced by the average of what speaks for a class.
+    r"""Replaces the channel average of each map by an average of the evidence for a class.
 
     With :math:`A_c` the channels of the map and :math:`y` the score, ``gradient`` is
 
     .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} \mathrm{ReLU}\Big(A_c \odot
               \frac{\partial y}{\partial A_c}\Big).
 
-    The ReLU stands inside of the sum: outside, channels that speak against the class would blot out
-    pixels, and soon, as one layer multiplies the other, the whole mask. ``channels`` keeps whole
-    channels instead, also where a max pooling lets no gradient through:
+    The ReLU is applied inside the sum. Outside of it, channels with evidence against the class
+    would set pixels to zero, and the product over the layers would set most of the mask to zero.
+    ``channels`` keeps whole channels instead, including pixels whose gradient a max pooling blocks:
 
     .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} A_c \,
               \Big[\sum_{ij} \frac{\partial y}{\partial A_{c,ij}} > 0\Big].
 
     Args:
-        maps: Of a recording of the same inputs.
+        maps: The feature maps recorded for the same inputs.
         model: The network.
         inputs: ``(N, C, H, W)``.
         target: The class; see :func:`~vbp_lightning.attribution.scores.class_scores`.
         weighting: ``gradient`` or ``channels``.
-        skip: How many maps to leave as they are, from the side of the input: no gradient has to
-            come as far as them.
+        skip: Number of maps, counted from the input, that are returned unchanged; no gradient is
+            computed for them.
 
     Returns:
         The maps with new averages.
 
     Raises:
-        UnsupportedNetworkError: The network cuts its maps off from gradients.
+        UnsupportedNetworkError: No gradient reaches the maps.
     """
     part = {"gradient": _part, "channels": _channels}[weighting]
     outputs: dict[nn.Module, list[Tensor]] = {each.module: [] for each in maps}
@@ -60,7 +60,7 @@ def weighted_for_class(
         if (module, len(outputs[module])) in uses and not output.requires_grad:
             output = output.detach().requires_grad_()
         outputs[module].append(output)
-        return output.clone()  # what follows may change it in place
+        return output.clone()  # the following module may change it in place
 
     hooks = [module.register_forward_hook(note) for module in outputs]
     try:
@@ -85,7 +85,7 @@ def weighted_for_class(
 
 
 def _uses(maps: Sequence[FeatureMap]) -> list[tuple[nn.Module, int]]:
-    """The module of each map, and how often it ran before: uses behind all maps come last."""
+    """The module of each map and the number of its earlier uses among the maps."""
     counts: Counter[nn.Module] = Counter()
     uses = []
     for each in maps:
@@ -95,11 +95,11 @@ def _uses(maps: Sequence[FeatureMap]) -> list[tuple[nn.Module, int]]:
 
 
 def _part(features: Tensor, gradient: Tensor) -> Tensor:
-    """``(N, C, h, w)`` twice to ``(N, 1, h, w)``."""
+    """Mean over channels of the positive part of features times gradient, ``(N, 1, h, w)``."""
     return (features * gradient).clamp_(min=0).mean(1, keepdim=True)
 
 
 def _channels(features: Tensor, gradient: Tensor) -> Tensor:
-    """As ``_part``, of the channels whose gradient has a positive sum."""
+    """Mean over channels, those without a positive sum of gradients set to zero."""
     kept = gradient.sum((2, 3), keepdim=True) > 0
     return (features * kept).mean(1, keepdim=True)

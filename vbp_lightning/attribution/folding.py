@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them."""
+"""Batch norms folded into the preceding convolutions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,13 +9,13 @@ Slot = tuple[Mapping[str, Tensor | None], str]
 
 
 class Folding:
-    """The weights of some convolutions, each with the batch norm behind it folded in.
+    """The weights of convolutions with the batch norms behind them folded in.
 
-    They are kept from one call to the next and compared with the model's own values in each: a
-    version counter does not tell, since ``weight.data`` and NumPy views change weights unseen.
+    The folded weights are cached and recomputed when a value of the model differs. Version counters
+    do not suffice: changes through ``weight.data`` and NumPy views do not increment them.
 
     Args:
-        pairs: Each convolution with its batch norm, which is None where there is none to fold.
+        pairs: Each convolution with the batch norm behind it, or None.
     """
 
     def __init__(self, pairs: Sequence[tuple[nn.Conv2d, nn.BatchNorm2d | None]]) -> None:
@@ -30,8 +30,8 @@ class Folding:
         self._folded: list[tuple[Tensor, Tensor | None]] = []
 
     def folded(self) -> list[tuple[Tensor, Tensor | None]]:
-        """Weight and bias of each convolution as they are to be used now."""
-        # As bytes, since that comparison costs least.
+        """Folded weight and bias of each convolution, for the model's present values."""
+        # Bytes are the fastest to compare.
         values = [
             None if (value := owner[name]) is None else value.detach().numpy().tobytes()
             for owner, name in self._slots
@@ -57,7 +57,7 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor 
         weight = weight * factor.view(-1, 1, 1, 1)
         bias = torch.addcmul(shift, mean, factor, value=-1)
     bias = None if bias is None else bias.detach().clone()
-    # A pointwise convolution takes on the layout of its input, which is not always channels last.
+    # A pointwise convolution runs in the layout of its input, which is not always channels last.
     pointwise = conv.kernel_size == (1, 1)
     layout = torch.contiguous_format if pointwise else torch.channels_last
     return weight.clone(memory_format=layout), bias

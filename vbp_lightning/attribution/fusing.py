@@ -1,9 +1,9 @@
-"""A faster forward pass for networks whose layers stand in ``nn.Sequential``.
+"""A faster forward pass for networks whose layers are in ``nn.Sequential`` containers.
 
-While it lasts, each run of plain convolutions, batch norms, ReLUs and poolings in a Sequential is
-computed with the batch norms folded into the convolutions, channels last and a few samples at a
-time, so that the feature maps stay in the processor's cache. Everything else in the model runs as
-it is and is watched by the recorder. Results differ from the model's by rounding only.
+Each sequence of plain convolutions, batch norms, ReLUs and poolings is computed with the batch
+norms folded into the convolutions, in channels-last format and in chunks of a few samples, so that
+the feature maps stay in the processor's cache. All other modules run unchanged and are watched by
+the recorder. Results differ from those of the model by rounding only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from vbp_lightning.attribution.geometry import Layer, Pair, Window, size_of, win
 from vbp_lightning.attribution.recording import Recorder, State, Trail
 from vbp_lightning.attribution.upsampling import shares_of_maxima
 
-# Samples go together up to this size of the largest feature map: what second- and third-level
-# caches hold. Smaller portions pay for their function calls, larger ones for memory traffic.
+# Largest feature map of a chunk of samples, about the size of the second- and third-level caches.
+# Smaller chunks cost function calls, larger ones memory traffic.
 _CACHED_BYTES = 20_000_000
 
-# From so many samples at a time on a convolution beats a matrix product, pointwise ones too.
+# From this number of samples on, a convolution is faster than a matrix product.
 _MANY = 4
 
 _PASSED_ON = {nn.Identity, nn.Dropout, nn.Dropout2d}
-# What a plan rests on, by the type of module; a module of any other type runs as it is.
+# The settings that a plan depends on, by type of module; modules of other types run unchanged.
 _SETTINGS: dict[type[nn.Module], Any] = {
     nn.Conv2d: attrgetter("stride", "padding", "dilation", "groups", "padding_mode"),
     nn.BatchNorm2d: attrgetter("eps", "running_mean.dtype"),
@@ -53,21 +53,21 @@ Signature = list[tuple[nn.Module, type[nn.Module], bool, Any]]
 
 
 class FusedPass:
-    """Forward passes of one model, with what they have in common kept between them."""
+    """Fused forward passes of one model; the plan of each container is cached between calls."""
 
     def __init__(self) -> None:
         self._plans: dict[nn.Module, tuple[Signature, list[Part]]] = {}
 
     def run(self, modules: Sequence[nn.Module], inputs: Tensor, recorder: Recorder) -> Any:  # noqa: ANN401
-        """Calls a model, letting its Sequentials take the faster pass.
+        """Calls a model with the faster pass in its Sequentials.
 
-        They do not where it would not help or not be the same: away from the CPU, in other types
-        than float32, under autocast, and where somebody hooks every module there is.
+        The model's own layers run where the faster pass would be slower or differ: on other devices
+        than the CPU, in other types than float32, under autocast, and with global module hooks.
 
         Args:
             modules: The model and all modules in it, in eval mode.
             inputs: What to call the model with.
-            recorder: Takes down the feature maps.
+            recorder: Records the feature maps.
 
         Returns:
             What the model returns.
@@ -81,7 +81,7 @@ class FusedPass:
             return self._forward(model, opened, recorder, inputs)
         try:
             for chain in chains:
-                # On this one module: a hook could not take a forward's place.
+                # Set on this instance only; a hook could not replace ``forward``.
                 chain.__dict__["forward"] = partial(self._forward, chain, opened, recorder)
             with recorder.watching():
                 return model(inputs)
@@ -92,7 +92,7 @@ class FusedPass:
     def _forward(
         self, chain: nn.Module, opened: set[nn.Module], recorder: Recorder, features: Tensor
     ) -> Tensor:
-        """Takes the place of ``nn.Sequential.forward``."""
+        """Replaces ``nn.Sequential.forward``."""
         for part in self._plan(chain, opened):
             if isinstance(part, _Other) or _can_take(features, recorder):
                 features = part.run(features, recorder)
@@ -103,7 +103,7 @@ class FusedPass:
         return features
 
     def _plan(self, chain: nn.Module, opened: set[nn.Module]) -> "list[Part]":
-        """A Sequential's modules in order, those that can be run together put together."""
+        """The modules of a Sequential in order, grouped where they can be fused."""
         signature: Signature = [
             (module, type(module), _is_touched(module), _settings(module))
             for module in _leaves(chain, opened)
@@ -133,8 +133,8 @@ def _settings(module: nn.Module) -> Any:  # noqa: ANN401
 
 
 def _leaves(chain: nn.Module, opened: set[nn.Module]) -> Iterator[nn.Module]:
-    """What a Sequential runs one after the other, nested Sequentials without hooks opened."""
-    for module in chain._modules.values():  # children() leaves out the second use of a module
+    """The modules that a Sequential runs, nested Sequentials without hooks flattened."""
+    for module in chain._modules.values():  # children() omits repeated modules
         if module is None:
             continue
         if module in opened:
@@ -144,13 +144,13 @@ def _leaves(chain: nn.Module, opened: set[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _parts(leaves: list[nn.Module]) -> "list[Part]":
-    """Runs of plain layers, the head, and the modules that run as they are."""
+    """Groups modules into fused runs, the head, and modules that run unchanged."""
     parts: list[Part] = []
     start = 0
     while start < len(leaves):
         end = start
-        # A run begins with a convolution: what an in-place ReLU or a pooling reads may be in use
-        # elsewhere, and must be changed, or not, as the module itself would.
+        # A run begins with a convolution, whose output no other module uses: the input of an
+        # in-place ReLU may be used elsewhere and must be changed as the module itself changes it.
         if isinstance(leaves[start], nn.Conv2d):
             while end < len(leaves) and _is_plain(leaves[end]):
                 end += 1
@@ -168,7 +168,7 @@ def _parts(leaves: list[nn.Module]) -> "list[Part]":
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it does what its type says and nothing besides."""
+    """Whether a module has no hooks, no replaced ``forward`` and supported settings."""
     if _is_touched(module):
         return False
     if type(module) is nn.Conv2d:
@@ -181,7 +181,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _begins_head(module: nn.Module) -> bool:
-    """Whether it is a global pooling, which ends the convolutional part."""
+    """Whether a module is a global pooling, which ends the convolutional part."""
     return (
         type(module) in (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
         and not _is_touched(module)
@@ -204,10 +204,11 @@ def _can_take(features: object, recorder: Recorder) -> bool:
 
 
 class _Other:
-    """A module that runs as it is, watched unless it only prepares the pixels of the input.
+    """A module that runs unchanged, watched unless it only prepares the pixels of the input.
 
-    Before the first convolution nothing but the place of each pixel matters to a mask. A module
-    that was seen to keep it there, and returns the size that it takes, is not watched again.
+    Before the first convolution only the position of each pixel matters for a mask. A module that
+    was observed to keep the positions, and whose output has the size of its input, is not watched
+    again.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -238,7 +239,7 @@ class _Other:
 
 
 class _Head:
-    """What stands behind the convolutional part, where nothing is left to watch."""
+    """The layers behind the convolutional part, which need not be watched."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
@@ -253,7 +254,7 @@ class _Head:
 
 
 class _Run:
-    """Plain layers from a convolution on, run a portion of samples at a time."""
+    """A fused sequence of plain layers beginning with a convolution, run in chunks of samples."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
@@ -275,17 +276,17 @@ class _Run:
             if isinstance(module, nn.Conv2d)
         ]
         self._folding = Folding(convolutions)
-        # By the size of the input: the steps' windows, and one sample's largest feature map.
+        # By size of the input: the windows of the steps, and bytes of one sample's largest map.
         self._sizes: dict[Pair, tuple[list[Window | None], int]] = {}
 
     def run(self, features: Tensor, recorder: Recorder) -> Tensor:
-        """Runs the layers and notes the trail of the result."""
+        """Runs the layers and records the trail of the result."""
         trail = recorder.trail(features)
         assert trail is not None
         with recorder.paused():
             folded = self._folding.folded()
             if any(weight.dtype is not torch.float32 for weight, _ in folded):
-                raise TypeError("a float32 input meets weights of another type")
+                raise TypeError("the input is float32, but the weights have another type")
             size = size_of(features)
             if size not in self._sizes:
                 windows = _windows(self._steps, size)
@@ -315,7 +316,7 @@ class _Run:
         windows: list[Window | None],
         recorder: Recorder,
     ) -> tuple[Tensor, list[Tensor | None]]:
-        """The result of some samples and, for each step, the average or the shares to be kept."""
+        """The result of a chunk of samples and, for each step, the average or shares to record."""
         few = len(features) < _MANY
         weights = iter(folded)
         taken: list[Tensor | None] = []
@@ -331,7 +332,7 @@ class _Run:
                     features = features.contiguous(memory_format=torch.channels_last)
                     features = F.conv2d(features, weight, bias, stride, padding, dilation, groups)
             elif kind is nn.ReLU:
-                features = features.relu_()  # what the convolution made is nobody else's
+                features = features.relu_()  # the output of the convolution is owned by this call
                 kept = _average(features)
             elif kind is nn.MaxPool2d and recorder.maxima and window is not None:
                 pooled = module.forward(features)
@@ -344,7 +345,7 @@ class _Run:
 
 
 def _windows(steps: list[nn.Module], size: Pair) -> list[Window | None]:
-    """The window of each step for an input of a size, found by running the layers on no data."""
+    """The window of each step for an input size, computed on the meta device."""
     windows: list[Window | None] = []
     for module in steps:
         window = None
@@ -369,7 +370,7 @@ def _windows(steps: list[nn.Module], size: Pair) -> list[Window | None]:
 
 
 def _largest_map(steps: list[nn.Module], windows: list[Window | None], features: Tensor) -> int:
-    """Bytes of one sample's largest feature map in a run."""
+    """Bytes of the largest feature map of one sample."""
     largest = features[:1].numel()
     channels = features.shape[1]
     for module, window in zip(steps, windows, strict=True):
@@ -380,14 +381,14 @@ def _largest_map(steps: list[nn.Module], windows: list[Window | None], features:
 
 
 def _is_pointwise(conv: nn.Module) -> bool:
-    """Whether every pixel is computed from its own channels alone."""
+    """Whether each output pixel depends on one input pixel only."""
     stride, padding, _, groups, _ = _SETTINGS[nn.Conv2d](conv)
     pointwise = conv.kernel_size == (1, 1) and stride == (1, 1) and padding == (0, 0)
     return bool(pointwise and groups == 1)
 
 
 def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A pointwise convolution of few samples: as a matrix product a seventh of its time."""
+    """A pointwise convolution as a matrix product: for few samples a seventh of the time."""
     pixels, matrix = features.flatten(2), weight.flatten(1).expand(len(features), -1, -1)
     if bias is None:
         result = torch.bmm(matrix, pixels)
@@ -397,7 +398,7 @@ def _pointwise(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _average(features: Tensor) -> Tensor:
-    """Channel average: of many samples channels last, a matrix product is faster than ``mean``."""
+    """Channel average; for many channels-last samples a matrix product is faster than ``mean``."""
     if len(features) < _MANY or features.is_contiguous():
         return features.mean(1, keepdim=True)
     channels = features.shape[1]

@@ -1,4 +1,4 @@
-"""Where the windows of convolutions and poolings lie, which is all that the way back needs."""
+"""Geometry of convolutions and poolings, as the backward pass of the mask needs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ class Window(NamedTuple):
     Every pair is (vertical, horizontal), in pixels. A padding is the window of a 1×1 kernel.
 
     Args:
-        kernel: Taps of the window.
-        stride: Step of the window over the padded map it reads.
-        padding: Rows above and columns to the left of the map it reads. What lies below and to the
-            right follows from the two sizes, so uneven padding and ``ceil_mode`` need nothing more.
+        kernel: Number of taps.
+        stride: Step of the window over the padded input.
+        padding: Rows above and columns to the left of the input. The padding below and to the right
+            follows from the two sizes, which covers uneven padding and ``ceil_mode``.
         dilation: Distance between taps.
-        below: Height and width of the map it reads, on the side of the input.
-        above: Height and width of the map it writes.
+        below: Height and width of the input map.
+        above: Height and width of the output map.
     """
 
     kernel: Pair
@@ -32,10 +32,9 @@ class Window(NamedTuple):
     above: Pair
 
     def output_padding(self) -> Pair | None:
-        """What the transposed convolution adds below and to the right to restore the size.
+        """The output padding with which a transposed convolution restores the input size.
 
-        None where the layer's padding is uneven or a window reaches beyond it: then no such
-        padding does.
+        None if no output padding does: the layer's padding is uneven or a window reaches beyond it.
         """
         extra = [0, 0]
         for axis in (0, 1):
@@ -56,7 +55,7 @@ class Layer:
         window: Its geometry.
         shares: For a max pooling whose maxima were recorded, the share of channels whose maximum
             came from each tap, ``(N, kernel rows · kernel columns, h, w)`` with ``(h, w)`` the size
-            it writes; the shares of a window sum to one. None for every other layer.
+            of its output; the shares of a window sum to one. None for every other layer.
     """
 
     window: Window
@@ -65,11 +64,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Centres:
-    """Receptive-field centres along one axis: pixel ``i`` above looks at ``i · step + twice / 2``.
+    """Receptive-field centres along one axis: that of output pixel ``i`` is ``i·step + twice/2``.
 
     Args:
-        step: Distance of neighbouring centres in pixels of the map below.
-        twice: Twice the centre of the first pixel: an integer, where the centre need not be.
+        step: Distance of neighbouring centres in pixels of the input map.
+        twice: Twice the centre of the first pixel, which is an integer even if the centre is not.
     """
 
     step: int
@@ -77,10 +76,10 @@ class Centres:
 
 
 def centres(windows: Sequence[Window], axis: int) -> Centres:
-    """Receptive-field centres of the last layer's pixels on the map that the first layer reads.
+    """Receptive-field centres of the last layer's output pixels on the first layer's input.
 
     Args:
-        windows: The layers between, from the side of the input up.
+        windows: The windows of the layers in forward order.
         axis: 0 for rows, 1 for columns.
     """
     step, twice = 1, 0
@@ -93,7 +92,7 @@ def centres(windows: Sequence[Window], axis: int) -> Centres:
 
 
 def both(values: int | str | Sequence[int] | None) -> Pair:
-    """(Vertical, horizontal) from one number or two, as PyTorch's layers take them."""
+    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them."""
     if isinstance(values, int):
         return values, values
     if values is None or isinstance(values, str):
@@ -114,7 +113,7 @@ def window_between(
     padding: int | str | Sequence[int],
     dilation: int | Sequence[int],
 ) -> Window:
-    """The window of a layer that read ``below`` and wrote ``above``, both ``(N, C, H, W)``."""
+    """The window of a layer with input ``below`` and output ``above``, both ``(N, C, H, W)``."""
     return Window(
         both(kernel), both(stride), both(padding), both(dilation), size_of(below), size_of(above)
     )

@@ -1,4 +1,4 @@
-"""Attributions from the gradient at the pixels, by Captum."""
+"""Attributions from the gradient with respect to the pixels, computed by Captum."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,11 +25,11 @@ from vbp_lightning.attribution.scores import (
 Form = Literal["absolute", "signed"]
 
 _WRAPPED = "network."
-"""What the names of the layers of a wrapped network begin with."""
+"""Prefix of the layer names of a wrapped network."""
 
 
 def over_channels(gradient: Tensor, form: Form) -> Tensor:
-    """One value a pixel from one a channel.
+    """Reduces the channels of a gradient to one value per pixel.
 
     Args:
         gradient: ``(N, C, H, W)``.
@@ -45,10 +45,10 @@ def over_channels(gradient: Tensor, form: Form) -> Tensor:
 
 
 def checked_form(form: Form) -> Form:
-    """The form itself.
+    """Returns a valid form unchanged.
 
     Raises:
-        ValueError: There is no such form.
+        ValueError: The form is unknown.
     """
     if form not in ("absolute", "signed"):
         raise ValueError(f"form is {form!r}; choose absolute or signed")
@@ -58,13 +58,13 @@ def checked_form(form: Form) -> Form:
 class Saliency:
     """Image-specific class saliency (Simonyan, Vedaldi and Zisserman 2013, section 3.1).
 
-    The gradient of the unnormalised score of a class at the pixels: which pixels need be changed
-    the least to change the score the most.
+    The gradient of the unnormalised score of a class with respect to the pixels: the change of the
+    score per unit of change of each pixel.
 
     Args:
-        model: Any classifier of ``(N, C, H, W)``; found as it was left.
-        form: How channels become one value: see :func:`over_channels`.
-        chunk: Samples at a time.
+        model: Any classifier of ``(N, C, H, W)``; its state is restored.
+        form: How channels are reduced to one value, see :func:`over_channels`.
+        chunk: Samples per chunk.
     """
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
@@ -75,12 +75,12 @@ class Saliency:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The saliency of each sample.
+        """The saliency map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, score per unit of a pixel.
@@ -98,18 +98,18 @@ class Saliency:
 class GuidedBackprop:
     """Guided backpropagation (Springenberg et al. 2014, "Striving for simplicity", section 3.4).
 
-    The gradient with every ReLU's backward pass cut to where both its input and the gradient that
-    arrives are positive.
+    The gradient with the backward pass of every ReLU set to zero where its input or the incoming
+    gradient is not positive.
 
     Args:
-        model: Any classifier whose ReLUs are modules; found as it was left.
-        form: How channels become one value: see :func:`over_channels`.
+        model: Any classifier whose ReLUs are modules; its state is restored.
+        form: How channels are reduced to one value, see :func:`over_channels`.
         layer: Name of a module whose unit is explained instead of a class; None for the class.
-        unit: Of that layer's output: channel, row and column, or the one index of a flat output.
-        chunk: Samples at a time.
+        unit: Channel, row and column in the output of that layer, or one index of a flat output.
+        chunk: Samples per chunk.
 
     Raises:
-        ValueError: There is no such layer.
+        ValueError: The model has no such layer.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class GuidedBackprop:
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`; ignored for a unit.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -151,7 +151,7 @@ class GuidedBackprop:
         )
 
     def gradient(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """The same before the channels become one: ``(N, C, H, W)``, all samples at once."""
+        """The guided gradient of each channel, ``(N, C, H, W)``, of all samples at once."""
         refuse_functional_relus(self.model, inputs, "guided backpropagation")
         with differentiable(self.model, inputs.device):
             score = ScoreModel(self.model, target)
@@ -168,13 +168,13 @@ class GuidedBackprop:
 class DeconvNet:
     """The deconvolutional network (Zeiler and Fergus 2014, section 2), as a backward pass.
 
-    The gradient with every ReLU's backward pass replaced by a ReLU of what arrives; max poolings
-    are undone at their maxima.
+    The gradient with the backward pass of every ReLU replaced by a ReLU of the incoming gradient;
+    max poolings pass it to the positions of their maxima.
 
     Args:
-        model: Any classifier whose ReLUs are modules; found as it was left.
-        form: How channels become one value: see :func:`over_channels`.
-        chunk: Samples at a time.
+        model: Any classifier whose ReLUs are modules; its state is restored.
+        form: How channels are reduced to one value, see :func:`over_channels`.
+        chunk: Samples per chunk.
     """
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
@@ -185,12 +185,12 @@ class DeconvNet:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The way back of each sample.
+        """The deconvolved signal of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``.
@@ -212,15 +212,15 @@ class DeconvNet:
 class IntegratedGradients:
     """Integrated gradients (Sundararajan, Taly and Yan 2017).
 
-    The gradient averaged along the straight way from a baseline to the image, times the difference:
-    the sum over pixels and channels is the difference of the scores.
+    The gradient averaged along the straight line from a baseline to the image, times their
+    difference. The sum over pixels and channels is the difference of the two scores.
 
     Args:
-        model: Any classifier; found as it was left.
+        model: Any classifier; its state is restored.
         baseline: ``mean``, each image's own mean colour, or ``zero``.
-        steps: Points on the way.
-        form: How channels become one value; ``signed`` keeps the sum.
-        chunk: Samples at a time.
+        steps: Number of points on the line.
+        form: How channels are reduced to one value; ``signed`` keeps the sum.
+        chunk: Samples per chunk.
     """
 
     def __init__(
@@ -242,12 +242,12 @@ class IntegratedGradients:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """What each pixel adds to the score.
+        """The contribution of each pixel to the score.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, in units of the score.
@@ -274,12 +274,12 @@ class SmoothGrad:
     """SmoothGrad (Smilkov et al. 2017): saliency averaged over noisy copies of the image.
 
     Args:
-        model: Any classifier; found as it was left, and so is the random state.
-        samples: Noisy copies of each image.
-        noise: Standard deviation of the noise, as a part of each image's range of values.
-        form: How channels become one value: see :func:`over_channels`.
+        model: Any classifier; its state and the random state are restored.
+        samples: Number of noisy copies of each image.
+        noise: Standard deviation of the noise as a share of the range of each image's values.
+        form: How channels are reduced to one value, see :func:`over_channels`.
         seed: Of the noise.
-        chunk: Noisy copies at a time.
+        chunk: Noisy copies per chunk.
     """
 
     def __init__(
@@ -301,12 +301,12 @@ class SmoothGrad:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The averaged gradient of each sample; the same noise for each, whatever its mates.
+        """The averaged gradient of each sample, independent of the rest of the batch.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, score per unit of a pixel.
@@ -315,7 +315,7 @@ class SmoothGrad:
         def act(part: Tensor, wanted: Target) -> Tensor:
             spread = self.noise * float(part.max() - part.min())
             if spread == 0:
-                spread = 1e-12  # Captum wants noise; a flat image gets none to speak of
+                spread = 1e-12  # Captum requires noise; a constant image gets negligible noise
             with differentiable(self.model, part.device):
                 torch.manual_seed(self.seed)
                 method = NoiseTunnel(CaptumSaliency(ScoreModel(self.model, wanted)))
@@ -329,20 +329,20 @@ class SmoothGrad:
                 )
             return over_channels(gradient.detach(), self.form)
 
-        # The noise depends on the image's own range: one image at a time.
+        # The noise depends on the range of the image, so images are processed one by one.
         return _one_target_at_a_time(self.model, act, inputs, target, 1, progress)
 
 
 def module_named(model: nn.Module, name: str) -> nn.Module:
-    """A module of a model by its name.
+    """Finds a module of a model by its name.
 
     Args:
         model: Any module.
-        name: As ``named_modules`` gives it; where the model wraps a child called ``network``, as a
-            RoadClassifier does, also as that child gives it.
+        name: Its name in ``named_modules``; the prefix ``network.`` of a wrapped network, as in a
+            RoadClassifier, may be omitted.
 
     Raises:
-        ValueError: There is none; the message lists those that there are, without ``network.``.
+        ValueError: The model has no such module; the message lists the names without ``network.``.
     """
     found = {each: module for each, module in model.named_modules() if each}
     short = {each.removeprefix(_WRAPPED): module for each, module in found.items()}
@@ -361,10 +361,10 @@ def _one_target_at_a_time(
     size: int,
     progress: Progress | None,
 ) -> Tensor:
-    """As ``in_chunks``; where each sample has its own class, sample by sample.
+    """Like ``in_chunks``, but sample by sample if the samples have different classes.
 
-    Captum multiplies samples inside, and the model would no longer know whose class is whose. Nor
-    may the class with the highest score be another one at every step of the way.
+    Captum repeats samples internally, so per-sample classes would no longer match. The class with
+    the highest score is determined once, on the image itself, since it could differ between steps.
     """
 
     def act_each(part: Tensor, wanted: Target) -> Tensor:

@@ -18,18 +18,18 @@ from vbp_lightning.attribution.scores import (
 from vbp_lightning.errors import one_line
 
 TOLERANCE = 1e-4
-"""How much of the relevance that went round may be missing in the end, as a part of it."""
+"""Largest missing relevance, as a share of the total absolute relevance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """Where the score of each sample went; pixels, biases and stabilisers add up to it.
+    """The relevance of pixels, biases and stabilisers, which adds up to the score.
 
     Args:
         pixels: ``(N, C, H, W)``, relevance of each pixel and band.
-        biases: ``(N,)``, what the biases took, those of batch norms among them.
-        absorbed: ``(N,)``, what the stabilisers took.
-        score: ``(N,)``, the score that was handed out.
+        biases: ``(N,)``, relevance of the biases, including those of batch norms.
+        absorbed: ``(N,)``, relevance absorbed by the stabilisers.
+        score: ``(N,)``, the explained score.
     """
 
     pixels: Tensor
@@ -41,30 +41,30 @@ class Relevance:
 class Lrp:
     r"""Layer-wise relevance propagation (Bach et al. 2015; rules of Montavon et al. 2019).
 
-    The score is handed back layer by layer to what it was computed from, each input of a sum in
+    The score is propagated backwards layer by layer. Each input of a sum receives relevance in
     proportion to its contribution:
 
     .. math:: R_i = \sum_k \frac{a_i w_{ik}}{z_k + \varepsilon\,\mathrm{sign}(z_k)} R_k,
               \quad z_k = \sum_i a_i w_{ik} + b_k.
 
-    With ``gamma``, contributions to a convolution that have the sign of :math:`z_k` count
-    :math:`1 + \gamma` times as much as others; ``inf`` leaves only these (the z⁺ rule wherever
-    activations are not negative). Batch norms are part of the layer before them. With neither a
-    notable ``epsilon`` nor ``gamma`` the result is the gradient times the standardised pixel
-    (Ancona et al. 2018).
+    With ``gamma``, contributions to a convolution that have the sign of :math:`z_k` are weighted
+    :math:`1 + \gamma` times as much as others; ``inf`` keeps only these (the z⁺ rule if all
+    activations are non-negative). Batch norms are part of the preceding layer. With a negligible
+    ``epsilon`` and ``gamma=0`` the result is the gradient times the standardised pixel (Ancona et
+    al. 2018).
 
-    Relevance is conserved: pixels, biases and stabilisers together take the whole score. That is
-    checked in each call, and whatever has no rule is refused by name. Residual additions, in place
-    or not, hand relevance on in proportion to their summands.
+    Relevance is conserved: that of pixels, biases and stabilisers adds up to the score. Each call
+    checks this, and an operation without a rule raises an error that names it. Residual additions,
+    in place or not, distribute relevance in proportion to their summands.
 
     Args:
-        model: Any classifier; found as it was left.
-        epsilon: Stabiliser, in the units of the sums; at least 0. The larger, the fewer and the
-            stronger the contributions that are left, and the more relevance it takes itself.
-        gamma: Preference of convolutions for contributions that agree with the result; 0 for none,
-            at most ``inf``.
-        form: How channels become one value; ``signed`` keeps the sum.
-        chunk: Samples at a time.
+        model: Any classifier; its state is restored.
+        epsilon: Stabiliser in the units of the sums, at least 0. A larger one suppresses small
+            contributions and absorbs more relevance.
+        gamma: Additional weight of contributions to a convolution that have the sign of its output,
+            from 0 to ``inf``.
+        form: How channels are reduced to one value; ``signed`` keeps the sum.
+        chunk: Samples per chunk.
 
     Raises:
         ValueError: ``epsilon`` or ``gamma`` is negative.
@@ -99,13 +99,13 @@ class Lrp:
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Told the number of samples done, after each chunk.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``, in units of the score.
 
         Raises:
-            UnsupportedNetworkError: Something in the network has no rule, or relevance was lost.
+            UnsupportedNetworkError: An operation of the network has no rule, or relevance is lost.
         """
         return in_chunks(
             lambda part, wanted: over_channels(self.relevance(part, wanted).pixels, self.form),
@@ -116,7 +116,7 @@ class Lrp:
         )
 
     def relevance(self, inputs: Tensor, target: Target = None) -> Relevance:
-        """Where the score went, before the channels become one; all samples at once.
+        """The relevance of pixels and bands, biases and stabilisers, of all samples at once.
 
         Args:
             inputs: As for :meth:`attribute`.
@@ -154,7 +154,7 @@ class Lrp:
 
 
 def _check_conserved(found: Relevance, sent: RelevancePass) -> None:
-    """Refuses a network in which relevance got lost or came from nowhere."""
+    """Raises an error if relevance is lost or created."""
     pixels = found.pixels.double().flatten(1)
     others = torch.stack([found.biases, found.absorbed]).double()
     missing = found.score.double() - pixels.sum(1) - others.sum(0)

@@ -1,4 +1,4 @@
-"""Occlusion: what the network answers when a part of the image is covered."""
+"""Occlusion: the change of the score when a part of the image is covered."""
 
 from typing import Literal
 
@@ -9,29 +9,28 @@ from vbp_lightning.attribution.scores import CHUNK, Progress, Target, class_scor
 from vbp_lightning.attribution.undisturbed import undisturbed
 
 _BLUR = 0.25
-"""Standard deviation of the blur as a part of the window's side."""
+"""Standard deviation of the blur as a share of the side of the window."""
 
 
 class Occlusion:
     """Occlusion sensitivity (Zeiler and Fergus 2014, section 4.2).
 
-    A square covers one part of the image after the other. A pixel gets the mean, over all squares
-    that cover it, of the drop of the score; the means of the probability and of its drop are
-    offered too.
+    A square covers one part of the image after the other. The value of a pixel is the mean, over
+    all squares that cover it, of the drop of the score, of the probability or of its drop.
 
     Args:
-        model: Any classifier; found as it was left.
+        model: Any classifier; its state is restored.
         window: Side of the square in pixels.
-        stride: Pixels between squares; the last ones are shifted inwards, so that every pixel is
-            covered.
-        fill: What covers: ``mean``, each image's own mean colour; ``blur``, the image itself
-            blurred over the window; or a number in raw units.
-        output: ``drop`` of the score, ``probability`` of the class under the square, or
+        stride: Distance between squares in pixels; the last squares are shifted inwards so that
+            every pixel is covered.
+        fill: Content of the square: ``mean``, the mean colour of the image; ``blur``, the blurred
+            image; or a number in raw units.
+        output: ``drop`` of the score, ``probability`` of the class with the square covered, or
             ``probability_drop``.
-        chunk: Covered images at a time.
+        chunk: Covered images per chunk.
 
     Raises:
-        ValueError: A setting makes no sense.
+        ValueError: A setting is out of range.
     """
 
     def __init__(
@@ -60,13 +59,13 @@ class Occlusion:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The map of each sample.
+        """The saliency map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
             target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None for several
-                classes is the one that the uncovered image gets.
-            progress: Told the number of samples done, after each chunk.
+                classes is the class predicted for the uncovered image.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)``: a drop of the score in its units, a probability in [0, 1], its drop in
@@ -75,7 +74,7 @@ class Occlusion:
         return in_chunks(self._one, inputs, target, 1, progress)
 
     def _one(self, image: Tensor, target: Target) -> Tensor:
-        """The map ``(1, 1, H, W)`` of one image."""
+        """The saliency map ``(1, 1, H, W)`` of one image."""
         height, width = image.shape[2:]
         places = [
             (top, left)
@@ -87,7 +86,7 @@ class Occlusion:
         totals = image.new_zeros(height, width)
         counts = image.new_zeros(height, width)
         with undisturbed(self.model, image.device):
-            plain = self.model(image.clone())  # which it may change
+            plain = self.model(image.clone())  # the model may change its input
             if target is None and plain.ndim == 2 and plain.shape[1] > 1:
                 target = int(plain.argmax())
             elif isinstance(target, Tensor) and target.ndim == 1:
@@ -108,7 +107,7 @@ class Occlusion:
         return (totals / counts)[None, None]
 
     def _cover(self, image: Tensor) -> Tensor:
-        """What lies under the square, ``(1, C, H, W)``."""
+        """The content of the covered pixels, ``(1, C, H, W)``."""
         if self.fill == "mean":
             return image.mean(dim=(2, 3), keepdim=True).expand_as(image)
         if self.fill == "blur":
@@ -117,7 +116,7 @@ class Occlusion:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of windows that cover an axis; one, cut off, where it is shorter."""
+    """First pixels of the windows that cover an axis; [0] if it is shorter than a window."""
     last = max(0, length - window)
     return sorted({*range(0, last + 1, stride), last})
 
@@ -131,7 +130,7 @@ def _probabilities(output: Tensor, target: Target) -> Tensor:
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:
-    """An image after a Gaussian blur, mirrored at its borders."""
+    """An image after a Gaussian blur with mirrored borders."""
     reach = min(max(1, round(3 * sigma)), min(image.shape[2:]) - 1)
     offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
     kernel = (-(offsets**2) / (2 * sigma**2)).exp()

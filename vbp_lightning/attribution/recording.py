@@ -1,8 +1,8 @@
 """Recording a network's feature maps and the layers between them in one forward pass.
 
-The pass is watched operation by operation, below the modules, so that nothing that happens between
-two feature maps goes unseen: a ReLU or a clamp called as a function, a reshaping, a gate. What
-cannot be followed is refused by name instead of being passed over.
+The pass is watched at the level of operations, below that of modules, so every operation between
+two feature maps is seen: a ReLU or a clamp called as a function, a reshaping, a gate. An operation
+that cannot be followed raises an error that names it.
 """
 
 import threading
@@ -30,7 +30,7 @@ from vbp_lightning.errors import UserError
 
 
 class UnsupportedNetworkError(UserError):
-    """A network whose feature maps cannot be traced back to the input; names the module and why."""
+    """The feature maps of a network cannot be traced to the input; names the module and reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class FeatureMap:
         module: The ReLU.
         average: ``(N, 1, h, w)``, float32 or float64.
         layers: The convolutions, poolings and paddings between the previous feature map (the input
-            for the first) and this one, from the side of the input up.
+            for the first) and this one, in forward order.
     """
 
     module: nn.Module
@@ -51,11 +51,11 @@ class FeatureMap:
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What one forward pass left.
+    """The result of one forward pass.
 
     Args:
-        output: What the model returned.
-        maps: The feature maps of the convolutional part, from the side of the input up.
+        output: The output of the model.
+        maps: The feature maps of the convolutional part, in forward order.
     """
 
     output: Any
@@ -63,7 +63,7 @@ class Recording:
 
 
 def names_of(maps: Sequence[FeatureMap], model: nn.Module) -> tuple[str, ...]:
-    """Each map's ReLU by its name in the model, a module's second use with ``" (2)"`` behind."""
+    """The name of each map's ReLU in the model; the second use of a module ends in ``" (2)"``."""
     by_module = {module: name for name, module in model.named_modules()}
     uses: Counter[nn.Module] = Counter()
     names = []
@@ -75,7 +75,7 @@ def names_of(maps: Sequence[FeatureMap], model: nn.Module) -> tuple[str, ...]:
 
 
 class State(Enum):
-    """What a tensor still has to do with the pixels of the input."""
+    """The relation of a tensor to the pixels of the input."""
 
     SPATIAL = "a feature map"
     RESHAPED = "a feature map's values in another order"
@@ -83,14 +83,16 @@ class State(Enum):
 
 
 class Trail:
-    """How a tensor came from the input: a linked list of layers and feature maps.
+    """How a tensor was computed from the input: a linked list of layers and feature maps.
 
     Args:
         before: The trail of the tensor that it was computed from; None for the input itself.
-        module: The module that computed it.
-        layer: The layer that it went through, None where every pixel was treated for itself.
+        module: The module that computed it, or, once the state is not spatial, the module that
+            ended the spatial state.
+        layer: The layer that computed it; None for a pixelwise operation.
         average: The channel average, if it is the output of a ReLU.
-        state: Spatial or not; a trail that has left the pixels keeps what took it away.
+        state: Its relation to the pixels of the input.
+        convolves: Whether the layer is a convolution.
     """
 
     __slots__ = ("average", "before", "convolutions", "layer", "module", "state")
@@ -112,14 +114,14 @@ class Trail:
         self.convolutions: int = (before.convolutions if before else 0) + convolves
 
     def only_prepares(self) -> bool:
-        """Whether every pixel still lies where it lies in the input, and no map was recorded."""
+        """Whether no layer has moved the pixels of the input and no map was recorded."""
         step: Trail | None = self
         while step is not None and step.layer is None and step.average is None:
             step = step.before
         return step is None
 
 
-# Operations by their name in ATen, without the underscore of the in-place ones.
+# Names of operations in ATen, without the underscore of in-place ones.
 _IDENTITIES = {"clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "neg", "addcmul"}
 _PREPARATIONS = {"clamp", "clamp_min", "clamp_max", "abs", "pow", "sqrt", "log", "log1p", "exp"}
@@ -152,27 +154,27 @@ _FACTORIES = {
 _RELUS = {"relu", "hardtanh", "threshold", "clamp", "clamp_min", "relu6"}
 _RELU_MODULES = (nn.ReLU, nn.ReLU6)
 
-# Layers that leave every feature where it is but are computed by reshaping or pooling channels.
+# Layers that keep the position of features but are implemented by reshaping or pooling channels.
 _OPAQUE = {nn.GroupNorm, nn.LocalResponseNorm, nn.InstanceNorm2d}
 
 
 class InputsChangedError(Exception):
-    """The model was about to change its input in place; it wants a copy."""
+    """The model would change its input in place and must be given a copy."""
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every tensor of one forward pass from the input on.
+    """Follows every tensor of one forward pass, beginning with the input.
 
     Args:
         model: The network, already in eval mode.
-        inputs: ``(N, C, H, W)``, the very tensor that the model will be called with.
+        inputs: ``(N, C, H, W)``, the tensor object that the model is called with.
         precision: Type of the channel averages.
-        maxima: Whether to record from which pixels max poolings take their maxima.
+        maxima: Whether to record the positions of the maxima of max poolings.
         changeable: Whether the model may change the inputs in place.
 
     Attributes:
         relus: The trails of the recorded ReLUs' outputs, in order of execution.
-        overheard: Whether somebody else has hooks on all modules.
+        overheard: Whether other code has registered global module hooks.
     """
 
     def __init__(
@@ -203,12 +205,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watches the operations, and which module runs them, while the context lasts."""
+        """Watches operations and running modules within the context."""
         if self._watching:
             yield
             return
-        # Hooks for all modules at once: none is put on a module of the model, and modules that the
-        # model makes as it runs are seen as well.
+        # Global hooks leave the modules of the model unchanged and also see modules that the model
+        # creates while it runs.
         handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -224,12 +226,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def innermost(self) -> bool:
-        """Whether no other mode came into force since, so that this one can be paused."""
+        """Whether no other dispatch mode was entered since, so that this one can be paused."""
         return not self._watching or _get_current_dispatch_mode() is self
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Lets operations pass unwatched, for who notes their trails instead."""
+        """Stops watching within the context; the caller records the trails."""
         if not self._watching:
             yield
             return
@@ -243,30 +245,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The trail of a tensor, None if it was not computed from the input."""
         if not isinstance(tensor, Tensor):
             return None
-        # By identity, weakly: a number may come back for another tensor when the first is gone.
+        # `id()` values are reused after garbage collection, so the weak reference is compared too.
         known = self._trails.get(id(tensor))
         return known[1] if known is not None and known[0]() is tensor else None
 
     def follow(self, tensor: Tensor, trail: Trail) -> None:
-        """Notes how a tensor came about."""
+        """Records the trail of a tensor."""
         self._trails[id(tensor)] = ref(tensor), trail
 
     def relu(self, before: Trail, module: nn.Module, average: Tensor) -> Trail:
-        """Records a ReLU's output by its channel average; returns the trail of the output."""
+        """Records the channel average of a ReLU's output and returns the trail of the output."""
         trail = Trail(before, module, average=average)
         self.relus.append(trail)
         return trail
 
     def average(self, features: Tensor) -> Tensor:
-        """Channel average ``(N, 1, h, w)`` in the precision of the recording."""
+        """Channel average ``(N, 1, h, w)`` in the precision of the recorder."""
         wide = torch.promote_types(features.dtype, self.precision)
         return features.mean(1, keepdim=True, dtype=wide).to(self.precision)
 
     def maps(self) -> tuple[FeatureMap, ...]:
-        """The feature maps along the main path, which the last ReLU ends.
+        """The feature maps along the main path, which ends at the last ReLU.
 
         Raises:
-            UnsupportedNetworkError: There is none, or one lies beside the main path.
+            UnsupportedNetworkError: No map was recorded, or one is not on the main path.
         """
         if not self.relus:
             raise UnsupportedNetworkError(
@@ -294,19 +296,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise self.refusal(
                     relu.module,
                     "its output lies beside the main path (the branch with the most convolutions) "
-                    "from the input to the last ReLU, where the mask has no place for it",
+                    "from the input to the last ReLU, and the mask cannot include it",
                 )
         return tuple(reversed(backwards))
 
     def refusal(self, module: nn.Module | None, reason: str) -> UnsupportedNetworkError:
-        """The error that names a module and says why the mask cannot pass it."""
+        """The error that names a module and the reason why the mask cannot be computed."""
         module = self.model if module is None else module
         name = next((name for name, known in self.model.named_modules() if known is module), "")
         kind = type(module).__name__
         where = f"{name} ({kind})" if name else kind
         return UnsupportedNetworkError(f"VisualBackProp cannot follow {where}: {reason}")
 
-    # Which module runs
+    # Running modules
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() != self._thread:
@@ -326,7 +328,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._opaque = None
         self._running.pop()
 
-    # Which operation runs
+    # Operations
 
     def __torch_dispatch__(
         self,
@@ -378,7 +380,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
 
     def _check_aliases(self, changed: Tensor) -> None:
-        """An in-place operation changes other tensors on the same memory behind their trail."""
+        """Marks other tensors on the memory of a changed one as reshaped: they changed too."""
         storage = changed.untyped_storage()._cdata
         for reference, _ in list(self._trails.values()):
             other = reference()
@@ -390,7 +392,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _step(
         self, operation: str, args: tuple[Any, ...], sources: list[Trail], result: Tensor
     ) -> Trail:
-        """The trail of what an operation computed from tensors with trails."""
+        """The trail of the result of an operation on tensors with trails."""
         if any(trail.state is State.SPATIAL for trail in sources):
             return self._spatial_step(operation, args, sources, result)
         reshaped = [trail for trail in sources if trail.state is State.RESHAPED]
@@ -398,8 +400,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             lost = (reshaped or sources)[0].module
             raise self.refusal(
                 self._module,
-                "no mask gets from its output back to the input, "
-                f"since {type(lost).__name__} left the grid of pixels on the way",
+                "its output cannot be mapped to the pixels of the input, "
+                f"since {type(lost).__name__} before it left the grid of pixels",
             )
         if not reshaped:
             return Trail(sources[0], sources[0].module, state=State.ENDED)
@@ -439,7 +441,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     raise self.refusal(
                         module,
                         "it normalises with the statistics of the batch even in eval mode, "
-                        "so that a mask would depend on the other samples",
+                        "so a mask would depend on the other samples",
                     )
                 return Trail(before, module)
             if operation in _IDENTITIES:
@@ -456,7 +458,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._is_map(result) and {size_of(result)} == self._sizes(args):
             if operation == "add" and len(spatial) == len(sources):
                 return Trail(self._main(spatial), module)
-            # Before the first convolution every tensor lies on the pixels of the input.
+            # Before the first convolution every tensor has the pixel grid of the input.
             bands = operation == "cat" and args[1:] == (1,)
             if all(trail.convolutions == 0 for trail in sources) and (
                 operation in _ARITHMETIC | _PREPARATIONS or bands
@@ -465,7 +467,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise self._unknown(operation)
 
     def _layer(self, operation: str, args: tuple[Any, ...], result: Tensor) -> Layer | None:
-        """The layer between the first argument and the result, None for any other operation."""
+        """The layer that an operation is; None for operations that are no layer."""
         if operation == "convolution" and not args[6]:
             kernel = args[1].shape[2:]
             return Layer(window_between(args[0], result, kernel, args[3], args[4], args[5]))
@@ -493,14 +495,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return sizes
 
     def _main(self, branches: list[Trail]) -> Trail:
-        """The branch of an addition that the mask goes back along: the one that convolves most."""
+        """The branch of an addition that the mask follows: the one with the most convolutions."""
         most = max(branch.convolutions for branch in branches)
         main = [branch for branch in branches if branch.convolutions == most]
         if len(set(main)) > 1 and most > 0:
             raise self.refusal(
                 self._module,
                 f"it adds {len(main)} branches of {most} convolutions each, "
-                "so that none of them is the main path",
+                "so none of them is the main path",
             )
         return main[0]
 
@@ -540,23 +542,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         if isinstance(module, nn.modules.conv._ConvNd) and module.padding_mode != "zeros":
             return self.refusal(
-                module, f"padding_mode={module.padding_mode!r} has no way back; use 'zeros'"
+                module, f"padding_mode={module.padding_mode!r} is not supported; use 'zeros'"
             )
         if operation == "convolution":
             return self.refusal(
                 module,
-                "only a plain convolution of a single feature map (N, C, H, W) has a way back",
+                "only a plain convolution of a single feature map (N, C, H, W) is supported",
             )
         return self.refusal(
             module,
-            f"no rule leads a mask back through {operation}; the convolutional part may hold "
+            f"the mask has no rule for {operation}; the convolutional part may hold "
             "Conv2d, BatchNorm2d, ReLU, pooling, zero padding and residual additions",
         )
 
 
 @cache
 def _described(func: OpOverload) -> tuple[str, bool, bool]:
-    """An operation's name without the underscore, whether it had one, and whether it writes."""
+    """The name without the underscore of in-place forms, whether in place, whether mutating."""
     name: str = func.overloadpacket.__name__
     in_place = name.endswith("_") and not name.endswith("__")
     return name.removesuffix("_") if in_place else name, in_place, func._schema.is_mutable

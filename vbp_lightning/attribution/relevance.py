@@ -1,12 +1,12 @@
-r"""A forward pass after which the gradient is layer-wise relevance propagation.
+r"""A forward pass whose gradient is layer-wise relevance propagation.
 
-With :math:`R` the relevance of a value :math:`a`, put :math:`R = a\,G`. A layer that adds up
-contributions, :math:`z_k = \sum_i a_i w_{ik} + b_k`, then hands :math:`G` on by the chain rule,
-but for a factor at :math:`z_k`; ReLUs, max poolings, sums, averages and reshapings do so by the
-chain rule itself (Ancona et al. 2018, proposition 1). So it is enough to put a stand-in in the
-place of each convolution, linear layer and batch norm: of the same value, with the factor in its
-gradient. Two units of value one, factors of every bias and of every stabiliser, gather what these
-take, so that nothing is lost uncounted.
+Write the relevance :math:`R` of a value :math:`a` as :math:`R = a\,G`. A layer that adds up
+contributions, :math:`z_k = \sum_i a_i w_{ik} + b_k`, propagates :math:`G` by the chain rule with an
+additional factor at :math:`z_k`; ReLUs, max poolings, sums, averages and reshapings propagate it by
+the chain rule alone (Ancona et al. 2018, proposition 1). It therefore suffices to replace the
+output of each convolution, linear layer and batch norm by a tensor of the same value whose gradient
+contains the factor. Two tensors of ones, one multiplied with every bias and one with every
+stabiliser, collect the relevance of these, so all relevance is accounted for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vbp_lightning.attribution.recording import UnsupportedNetworkError
 
-# Functions by their name, without what tells operators and in-place forms apart.
+# One name for the operator, reflected and in-place forms of a function.
 _SAME = {
     "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "subtract": "sub",
     "imul": "mul", "rmul": "mul", "multiply": "mul", "itruediv": "div", "truediv": "div",
@@ -48,7 +48,7 @@ _ACTIVATIONS = {
     "celu", "gelu", "silu", "mish", "hardswish", "tanh", "prelu",
 }  # fmt: skip
 _KNOWN = _PROPORTIONAL | _PRODUCTS | _ACTIVATIONS | {"conv2d", "linear", "add", "sub"}
-# What leaves each pixel of the input where it is.
+# Functions that keep the position of each pixel of the input.
 _PIXELWISE = {
     "add", "sub", "mul", "div", "neg", "clamp", "clip", "clamp_min", "clamp_max", "pow", "sqrt",
     "log", "log1p", "to", "float", "double", "type_as", "contiguous", "clone",
@@ -56,13 +56,13 @@ _PIXELWISE = {
 
 
 class _Contributions(NamedTuple):
-    """What a layer adds up for each of its outputs.
+    """The sums of contributions to each output of a layer.
 
     Args:
         total: The sum of all contributions, without the bias.
-        positive: The sum of the positive ones; None where no rule asks for it.
-        shift: The bias, of a shape that broadcasts; None for none.
-        version: Of the layer's output: another one tells that it was changed in place.
+        positive: The sum of the positive contributions; None if no rule needs it.
+        shift: The bias in a shape that broadcasts; None for no bias.
+        version: Version counter of the layer's output, by which in-place changes are detected.
     """
 
     total: Tensor
@@ -72,7 +72,7 @@ class _Contributions(NamedTuple):
 
 
 class RelevancePass(TorchFunctionMode):
-    r"""Puts stand-ins in the place of layers while a model runs.
+    r"""Replaces the outputs of layers while a model runs, so that gradients propagate relevance.
 
     Convolutions follow the generalised gamma rule, a batch norm behind one being part of it:
 
@@ -80,24 +80,24 @@ class RelevancePass(TorchFunctionMode):
               \quad c_{ik} = a_i w_{ik},
               \quad v_{ik} = \frac{1 + \gamma\,[c_{ik} z_k > 0]}{1 + \gamma},
 
-    where :math:`j` runs over the bias too, :math:`c_{0k} = b_k`. Linear layers, and batch norms
-    that stand elsewhere, follow it with :math:`\gamma = 0`, the epsilon rule. An activation hands
-    the relevance of its output to its input, an addition to its summands in proportion, a maximum
-    to the largest. What treats each pixel of the input for itself before the first of these layers,
-    a normalisation for instance, leaves its relevance at the pixel.
+    where :math:`j` includes the bias, :math:`c_{0k} = b_k`. Linear layers and other batch norms
+    follow it with :math:`\gamma = 0`, the epsilon rule. An activation propagates the relevance of
+    its output to its input, an addition to its summands in proportion, a maximum to the largest
+    value. Pixelwise operations before the first of these layers, for instance a normalisation, keep
+    the relevance at the pixel.
 
     Args:
         model: The network, in eval mode, parameters without gradients, ReLUs out of place.
-        inputs: ``(N, C, H, W)``, the very tensor that the model will be called with; the model may
+        inputs: ``(N, C, H, W)``, the tensor object that the model is called with; the model may
             change it.
         epsilon: Stabiliser of every sum, in the units of the sum; at least 0.
-        gamma: How much more than others contributions of the sign of the sum count; ``inf`` leaves
-            only these.
+        gamma: Additional weight of contributions that have the sign of the sum; ``inf`` keeps only
+            these.
 
     Attributes:
-        pixels: What the first layers read, ``(N, C, H, W)`` each, with gradients.
-        bias_unit: ``(N,)`` ones, a factor of every bias.
-        epsilon_unit: ``(N,)`` ones, a factor of every stabiliser.
+        pixels: The inputs of the first layers, ``(N, C, H, W)`` each, with gradients.
+        bias_unit: ``(N,)`` ones, multiplied with every bias.
+        epsilon_unit: ``(N,)`` ones, multiplied with every stabiliser.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor, epsilon: float, gamma: float) -> None:
@@ -116,7 +116,7 @@ class RelevancePass(TorchFunctionMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Is in force while the context lasts."""
+        """Replaces the outputs of layers within the context."""
         handles = [
             register_module_forward_pre_hook(lambda module, _: self._running.append(module)),
             register_module_forward_hook(lambda *_: self._leave(), always_call=True),
@@ -129,7 +129,7 @@ class RelevancePass(TorchFunctionMode):
                 handle.remove()
 
     def refusal(self, reason: str) -> UnsupportedNetworkError:
-        """The error that names the module that runs and says why relevance cannot pass it."""
+        """The error that names the running module and the reason why relevance cannot pass it."""
         module = self._running[-1] if self._running else self.model
         name = next((name for name, known in self.model.named_modules() if known is module), "")
         kind = type(module).__name__
@@ -162,7 +162,7 @@ class RelevancePass(TorchFunctionMode):
                 return result
         if name not in _KNOWN and func is not F.batch_norm:
             result = func(*args, **kwargs)
-            # Sizes, comparisons and places of maxima carry no relevance.
+            # Sizes, comparisons and indices of maxima carry no relevance.
             if any(each.is_floating_point() for each in _tensors(result)):
                 raise self.refusal(f"there is no rule for {name}")
             return result
@@ -176,10 +176,10 @@ class RelevancePass(TorchFunctionMode):
         return result
 
     def _begin(self, value: Any) -> Any:  # noqa: ANN401
-        """Arguments with stand-ins for pixels, where the relevance is going to be read off."""
+        """Replaces the pixels in arguments by copies with gradients, recorded in ``pixels``."""
         if isinstance(value, Tensor) and value in self._on_pixels:
             self.pixels.append(value.detach().clone().requires_grad_())
-            # Once multiplied, so that what follows may change it in place.
+            # The product may be changed in place by the following operations; a leaf may not.
             return self.pixels[-1] * 1
         if isinstance(value, list | tuple):
             return type(value)(self._begin(each) for each in value)
@@ -214,7 +214,7 @@ class RelevancePass(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _counted(self, value: object, like: Tensor) -> object:
-        """A summand that is no feature is a bias."""
+        """Counts a summand that is not a feature as a bias."""
         if not isinstance(value, Tensor | float | int) or value is like:
             return value
         return self._unit(self.bias_unit, like) * value
@@ -234,7 +234,7 @@ class RelevancePass(TorchFunctionMode):
         *geometry: object,
         **named: object,
     ) -> Tensor:
-        """Stands for a convolution or a linear layer."""
+        """Computes a convolution or a linear layer by its rule."""
         if weight.requires_grad or not features.requires_grad:
             raise self.refusal("its weights depend on the image")
         total = func(features, weight, None, *geometry, **named)
@@ -262,7 +262,7 @@ class RelevancePass(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> Tensor:
-        """Stands for a batch norm, together with the layer whose output it reads."""
+        """Computes a batch norm by its rule, merged with the layer whose output it reads."""
         if training or mean is None or var is None:
             raise self.refusal("it normalises with the statistics of the batch")
         scale = (var + eps).rsqrt()
@@ -282,7 +282,7 @@ class RelevancePass(TorchFunctionMode):
         return self._sum(scale * layer.total, positive, shift)
 
     def _sum(self, total: Tensor, positive: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Contributions added up by the rule."""
+        """Adds up contributions by the generalised gamma rule."""
         biased = total
         if shift is not None:
             biased = total + self._unit(self.bias_unit, total) * shift
@@ -299,9 +299,9 @@ class RelevancePass(TorchFunctionMode):
 
 
 def _standing_for(value: Tensor, source: Tensor) -> Tensor:
-    """A tensor of a value whose relevance goes to the source: G of the source is G · value/source.
+    """A tensor of a value whose gradient passes relevance to the source, as G · value / source.
 
-    Where the source is zero nothing contributes, and no relevance is handed on.
+    Where the source is zero there are no contributions, and no relevance is propagated.
     """
     divisor = source.detach()
     factor = torch.where(divisor == 0, 0, value / divisor)
@@ -325,7 +325,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _described(func: Callable[..., Any]) -> tuple[str, bool]:
-    """A function's name, one for all its forms, and whether this form works in place."""
+    """The name of a function, the same for all its forms, and whether this form is in place."""
     name = getattr(func, "__name__", str(func))
     bare = name.strip("_")
     operator = name.startswith("__")

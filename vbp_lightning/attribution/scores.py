@@ -1,4 +1,4 @@
-"""The score that an attribution explains, and a model ready to be differentiated."""
+"""The score that an attribution explains, and contexts for differentiating a model."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,15 +13,16 @@ from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.undisturbed import undisturbed
 
 Target = int | Tensor | None
-"""A class for all samples, one for each (``(N,)`` integers), or None: see ``class_scores``."""
+"""A class for all samples, one class per sample (``(N,)`` integers), or None; see
+:func:`class_scores`."""
 
 Progress = Callable[[int], object]
-"""Is told, after each chunk of samples, how many it held: an ``advance`` of a progress bar."""
+"""Called with the number of samples after each chunk, to advance a progress bar."""
 
 CHUNK = 16
-"""Samples at a time of the methods that more do not speed up on either road network: on a CPU, the
-maps of 64 samples of the max-pool one outgrow what the allocator keeps, and getting their memory
-anew takes up to as long as computing them."""
+"""Default number of samples per chunk. Larger chunks are not faster on either road network: on a
+CPU the maps of 64 samples of the max-pool network exceed the memory that the allocator keeps, and
+allocating it again takes up to as long as computing the maps."""
 
 _RELU_OPERATIONS = ("relu", "threshold", "clamp_min", "hardtanh")
 
@@ -31,9 +32,9 @@ def class_scores(output: Tensor, target: Target = None) -> Tensor:
 
     Args:
         output: ``(N,)`` or ``(N, 1)`` logits of two classes, or ``(N, K)`` scores of K classes.
-        target: The class of all samples, or ``(N,)`` classes. Of a single logit, 1 (road) is the
-            logit itself and 0 (non-road) its negative. None explains road, or of K classes each
-            sample's highest score.
+        target: The class of all samples, or ``(N,)`` classes. For a single logit, class 1 (road)
+            is the logit and class 0 (non-road) its negative. None selects road, or with K classes
+            the highest score of each sample.
 
     Returns:
         ``(N,)``.
@@ -88,21 +89,21 @@ class ScoreModel(nn.Module):
         """``(N, C, H, W)`` to ``(N,)``."""
         target = self.target
         if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
-            # Captum repeats each sample, steps or noises of the same one side by side or apart
+            # Captum repeats each sample, in an order that depends on the method.
             raise ValueError("give one class for all samples")
-        # A copy, which a model that standardises in place may change
+        # The model may change the copy, for instance by standardising in place.
         return class_scores(self.model(inputs.clone()), target)
 
 
 @contextmanager
 def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode with gradients towards the input alone; all is found as it was left.
+    """Eval mode with gradients with respect to the input only; the model's state is restored.
 
-    ReLUs work out of place meanwhile: hooks may not see a tensor that is overwritten.
+    ReLUs run out of place, since hooks must not see a tensor that is overwritten.
 
     Args:
         model: Any module.
-        device: Where it runs.
+        device: The device of the model.
     """
     with undisturbed(model, device) as modules:
         frozen = [each for each in model.parameters() if each.requires_grad]
@@ -113,7 +114,7 @@ def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
             for module in in_place:
                 module.inplace = False  # type: ignore[assignment]
             with torch.enable_grad(), warnings.catch_warnings():
-                # Captum's notes on hooks that it sets and removes, and on inputs without gradients
+                # Captum warns about its own hooks and about inputs without gradients.
                 warnings.simplefilter("ignore")
                 yield
         finally:
@@ -124,7 +125,7 @@ def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 class _ReluWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a ReLU that is called as a function: no hook can change its backward pass."""
+    """Raises an error if a ReLU is called as a function, whose backward pass cannot be hooked."""
 
     def __init__(self, model: nn.Module, method: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -143,7 +144,7 @@ class _ReluWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._inside -= 1
 
     def remove(self) -> None:
-        """Takes the hooks away."""
+        """Removes the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -164,10 +165,15 @@ class _ReluWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> None:
-    """Runs a sample through a model and refuses it where a ReLU is no module.
+    """Runs one sample to check that every ReLU of a model is a module.
+
+    Args:
+        model: Any module; its state is restored.
+        inputs: ``(N, C, H, W)``; the first sample is run.
+        method: Name of the method, for the message.
 
     Raises:
-        UnsupportedNetworkError: It calls one as a function.
+        UnsupportedNetworkError: The model calls a ReLU as a function.
     """
     watch = _ReluWatch(model, method)
     try:
@@ -178,7 +184,7 @@ def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> No
 
 
 def check_images(inputs: Tensor) -> None:
-    """Raises ``ValueError`` where inputs are no batch of floating-point images."""
+    """Raises ``ValueError`` if the inputs are not a batch of floating-point images."""
     if inputs.ndim != 4 or not inputs.is_floating_point():
         raise ValueError(
             f"inputs are {tuple(inputs.shape)} {inputs.dtype}; give (N, C, H, W) floating point"
@@ -192,20 +198,20 @@ def in_chunks(
     size: int,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Applies an attribution to a few samples at a time, so that memory stays bounded.
+    """Applies an attribution in chunks of samples, which bounds its memory.
 
     Args:
         act: ``(n, C, H, W)`` and targets to ``(n, 1, H, W)``.
         inputs: ``(N, C, H, W)``.
-        target: For all samples or one for each.
-        size: Samples at a time.
+        target: One for all samples or one per sample.
+        size: Samples per chunk.
         progress: Told the number of samples done, after each chunk.
 
     Returns:
         ``(N, 1, H, W)``.
 
     Raises:
-        ValueError: The inputs are no batch of floating-point images.
+        ValueError: The inputs are not a batch of floating-point images.
     """
     check_images(inputs)
     each = isinstance(target, Tensor) and target.ndim == 1

@@ -1,4 +1,4 @@
-"""A variant of VisualBackProp for locating what a class looks like: this project's, no paper's."""
+"""A class-specific variant of VisualBackProp, developed in this project."""
 
 from collections.abc import Iterator
 
@@ -10,34 +10,34 @@ from vbp_lightning.attribution.visual_backprop import VisualBackProp, min_max
 
 
 class SymmetricVisualBackProp:
-    r"""Deep VisualBackProp masks of all channels and of the class's, averaged over symmetries.
+    r"""The product of a deep VisualBackProp mask and that of a class, averaged over rotations.
 
-    With :math:`g` the turns of the square by quarters, each undone by :math:`g^{-1}`,
+    With :math:`g` the rotations of the square by multiples of 90°, inverted by :math:`g^{-1}`,
 
     .. math:: m(x) = \sum_g g^{-1}\Big[V(g x) \odot V_y(g x)\Big],
 
     where :math:`V` is VisualBackProp without its first ``skip`` maps, and :math:`V_y` is the same
-    with the sum over those channels alone whose activation raises the score of the class,
-    :math:`\sum_{ij} \partial y / \partial A_{c,ij} > 0`; both divided by their maxima.
+    with the sum over only those channels whose activation raises the score of the class,
+    :math:`\sum_{ij} \partial y / \partial A_{c,ij} > 0`; both are divided by their maxima.
 
-    Why: the first maps of a road network fire on edges anywhere, and a product is as blind as its
-    blindest factor, so they are left out; channels that speak against the class fire where it is
-    not; and a network that was trained on turned images owes the same answer to each turn, so that
-    what changes with the turn is noise, above all the grid of its strides, which averages out.
+    The first maps of a road network respond to all edges, which the product cannot remove, so they
+    are left out. Channels with evidence against the class respond outside of it. A network that was
+    trained on rotated images should respond equally to each rotation. Differences between rotations
+    are therefore noise, mainly the grid of the strides, which the average reduces.
 
-    It is not the paper's method, sees no finer than the first map that is left, and costs two masks
-    and a gradient a turn.
+    The method is not that of the paper. Its resolution is that of the first remaining map, and it
+    costs two masks and one gradient per rotation.
 
     Args:
-        model: Any module that :class:`VisualBackProp` takes; found as it was left. Of oblong images
-            only the half turn is taken.
+        model: Any module that :class:`VisualBackProp` accepts; its state is restored. Images that
+            are not square are rotated by 180° only.
         upsampling: See :class:`VisualBackProp`.
-        skip: How many maps to leave out, from the side of the input.
-        rotations: 1 for the image as it is, 2 for it and its half turn, 4 for all quarter turns.
-        chunk: Samples at a time.
+        skip: Number of maps to leave out, counted from the input.
+        rotations: 1 for the image itself, 2 to add a rotation by 180°, 4 for multiples of 90°.
+        chunk: Samples per chunk.
 
     Raises:
-        ValueError: A setting makes no sense.
+        ValueError: A setting is out of range.
     """
 
     def __init__(
@@ -58,34 +58,34 @@ class SymmetricVisualBackProp:
     def attribute(
         self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
     ) -> Tensor:
-        """The mask of each sample.
+        """The saliency map of each sample.
 
         Args:
             inputs: ``(N, C, H, W)``, floating point, as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; of several classes,
-                None is the likeliest of each turned image for itself.
-            progress: Told the number of samples done, after each chunk.
+            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; with several
+                classes, None selects the most likely class of each rotated image separately.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
-            ``(N, 1, H, W)`` in [0, 1], min-max over each sample; a constant mask gives zeros.
+            ``(N, 1, H, W)`` in [0, 1], min-max normalised per sample; a constant map gives zeros.
 
         Raises:
             UnsupportedNetworkError: The network's feature maps cannot be followed.
-            ValueError: The inputs are no batch of floating-point images, or the network has no more
-                maps than are to be skipped.
+            ValueError: The inputs are not a batch of floating-point images, or the network has no
+                more than ``skip`` maps.
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
             total = torch.zeros_like(
                 part[:, :1], dtype=torch.promote_types(part.dtype, torch.float)
             )
-            for turn in self._rotations(part):
-                turned = torch.rot90(part, turn, (2, 3))
+            for rotation in self._rotations(part):
+                rotated = torch.rot90(part, rotation, (2, 3))
                 masks = [
-                    _to_one(method.attribute(turned, wanted, normalize=False))
+                    _to_one(method.attribute(rotated, wanted, normalize=False))
                     for method in (self._all, self._of_class)
                 ]
-                total += torch.rot90(masks[0] * masks[1], -turn, (2, 3))
+                total += torch.rot90(masks[0] * masks[1], -rotation, (2, 3))
             return min_max(total)
 
         return in_chunks(act, inputs, target, self.chunk, progress)

@@ -1,4 +1,4 @@
-"""Running a model without leaving a trace on it."""
+"""Running a model without changing its state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def modules_of(model: nn.Module) -> list[nn.Module]:
-    """Every module of a model once, itself first: ``model.modules()``, only faster."""
+    """Every module of a model once, the model first: a faster ``model.modules()``."""
     found = {model: None}
     waiting = [model]
     while waiting:
@@ -21,14 +21,14 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def undisturbed(model: nn.Module, device: torch.device) -> Iterator[list[nn.Module]]:
-    """Eval mode without gradients; every submodule's own mode and the random state come back.
+    """Eval mode without gradients; restores the mode of every submodule and the random state.
 
-    The flags are set directly: ``eval()`` may be overridden, and a submodule that was frozen in
-    eval mode must not wake up in training mode.
+    The flags are set directly, since ``eval()`` may be overridden and a submodule that was frozen
+    in eval mode must stay in eval mode afterwards.
 
     Args:
         model: Any module; put into eval mode with all its submodules.
-        device: Where it runs: the random state of this device and of the CPU is restored.
+        device: The device of the model; its random state and that of the CPU are restored.
 
     Yields:
         The modules of the model.

@@ -1,4 +1,4 @@
-"""VisualBackProp: which pixels the convolutional part of a network passes on to its top."""
+"""VisualBackProp: masks of the pixels that contribute to a network's deepest feature maps."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 
 @dataclass(frozen=True, eq=False)
 class MaskChain:
-    """How a mask came about, layer by layer, from the side of the input to the deepest.
+    """The averaged feature maps and the intermediate VisualBackProp masks, in forward order.
 
     Args:
-        names: Of the recorded ReLU modules; a second use of the same module ends in ``" (2)"``.
-        maps: The channel average of each one's output, ``(N, 1, h, w)``.
-        masks: The mask as it grows back: at each layer after its multiplication with that layer's
-            map, ``(N, 1, h, w)``; the last is the deepest map itself.
+        names: Names of the recorded ReLU modules; the second use of a module ends in ``" (2)"``.
+        maps: The channel average of the output of each, ``(N, 1, h, w)``.
+        masks: The intermediate mask at each layer, after the multiplication with the map of that
+            layer, ``(N, 1, h, w)``; the last is the deepest map itself.
         mask: The mask at the input, ``(N, 1, H, W)``.
     """
 
@@ -41,34 +41,36 @@ class VisualBackProp:
 
     .. math:: m_L = \bar f_L, \quad m_l = \bar f_l \odot U_{l+1}(m_{l+1}), \quad m = U_1(m_1),
 
-    which is, up to a constant, the sum over all paths of channels and positions from an input pixel
-    to the top of the product of the activations along them (for ``deconv``). Neither weights nor
-    classes enter the way back: what stands behind the convolutional part leaves the mask as it is.
+    For ``deconv`` this is, up to a constant, the sum over all paths of channels and positions from
+    an input pixel to the deepest map of the product of the activations along the path. Neither
+    weights nor classes are used in the backward pass of the mask, and the layers behind the
+    convolutional part do not affect it.
 
     The convolutional part may hold Conv2d, normalisation, ReLU, max and average pooling, zero
     padding and residual additions in any nesting. In a residual network the maps are the outputs of
-    all ReLUs in order of execution; at an addition the mask goes back along the main path, the
-    branch with the most convolutions, and shortcuts are left out. What cannot be followed is
-    refused by name, a ReLU called as a function above all.
+    all ReLUs in order of execution. At an addition the mask follows the main path, the branch with
+    the most convolutions, and shortcuts are left out. An operation that cannot be followed, such as
+    a ReLU called as a function, raises an error that names it.
 
     Args:
-        model: Any module that takes ``(N, C, H, W)``. Found as it was left: training mode of every
+        model: Any module that takes ``(N, C, H, W)``. Its state is restored: training mode of every
             submodule, parameters, gradients, hooks and random state.
-        upsampling: ``deconv`` (the paper's: transposed convolutions of ones with each layer's own
-            geometry), ``deconv_normalized`` (the same divided by its coverage: without dark borders
-            and grids), ``nearest`` or ``bilinear`` (between receptive-field centres),
-            ``resize_conv`` (``bilinear`` at strides, ``deconv_normalized`` elsewhere), or
-            ``unpool`` (max poolings undone at their maxima); but for the first not in the paper.
-        weighting: ``mean``, the paper's :math:`\bar f_l`, or ``gradient``, which puts
-            :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)` in its
-            place, :math:`A_c` being the channels and :math:`y` the score of the target, or
-            ``channels``, the mean over all channels with those set to zero whose gradient has no
-            positive sum: masks for one class, not the paper's, at the cost of a second pass and its
-            gradient.
-        skip: How many maps to leave out, from the side of the input; 0 for none, as in the paper.
-        chunk: Samples at a time.
-        fuse: Whether runs of layers in an ``nn.Sequential`` may be computed with batch norms folded
-            into convolutions where that is faster (float32 on a CPU); same result up to rounding.
+        upsampling: ``deconv`` (of the paper: transposed convolutions of ones with each layer's
+            geometry), ``deconv_normalized`` (divided by its coverage: without dark borders and
+            grids), ``nearest`` or ``bilinear`` (between receptive-field centres), ``resize_conv``
+            (``bilinear`` at strides, ``deconv_normalized`` elsewhere), or ``unpool`` (at the maxima
+            of max poolings). Only the first is in the paper.
+        weighting: ``mean``, the :math:`\bar f_l` of the paper; ``gradient``, which replaces it by
+            :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)`, with
+            :math:`A_c` the channels and :math:`y` the score of the target; or ``channels``, the
+            mean over all channels after setting those to zero whose gradient has no positive sum.
+            The last two give masks for one class, are not in the paper, and cost a second forward
+            pass and its gradient.
+        skip: Number of maps to leave out, counted from the input; 0 in the paper.
+        chunk: Samples per chunk.
+        fuse: Whether sequences of layers in an ``nn.Sequential`` may be computed with batch norms
+            folded into convolutions where that is faster (float32 on a CPU); the result is the same
+            up to rounding.
 
     Raises:
         ValueError: The upsampling or the weighting is unknown, or ``skip`` is negative.
@@ -112,25 +114,24 @@ class VisualBackProp:
         *,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The mask of each sample.
+        """The VisualBackProp mask of each sample.
 
         Args:
             inputs: ``(N, C, H, W)``, floating point, as the model takes them.
-            target: Of a ``weighting`` for a class, see
-                :func:`~vbp_lightning.attribution.scores.class_scores`; otherwise accepted as every
-                attribution method's, since the paper's mask has no class.
-            normalize: Min-max over each sample, a constant mask giving zeros; False returns the raw
-                mask.
-            progress: Told the number of samples done, after each chunk.
+            target: The class for ``weighting`` ``gradient`` and ``channels``, see
+                :func:`~vbp_lightning.attribution.scores.class_scores`; ignored for ``mean``.
+            normalize: Whether to min-max normalise each sample, which maps a constant mask to
+                zeros; False returns the raw mask.
+            progress: Called with the number of samples done after each chunk.
 
         Returns:
             ``(N, 1, H, W)`` in float32, or float64 for such inputs; in [0, 1] if normalised,
-            otherwise non-negative. No sample depends on the others.
+            otherwise non-negative. Each sample is independent of the rest of the batch.
 
         Raises:
             UnsupportedNetworkError: The network's feature maps cannot be followed.
-            ValueError: The inputs are no batch of floating-point images, the network has no more
-                maps than are to be skipped, or a target is out of range.
+            ValueError: The inputs are not a batch of floating-point images, the network has no more
+                than ``skip`` maps, or a target is out of range.
         """
         return in_chunks(
             lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
@@ -143,7 +144,7 @@ class VisualBackProp:
     def attribute_with_logits(
         self, inputs: Tensor, target: Target = None, normalize: bool = True
     ) -> tuple[Any, Tensor]:
-        """The model's output and the mask from one and the same forward pass.
+        """The model's output and the VisualBackProp mask from one forward pass.
 
         Args:
             inputs: As for :meth:`attribute`.
@@ -151,23 +152,22 @@ class VisualBackProp:
             normalize: As for :meth:`attribute`.
 
         Returns:
-            What the model returned (logits ``(N, 1)`` for a RoadClassifier), and the mask.
+            The output of the model (logits ``(N, 1)`` for a RoadClassifier) and the mask.
         """
         output, maps = self._record(inputs, target)
         mask, factors, _ = self._back(maps)
         return output, min_max(mask) if normalize else _unscaled(mask, factors)
 
     def chain(self, inputs: Tensor, normalize: bool = True, target: Target = None) -> MaskChain:
-        """The averaged map of every layer, and the mask as it grows back to the input.
+        """The averaged map and the intermediate mask of every layer.
 
         Args:
             inputs: As for :meth:`attribute`.
-            normalize: Whether the masks are min-max normalised, each for itself, for display; the
-                maps are the averages as they are.
+            normalize: Whether each mask is min-max normalised for display; the maps are not.
             target: As for :meth:`attribute`.
 
         Returns:
-            One map and one mask a layer, and the mask at the input as ``attribute`` gives it.
+            One map and one mask per layer, and the mask at the input as from :meth:`attribute`.
         """
         _, maps = self._record(inputs, target)
         mask, factors, grown = self._back(maps)
@@ -201,7 +201,7 @@ class VisualBackProp:
 
             try:
                 output, maps = run(inputs.detach(), ours=False)
-            except InputsChangedError:  # by a model that standardises in place, for instance
+            except InputsChangedError:  # for instance by a model that standardises in place
                 output, maps = run(inputs.detach().clone(), ours=True)
         if self.skip >= len(maps):
             raise ValueError(f"skip is {self.skip}; the network has {len(maps)} feature maps")
@@ -212,11 +212,11 @@ class VisualBackProp:
     def _back(
         self, maps: tuple[FeatureMap, ...]
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, list[Tensor]]]]:
-        """The way back.
+        """The backward pass of the mask.
 
         Returns:
-            The mask, the factors that make it the raw one, each ``(N, 1, 1, 1)``, and both at each
-            layer from the deepest.
+            The mask, the factors ``(N, 1, 1, 1)`` whose product with it is the raw mask, and both
+            for each layer, beginning with the deepest.
         """
         upsample = UPSAMPLINGS[self.upsampling]
         with torch.no_grad(), _without_autocast(maps[0].average.device.type):
@@ -229,7 +229,7 @@ class VisualBackProp:
 
 
 def _without_first(maps: tuple[FeatureMap, ...], count: int) -> tuple[FeatureMap, ...]:
-    """The maps but for the first ones, whose layers are left for the mask to go back through."""
+    """The maps without the first ones, whose layers are added to those of the first kept map."""
     layers = tuple(layer for each in maps[: count + 1] for layer in each.layers)
     return (replace(maps[count], layers=layers), *maps[count + 1 :])
 
@@ -241,7 +241,7 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
 
 
 def _rescaled(mask: Tensor, factors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Each sample divided by its maximum, so that no depth leaves the range of float32."""
+    """Each sample divided by its maximum, so that deep products stay in the range of float32."""
     largest = mask.amax((1, 2, 3), keepdim=True).clamp_min_(torch.finfo(mask.dtype).tiny)
     return mask / largest, [*factors, largest]
 
@@ -254,10 +254,10 @@ def _unscaled(mask: Tensor, factors: list[Tensor]) -> Tensor:
 
 
 def min_max(masks: Tensor) -> Tensor:
-    """Each sample of ``(N, 1, H, W)`` stretched to [0, 1]; a constant one gives zeros.
+    """Each sample of ``(N, 1, H, W)`` scaled to [0, 1]; a constant sample gives zeros.
 
-    A sample that differs from a constant by no more than rounding does counts as one: stretching
-    would show the rounding errors.
+    A sample that is constant up to rounding counts as constant; scaling would amplify its rounding
+    errors.
     """
     values = masks.flatten(1)
     lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)

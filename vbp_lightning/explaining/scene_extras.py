@@ -15,8 +15,8 @@ from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.hardest import EvaluationTile, hardest
 from vbp_lightning.scene_maps.scene_job import SceneJob
+from vbp_lightning.scene_maps.tile_errors import ScoredTile, largest_errors
 from vbp_lightning.scene_maps.views import probabilities_of, reduced_image, reduced_mask, reduction
 
 _LONGEST = 1200
@@ -88,7 +88,7 @@ def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> 
 
 
 def write_hardest(
-    output: Path, tiles: Sequence[EvaluationTile], datamodule: RoadTileDataModule, count: int
+    output: Path, tiles: Sequence[ScoredTile], datamodule: RoadTileDataModule, count: int
 ) -> list[Path]:
     """Writes the tiles that contradict their labels most: a table and a sheet of thumbnails.
 
@@ -101,7 +101,7 @@ def write_hardest(
     Returns:
         Both files.
     """
-    groups = {label: hardest(tiles, label, count) for label in (Label.NON_ROAD, Label.ROAD)}
+    groups = {label: largest_errors(tiles, label, count) for label in (Label.NON_ROAD, Label.ROAD)}
     table = output / "hardest_tiles.csv"
     with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

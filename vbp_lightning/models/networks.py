@@ -1,5 +1,6 @@
 """The two road CNNs, strided and max-pool, as plain modules."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,13 +19,13 @@ TOTAL_STRIDE = 8
 
 
 class Normalize(nn.Module):
-    """Standardises each band with statistics that travel in the state dict.
+    """Standardises each band with statistics that are saved in the state dict.
 
     Args:
         mean: One mean per band, in the units of the raw tiles.
         std: One standard deviation per band, same units, all positive.
-        low: Smaller values are raised to this first, one a band; None where nothing is clipped.
-        high: Larger values are lowered to this first, one a band.
+        low: Lower clipping limit of each band, applied first; None for no clipping.
+        high: Upper clipping limit of each band; None for no clipping.
 
     Shape:
         ``(N, C, H, W)`` raw values to ``(N, C, H, W)`` float, about zero mean and unit variance.
@@ -76,11 +77,11 @@ class RoadNetwork(nn.Sequential):
     (``maxpool``). Then a global max pool and a hidden layer of 512 (``head="hidden"``), or global
     average pooling and one linear layer (``head="gap"``), which class activation maps need.
 
-    With ``context`` the network takes each tile with a margin of the pixels around it, and the
-    features of the margin are cut away before the global pooling: those of the tile itself then
-    come from real pixels and not from the zero padding of the convolutions. The last features of
-    both architectures look no further than 7 px beyond their own 8×8 px, so that a margin of 8 px
-    already makes them those of a pass over the whole scene.
+    With ``context`` the network takes each tile with a margin of the pixels around it and crops the
+    features of the margin before the global pooling. The features of the tile itself are then
+    computed from real pixels instead of the zero padding of the convolutions. The receptive field
+    of a feature of the last block reaches at most 7 px beyond its own 8×8 px in both architectures,
+    so a margin of 8 px gives the same features as a pass over the whole scene.
 
     Args:
         architecture: ``strided`` or ``maxpool``.
@@ -90,6 +91,9 @@ class RoadNetwork(nn.Sequential):
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
         context: Margin in pixels on each side of a tile, a multiple of 8; 0 for none.
+
+    Attributes:
+        averages: Whether the global pooling averages; otherwise it takes the maximum.
 
     Shape:
         Raw tiles ``(N, C, 96 + 2·context, 96 + 2·context)``, float, in the imagery's own units, to
@@ -121,6 +125,7 @@ class RoadNetwork(nn.Sequential):
         super().__init__()
         self.architecture = architecture
         self.context = context
+        self.averages = head == "gap"
         self.normalize = Normalize(mean, std, low, high)
         channels = len(mean)
         for index, out_channels in enumerate(BLOCK_CHANNELS):
@@ -147,3 +152,25 @@ class RoadNetwork(nn.Sequential):
             self.global_pool = nn.AdaptiveAvgPool2d(1)
             self.flatten = nn.Flatten()
             self.prob = nn.Linear(channels, 1)
+
+    @property
+    def trunk(self) -> nn.Sequential:
+        """The convolutional part, from raw pixels to the features of the last block, uncropped.
+
+        It shares its modules with the network and takes images of any size.
+        """
+        names = list(self._modules)
+        return self._part(names[: names.index("global_pool")])
+
+    @property
+    def head(self) -> nn.Sequential:
+        """The layers behind the global pooling, from ``(N, 64)`` pooled features to logits.
+
+        It shares its modules with the network.
+        """
+        names = list(self._modules)
+        return self._part(names[names.index("flatten") + 1 :])
+
+    def _part(self, names: Sequence[str]) -> nn.Sequential:
+        kept = ((name, self.get_submodule(name)) for name in names if name != "crop")
+        return nn.Sequential(OrderedDict(kept))

@@ -1,1 +1,1 @@
-"""Maps of whole scenes: seamless or tile by tile, block by block, written georeferenced."""
+"""Georeferenced maps of whole scenes: seamless or tile by tile, computed block by block."""

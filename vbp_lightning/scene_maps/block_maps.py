@@ -1,12 +1,14 @@
-"""What is computed of a block: the values of both maps, and where there are none."""
+"""The maps of one block: P(road) of its cells and the VisualBackProp mask of its pixels."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vbp_lightning.data.imagery.unlabelled import ReadPixels
+from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.tiles.grid import exceeds, tile_counts
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
@@ -16,56 +18,111 @@ class BlockMaps:
     """The maps of a block.
 
     Args:
-        probability: (rows, cols) of the cells that lie in the block, float32, P(road) of the
-            window around each; NaN where no full window fits or too little imagery is.
-        mask: (h, w) of the block's pixels, float32; NaN where there is no imagery.
+        probability: (rows, cols) of the cells whose centres lie in the block, float32, P(road) of
+            the window around each; NaN where no full window fits or it holds too little imagery.
+        mask: (h, w) of the block's pixels, float32, VisualBackProp mask; NaN at nodata pixels and
+            where no window lies.
     """
 
     probability: NDArray[np.float32]
     mask: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class BlockInputs:
+    """What the maps of a block are computed from.
+
+    Args:
+        area: The pixels to read; it may reach beyond the scene.
+        rows: First pixel rows of the windows, in the scene.
+        cols: First pixel columns of the windows, in the scene.
+    """
+
+    area: Block
+    rows: range
+    cols: range
+
+    def corners(self) -> NDArray[np.int64]:
+        """Upper-left corners (rows, cols, 2) of the windows, in pixels of the area."""
+        rows, cols = (
+            np.arange(each.start, each.stop, each.step) for each in (self.rows, self.cols)
+        )
+        grid = np.meshgrid(rows - self.area.row, cols - self.area.col, indexing="ij")
+        return np.stack(grid, axis=-1)
+
+
 class Mapper(Protocol):
-    """Computes the maps of blocks; no block depends on how the scene is divided."""
+    """Computes the maps of blocks, which do not depend on how the scene is divided into blocks."""
 
     window: int
     step: int
+    max_invalid: float
 
-    def maps(self, read: ReadPixels, shape: tuple[int, int], block: Block) -> BlockMaps:
-        """The maps of one block."""
+    def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
+        """The pixels and the windows that a block's maps depend on."""
+
+    def compute(
+        self, bands: NDArray[np.float32], inputs: BlockInputs, usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """P(road) (rows, cols) of the windows and the VisualBackProp mask (h, w) of the area.
+
+        Args:
+            bands: (C, h, w) of the area.
+            inputs: The area and its windows.
+            usable: (rows, cols) windows whose probability is used; the others may hold any value.
+        """
+
+
+def block_maps(mapper: Mapper, read: ReadPixels, shape: tuple[int, int], block: Block) -> BlockMaps:
+    """Computes the maps of one block.
+
+    Args:
+        mapper: Seamless or tile by tile.
+        read: Reads pixels of the scene.
+        shape: Height and width of the scene in pixels.
+        block: Its corner lies on multiples of the mapper's step where the mapper is seamless.
+    """
+    grid = CellGrid(shape, mapper.window, mapper.step)
+    inputs = mapper.inputs(grid, block)
+    area = inputs.area
+    bands, valid = read(area.row, area.col, area.height, area.width)
+    usable = usable_windows(valid, inputs, grid, mapper.max_invalid)
+    values, mask = mapper.compute(bands, inputs, usable)
+
+    row, col = block.row - area.row, block.col - area.col
+    own = np.s_[row : row + block.height, col : col + block.width]
+    rows, cols = grid.block_cells(block)
+    probability = np.full((rows.stop - rows.start, cols.stop - cols.start), np.nan, np.float32)
+    row, col = grid.cell(inputs.rows.start) - rows.start, grid.cell(inputs.cols.start) - cols.start
+    cells, windows = overlap(row, col, len(inputs.rows), len(inputs.cols), probability.shape)
+    probability[cells] = np.where(usable, values, np.float32(np.nan))[windows]
+    return BlockMaps(probability, np.where(valid[own], mask[own], np.float32(np.nan)))
 
 
 def usable_windows(
-    valid: NDArray[np.bool_],
-    rows: range,
-    cols: range,
-    top: int,
-    left: int,
-    grid: CellGrid,
-    max_invalid: float,
+    valid: NDArray[np.bool_], inputs: BlockInputs, grid: CellGrid, max_invalid: float
 ) -> NDArray[np.bool_]:
-    """Which windows hold enough imagery, and some at their centre.
+    """Which windows hold enough imagery, with at least one valid pixel in their central cell.
 
     Args:
-        valid: (h, w) pixels with imagery, from row ``top`` and column ``left`` of the scene on.
-        rows: First rows of the windows.
-        cols: First columns of the windows.
-        top: See above.
-        left: See above.
+        valid: (h, w) pixels of the area with imagery.
+        inputs: The area and its windows.
         grid: Of the cells.
-        max_invalid: Largest share of pixels without imagery, in [0, 1].
+        max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Returns:
         (rows, cols).
     """
-    if not rows or not cols:
-        return np.zeros((len(rows), len(cols)), dtype=bool)
     size, step = grid.window, grid.step
-    if valid[rows[0] - top : rows[-1] + size - top, cols[0] - left : cols[-1] + size - left].all():
-        return np.ones((len(rows), len(cols)), dtype=bool)
-    corners = np.array([(row - top, col - left) for row in rows for col in cols], dtype=np.int64)
-    corners = corners.reshape(-1, 2)
-    missing = size**2 - tile_counts(valid, corners, size)
+    corners = inputs.corners()
+    flat = corners.reshape(-1, 2)
+    missing = size**2 - tile_counts(valid, flat, size)
     usable = ~exceeds(missing, size**2, max_invalid)
-    usable &= tile_counts(valid, corners + (size - step) // 2, step) > 0
-    return usable.reshape(len(rows), len(cols))
+    usable &= tile_counts(valid, flat + (size - step) // 2, step) > 0
+    return usable.reshape(corners.shape[:2])
+
+
+def probabilities(logits: Tensor) -> NDArray[np.float32]:
+    """P(road) (N,) of logits ``(N, 1)``, computed in double precision."""
+    values: NDArray[np.float32] = logits[:, 0].double().sigmoid().float().cpu().numpy()
+    return values

@@ -1,7 +1,7 @@
-"""The raw maps of a scene, one file a block, until the rasters can be written.
+"""Temporary storage of the raw maps of a scene, one file per block, until the rasters are written.
 
-Every block is a file of its own, renamed when it is whole: processes on any machine that share the
-folder write beside each other, and what was computed before a crash need not be computed again.
+Each block is written atomically to its own file. Processes on several machines can therefore write
+to a shared folder at the same time, and blocks computed before a crash are not computed again.
 """
 
 import json
@@ -17,17 +17,17 @@ from vbp_lightning.scene_maps.block_maps import BlockMaps
 from vbp_lightning.scene_maps.output_grid import Block
 
 _SAMPLE = 1 << 20
-"""Pixels, about, whose values percentiles are taken from."""
+"""Approximate number of pixels that percentiles are computed from."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where the values of a mask lie.
+    """The range of the values of a VisualBackProp mask.
 
     Args:
-        lowest: The least.
-        highest: The largest.
-        percentile: What the wanted share of the values do not exceed.
+        lowest: Smallest value.
+        highest: Largest value.
+        percentile: The requested percentile of the values.
     """
 
     lowest: float
@@ -39,9 +39,9 @@ class BlockStore:
     """The blocks of one scene in a folder.
 
     Args:
-        folder: Made when the first block is written.
+        folder: Created by :meth:`prepare`.
         blocks: All blocks of the scene.
-        settings: What the values depend on: blocks of other settings are thrown away.
+        settings: What the values depend on; stored blocks of other settings are deleted.
     """
 
     def __init__(self, folder: Path, blocks: Sequence[Block], settings: Mapping[str, str]) -> None:
@@ -50,7 +50,7 @@ class BlockStore:
         self._settings = json.dumps(dict(settings), sort_keys=True)
 
     def prepare(self) -> None:
-        """Makes the folder; to be called by one process before any block is asked for."""
+        """Creates the folder; one process calls it before any process uses the blocks."""
         note = self.folder / "settings.json"
         if self.folder.exists() and not (note.exists() and note.read_text() == self._settings):
             shutil.rmtree(self.folder)
@@ -58,30 +58,28 @@ class BlockStore:
             temporary.write_text(self._settings)
 
     def missing(self) -> list[int]:
-        """Numbers of the blocks that are still to be computed."""
-        return [
-            number for number, block in enumerate(self.blocks) if not self._path(block).exists()
-        ]
+        """Indices of the blocks that are not stored yet."""
+        return [index for index, block in enumerate(self.blocks) if not self._path(block).exists()]
 
     def write(self, block: Block, maps: BlockMaps) -> None:
-        """Keeps the maps of a block."""
+        """Stores the maps of a block."""
         with replacing(self._path(block)) as temporary:
             np.savez(temporary, probability=maps.probability, mask=maps.mask)
 
     def read(self) -> Iterator[tuple[Block, BlockMaps]]:
-        """All blocks in order."""
+        """Yields all blocks in order with their maps."""
         for block in self.blocks:
-            with np.load(self._path(block)) as kept:
-                yield block, BlockMaps(kept["probability"], kept["mask"])
+            with np.load(self._path(block)) as stored:
+                yield block, BlockMaps(stored["probability"], stored["mask"])
 
     def mask_range(self, percent: float) -> Range | None:
-        """The range of the scene's mask; None where it has no value.
+        """The range of the scene's VisualBackProp mask; None if it holds no value.
 
-        The percentile is that of every n-th row and column, about a million pixels, and does not
-        depend on the blocks.
+        The percentile is computed over every n-th row and column, about a million pixels, and does
+        not depend on the size of the blocks.
 
         Args:
-            percent: Of the values, in (0, 100].
+            percent: Percentile to compute, in (0, 100].
         """
         lowest, highest = np.inf, -np.inf
         area = sum(block.height * block.width for block in self.blocks)

@@ -1,20 +1,17 @@
-"""Maps as Cloud-Optimised GeoTIFFs, written block by block and renamed when they are whole."""
+"""Cloud-Optimised GeoTIFFs, written block by block and renamed when they are complete."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import rasterio.shutil
-from affine import Affine
 from numpy.typing import NDArray
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import without_place
 from vbp_lightning.files import replacing
 
@@ -25,81 +22,42 @@ _TILE = 512
 
 MASK_NODATA = 255
 MASK_STEPS = 254
-"""A normalised mask is stored as bytes of 0 to 254, read as 0 to 1 by the raster's scale."""
+"""A normalised mask is stored as bytes from 0 to 254, which the raster's scale maps to [0, 1]."""
 
 
-@dataclass(frozen=True)
-class RasterPlan:
-    """A raster to write.
-
-    Args:
-        shape: Height and width.
-        transform: From (column, row) to the coordinates of ``crs``.
-        crs: Of the scene, or None.
-        dtype: ``float32``, NaN being nodata, or ``uint8`` for a normalised mask.
-        description: Of the only band.
-        tags: Of the file.
-        resampling: Of the overviews.
-    """
-
-    shape: tuple[int, int]
-    transform: Affine
-    crs: CRS | None
-    dtype: str
-    description: str
-    tags: Mapping[str, str]
-    resampling: Resampling = Resampling.average
-
-
-class RasterWriter:
-    """A raster that is open for writing windows."""
-
-    def __init__(self, dataset: Any, dtype: str) -> None:  # noqa: ANN401
-        self._dataset = dataset
-        self._dtype = dtype
-
-    def write(self, row: int, col: int, values: NDArray[np.float32]) -> None:
-        """Writes a window.
-
-        Args:
-            row: First row.
-            col: First column.
-            values: (h, w), NaN where there are none; of a ``uint8`` raster in [0, 1].
-        """
-        if not values.size:
-            return
-        stored: NDArray[Any] = values
-        if self._dtype == "uint8":
-            steps = np.rint(np.nan_to_num(values) * MASK_STEPS)
-            stored = np.where(np.isnan(values), MASK_NODATA, steps).astype(np.uint8)
-        window = Window(col, row, values.shape[1], values.shape[0])
-        self._dataset.write(stored, 1, window=window)
+WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
+"""Writes values (h, w) from a row and a column of the raster on; NaN where there are none."""
 
 
 @contextmanager
-def writing_cog(path: Path, plan: RasterPlan) -> Iterator[RasterWriter]:
-    """Yields a writer; what it wrote becomes a Cloud-Optimised GeoTIFF at ``path``.
+def writing_cog(
+    path: Path, grid: PixelGrid, description: str, tags: Mapping[str, str], *, as_bytes: bool
+) -> Iterator[WriteWindow]:
+    """Yields a function that writes windows of a Cloud-Optimised GeoTIFF with one band.
 
-    GDAL's COG driver takes a whole raster, not windows: a plain tiled GeoTIFF beside it is
-    written first and then converted.
+    GDAL's COG driver takes whole rasters only. A plain tiled GeoTIFF beside ``path`` is written
+    first and converted at the end.
 
     Args:
         path: The file to write or replace.
-        plan: What to write.
+        grid: Size and georeference of the raster.
+        description: Of the band.
+        tags: Of the file.
+        as_bytes: Whether values in [0, 1] are stored as bytes with a scale, nodata being 255;
+            otherwise values are stored as float32, nodata being NaN.
 
     Raises:
         OSError: The file cannot be written.
     """
-    is_bytes = plan.dtype == "uint8"
     options = {
         "driver": "GTiff",
-        "height": plan.shape[0],
-        "width": plan.shape[1],
+        "height": grid.height,
+        "width": grid.width,
         "count": 1,
-        "dtype": plan.dtype,
-        "crs": plan.crs,
-        "transform": plan.transform,
-        "nodata": MASK_NODATA if is_bytes else np.nan,
+        "dtype": "uint8" if as_bytes else "float32",
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "nodata": MASK_NODATA if as_bytes else np.nan,
         "tiled": True,
         "blockxsize": _TILE,
         "blockysize": _TILE,
@@ -109,11 +67,22 @@ def writing_cog(path: Path, plan: RasterPlan) -> Iterator[RasterWriter]:
         plain = temporary.with_name(f"{temporary.stem}.plain.tif")
         try:
             with rasterio.open(plain, "w", **options) as dataset:
-                dataset.update_tags(**plan.tags)
-                dataset.set_band_description(1, plan.description)
-                if is_bytes:
+                dataset.update_tags(**tags)
+                dataset.set_band_description(1, description)
+                if as_bytes:
                     dataset.scales = (1 / MASK_STEPS,)
-                yield RasterWriter(dataset, plan.dtype)
+
+                def write(row: int, col: int, values: NDArray[np.float32]) -> None:
+                    if not values.size:
+                        return
+                    stored: NDArray[Any] = values
+                    if as_bytes:
+                        steps = np.rint(np.nan_to_num(values) * MASK_STEPS)
+                        stored = np.where(np.isnan(values), MASK_NODATA, steps).astype(np.uint8)
+                    window = Window(col, row, values.shape[1], values.shape[0])
+                    dataset.write(stored, 1, window=window)
+
+                yield write
             rasterio.shutil.copy(
                 plain,
                 temporary,
@@ -121,7 +90,7 @@ def writing_cog(path: Path, plan: RasterPlan) -> Iterator[RasterWriter]:
                 COMPRESS="DEFLATE",
                 PREDICTOR="YES",
                 BLOCKSIZE=_TILE,
-                OVERVIEW_RESAMPLING=plan.resampling.name.upper(),
+                OVERVIEW_RESAMPLING="AVERAGE",
                 BIGTIFF="IF_SAFER",
             )
         finally:
@@ -129,8 +98,8 @@ def writing_cog(path: Path, plan: RasterPlan) -> Iterator[RasterWriter]:
 
 
 def tags_of(path: Path) -> dict[str, str]:
-    """The tags of a raster; none where there is no such file or it cannot be read."""
-    if not path.exists():  # GDAL would log an error
+    """The tags of a raster; empty if the file is missing or cannot be read."""
+    if not path.exists():  # GDAL would log an error.
         return {}
     try:
         with without_place(), rasterio.open(path) as dataset:

@@ -1,4 +1,4 @@
-"""Blocks shared out among processes by Lightning's ``Trainer.predict``."""
+"""The blocks of all scenes, distributed among processes by Lightning's ``Trainer.predict``."""
 
 import time
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from itertools import chain
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import nn
 from torch.utils.data import DataLoader
 
+from vbp_lightning.cli import progress_bar
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.scene_maps.block_maps import Mapper
 from vbp_lightning.scene_maps.block_store import Range
@@ -18,29 +18,28 @@ from vbp_lightning.scene_maps.output_grid import Block
 from vbp_lightning.scene_maps.scene_job import PERCENT, SceneJob
 
 _Work = tuple[int, int]
-"""Number of the scene and of the block in it: Lightning takes batches of records apart."""
+"""Index of a scene and of a block in it. Lightning would unpack a batch that is a dataclass."""
 
-_NOTHING: _Work = (-1, -1)
-"""What every process is given to do beside its blocks: where there is no batch at all, Lightning
-skips the end of the prediction too, and scenes whose blocks are all there would not be written."""
+_NO_WORK: _Work = (-1, -1)
+"""A batch that every process gets in addition to its blocks: without any batch Lightning also skips
+``on_predict_end``, and scenes whose blocks are all stored would not be written."""
 
 
 class SceneMapping(pl.LightningModule):
-    """Computes and writes the maps of scenes, each process its own blocks and scenes.
+    """Computes and writes the maps of scenes in one or several processes.
 
-    Process ``r`` of ``n`` computes every n-th block from the r-th on, of all scenes together, and
-    writes every n-th scene when all blocks are there. The folder of the maps is one that all
-    processes share.
+    Process ``r`` of ``n`` computes every n-th block of all scenes, beginning with the r-th, and
+    writes every n-th scene after all blocks are stored. All processes must share the output folder.
 
     Args:
         mapper: Computes blocks.
-        network: What the mapper runs: moved to the process's device.
-        jobs: The scenes to do.
-        shared_scale: Whether all masks are scaled alike.
+        network: The network that the mapper runs; the trainer moves it to the device.
+        jobs: The scenes to map.
+        shared_scale: Whether the VisualBackProp masks of all scenes are scaled with one range.
 
     Attributes:
-        errors: A line for each scene that could not be read to its end; it is not written, the
-            others are. At the end every process knows those of all.
+        errors: One line for each scene that could not be read completely; such a scene is not
+            written. At the end every process holds the errors of all processes.
     """
 
     def __init__(
@@ -52,65 +51,54 @@ class SceneMapping(pl.LightningModule):
         self.jobs = jobs
         self.shared_scale = shared_scale
         self.errors: list[str] = []
-        self._broken: set[int] = set()
+        self._unreadable: set[int] = set()
         self._own: Sequence[_Work] = ()
         self._pixels = 0
         self._seconds = 0.0
         self._bar: Progress | None = None
 
     def predict_dataloader(self) -> DataLoader[_Work]:
-        """The blocks of this process that are still to be computed."""
+        """The blocks that this process has to compute."""
         if self.trainer.is_global_zero:
             for job in self.jobs:
                 job.prepare()
         self.trainer.strategy.barrier("prepared")
         work = [
-            (number, block) for number, job in enumerate(self.jobs) for block in job.store.missing()
+            (scene, block) for scene, job in enumerate(self.jobs) for block in job.store.missing()
         ]
-        # None counts what is missing before each of them has looked.
-        self.trainer.strategy.barrier("shared out")
-        own = work[self.trainer.global_rank :: self.trainer.world_size]
-        self._own = own
-        return DataLoader([*own, _NOTHING], batch_size=None)  # type: ignore[arg-type]  # a list will do
+        # All ranks list their missing blocks before any starts.
+        self.trainer.strategy.barrier("listed")
+        self._own = work[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader([*self._own, _NO_WORK], batch_size=None)  # type: ignore[arg-type]  # a list is accepted
 
     def on_predict_start(self) -> None:
-        """Shows a bar with the speed of this process, in megapixels a second."""
+        """Shows a progress bar, in the first process only."""
         if self.trainer.is_global_zero:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.1f}/{task.total:.1f} Mpx"),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
             blocks = [self._block(work) for work in self._own]
-            total = sum(block.height * block.width for block in blocks) / 1e6
-            self._task = self._bar.add_task("Mapping", total=total, speed="")
+            self._bar = progress_bar()
+            self._bar.add_task("Mapping", total=sum(each.height * each.width for each in blocks))
             self._bar.start()
 
     def predict_step(self, work: _Work, index: int = 0) -> bool:
-        """Computes one block; says whether it could."""
-        number = work[0]
-        if number == _NOTHING[0]:
+        """Computes one block; returns whether its image could be read."""
+        scene = work[0]
+        if scene == _NO_WORK[0]:  # the loader turns tuples into lists
             return True
-        if number in self._broken:
+        if scene in self._unreadable:
             return False
         block = self._block(work)
         start = time.monotonic()
         try:
-            self.jobs[number].compute(self.mapper, block)
+            self.jobs[scene].compute(self.mapper, block)
         except DataError as error:
             self.errors += error.lines
-            self._broken.add(number)
+            self._unreadable.add(scene)
             return False
         self._seconds += time.monotonic() - start
         self._pixels += block.height * block.width
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._pixels / 1e6, speed=f"{self.speed:.2f} Mpx/s"
-            )
+            text = f"Mapping, {self.speed:.2f} Mpx/s"
+            self._bar.update(self._bar.task_ids[0], completed=self._pixels, description=text)
         return True
 
     def _block(self, work: _Work) -> Block:
@@ -118,37 +106,37 @@ class SceneMapping(pl.LightningModule):
 
     @property
     def speed(self) -> float:
-        """Megapixels that this process computed in a second; 0 where it computed none."""
+        """Megapixels per second that this process computed; 0 if it computed none."""
         return self._pixels / 1e6 / self._seconds if self._seconds else 0.0
 
     def on_predict_end(self) -> None:
-        """Writes this process's scenes once all blocks are there."""
+        """Writes the scenes of this process after all processes have computed their blocks."""
         if self._bar is not None:
             self._bar.stop()
         strategy = self.trainer.strategy
         strategy.barrier("computed")
         self._share_errors()
-        whole = [job for job in self.jobs if not job.store.missing()]
-        own = whole[self.trainer.global_rank :: self.trainer.world_size]
+        complete = [job for job in self.jobs if not job.store.missing()]
+        own = complete[self.trainer.global_rank :: self.trainer.world_size]
         strategy.barrier("counted")
         shared = None
         if self.shared_scale:
-            shared = _together([job.store.mask_range(PERCENT) for job in whole])
+            shared = _common_range([job.store.mask_range(PERCENT) for job in complete])
             strategy.barrier("measured")
         for job in own:
             job.write(shared if self.shared_scale else job.store.mask_range(PERCENT))
         strategy.barrier("written")
 
     def _share_errors(self) -> None:
-        """Tells every process of the faults that others met; each is kept once."""
+        """Gathers the errors of all processes in each of them, without duplicates."""
         if self.trainer.world_size > 1:
             found: list[list[str]] = [[]] * self.trainer.world_size
             torch.distributed.all_gather_object(found, self.errors)
             self.errors = list(dict.fromkeys(chain(*found)))
 
 
-def _together(ranges: Sequence[Range | None]) -> Range | None:
-    """One range for all scenes: of percentiles, the largest."""
+def _common_range(ranges: Sequence[Range | None]) -> Range | None:
+    """The range of all scenes together, with the largest of their percentiles; None for none."""
     known = [each for each in ranges if each is not None]
     if not known:
         return None

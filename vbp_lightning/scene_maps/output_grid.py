@@ -1,4 +1,4 @@
-"""Where the blocks, windows and cells of a scene map lie."""
+"""Positions of the blocks, windows and cells of a scene map."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from vbp_lightning.data.imagery.windows import rescaled
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """A rectangle of a scene that is computed at a time.
+    """A rectangle of pixels of a scene.
 
     Args:
-        row: First pixel row, a multiple of the cells' step.
-        col: First pixel column, likewise.
-        height: Pixel rows; smaller at the lower border of the scene.
-        width: Pixel columns; smaller at its right border.
+        row: First pixel row.
+        col: First pixel column.
+        height: Number of pixel rows.
+        width: Number of pixel columns.
     """
 
     row: int
@@ -27,11 +27,11 @@ class Block:
 
 @dataclass(frozen=True)
 class CellGrid:
-    """The cells of a probability raster: each is centred on the window that its value is of.
+    """The cells of a probability raster, each at the centre of the window that its value describes.
 
-    Cell ``m`` of an axis has its centre on pixel edge ``first + m · step`` and spans ``step``
-    pixels, so that the raster begins ``step / 2 - first`` pixels before the scene. Where no full
-    window fits around a centre, the cell has no value.
+    The centre of cell ``m`` of an axis lies on pixel edge ``first + m · step``, and the cell spans
+    ``step`` pixels, so the raster begins ``step / 2 - first`` pixels before the scene. Where no
+    full window fits around a centre, the cell has no value.
 
     Args:
         shape: Height and width of the scene in pixels.
@@ -45,31 +45,32 @@ class CellGrid:
 
     @property
     def first(self) -> int:
-        """Centre of the first cell, in pixels: at most half a step beyond the scene's border."""
+        """Centre of the first cell in pixels from the border of the scene, less than one step."""
         return (self.window // 2) % self.step
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Rows and columns of the raster: up to the last centre inside the scene."""
-        rows, cols = (max(0, -(-(size - self.first) // self.step)) for size in self.shape)
-        return rows, cols
+        """Rows and columns of the raster, up to the last centre inside the scene."""
+        rows, cols = self.block_cells(Block(0, 0, *self.shape))
+        return rows.stop, cols.stop
 
-    def origins(self, start: int, stop: int, axis: int) -> range:
-        """First pixels of the windows whose centres lie in some pixels of one axis.
+    def windows(self, block: Block) -> tuple[range, range]:
+        """First pixel rows and first pixel columns of the windows whose centres lie in a block.
 
         Args:
-            start: First pixel.
-            stop: Behind the last pixel.
-            axis: 0 for rows, 1 for columns.
+            block: Any rectangle; only windows that fit into the scene are returned.
         """
-        half, step = self.window // 2, self.step
-        least = max(0, start - half)
-        least += -least % step
-        most = min(self.shape[axis] - self.window, stop - half - 1)
-        return range(least, most + 1, step)
+        rows = self._origins(block.row, block.height, self.shape[0])
+        return rows, self._origins(block.col, block.width, self.shape[1])
+
+    def _origins(self, start: int, size: int, whole: int) -> range:
+        half = self.window // 2
+        first = max(0, start - half)
+        last = min(whole - self.window, start + size - half - 1)
+        return range(first + -first % self.step, last + 1, self.step)
 
     def cell(self, origin: int) -> int:
-        """The row or column of the cell of the window that begins at a pixel."""
+        """The row or column of the cell whose window begins at a pixel."""
         return (origin + self.window // 2 - self.first) // self.step
 
     def block_cells(self, block: Block) -> tuple[slice, slice]:
@@ -84,21 +85,21 @@ class CellGrid:
         return rows, cols
 
     def transform(self, scene: Affine) -> Affine:
-        """From (column, row) of the raster to the coordinates of the scene.
+        """The transform from (column, row) of the raster to coordinates.
 
         Args:
-            scene: From (column, row) of the scene to the same coordinates.
+            scene: The transform from (column, row) of the scene to the same coordinates.
         """
         shift = self.first - self.step / 2
         return rescaled(scene, shift, shift, self.step, self.step)
 
 
 def blocks_of(shape: tuple[int, int], size: int) -> Iterator[Block]:
-    """The blocks of a scene, row by row.
+    """The blocks of a scene, row by row; those at its lower and right borders are smaller.
 
     Args:
         shape: Height and width of the scene in pixels.
-        size: Side of a block in pixels.
+        size: Side of a block in pixels, a multiple of the cells' step.
     """
     height, width = shape
     for row in range(0, height, size):

@@ -1,4 +1,4 @@
-"""A scene on its way to its maps: what is computed of it, and what is written when all is."""
+"""The maps of one scene: computed block by block, then written as two rasters."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,33 +15,34 @@ from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.unlabelled import ReadPixels, checked_grid, opened_filled
 from vbp_lightning.files import remove_unfinished
-from vbp_lightning.scene_maps.block_maps import BlockMaps, Mapper
+from vbp_lightning.scene_maps.block_maps import Mapper, block_maps
 from vbp_lightning.scene_maps.block_store import BlockStore, Range
-from vbp_lightning.scene_maps.geotiff import CACHE, RasterPlan, tags_of, writing_cog
+from vbp_lightning.scene_maps.geotiff import CACHE, tags_of, writing_cog
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 
 Scaling = Literal["percentile", "extremes", "none"]
 
 PERCENT = 99.5
-"""``scaling=percentile``: what the mask reaches in one of 200 pixels becomes 1."""
+"""``scaling=percentile``: the percentile of the VisualBackProp mask that is mapped to 1."""
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """What the maps of all scenes have in common.
+    """Settings shared by the maps of all scenes.
 
     Args:
-        output: Folder of the maps.
+        output: Folder that the maps are written to.
         reading: How images are read.
-        fill: What pixels without imagery hold, one value for each band.
+        fill: Value of nodata pixels, one per band.
         window: Side of a window in pixels.
         step: Distance between windows in pixels.
         block: Side of a block in pixels, a multiple of the step.
-        scaling: How masks become values in [0, 1]: ``percentile`` maps the least value to 0 and the
-            99.5th percentile to 1 and clips, ``extremes`` least and largest, ``none`` leaves them.
-            Masks that are laid together from tiles are in [0, 1] already.
-        tags: What the values depend on, for the tags of the rasters.
-        white_area: Saturated pixels from which a white area of an image is a gap; 0 for never.
+        scaling: How VisualBackProp masks are scaled to [0, 1]: ``percentile`` maps the smallest
+            value to 0 and the 99.5th percentile to 1 and clips, ``extremes`` maps the smallest and
+            the largest value, ``none`` leaves the values. Masks blended from tiles are in [0, 1]
+            already.
+        tags: What the values depend on, written to the tags of the rasters.
+        white_area: Number of saturated pixels from which a white area is nodata; 0 for never.
     """
 
     output: Path
@@ -60,10 +61,10 @@ class SceneJob:
     """The maps of one scene.
 
     Args:
-        name: Of the scene: the maps are named after it.
-        image: The raster.
-        grid: Where its pixels lie.
-        settings: See there.
+        name: Of the scene; the maps are named after it.
+        image: The raster file of the scene.
+        grid: Size and georeference of the image.
+        settings: Shared by all scenes.
     """
 
     name: str
@@ -78,7 +79,7 @@ class SceneJob:
 
     @property
     def mask_path(self) -> Path:
-        """The raster of the masks."""
+        """The raster of the VisualBackProp mask."""
         return self.settings.output / f"{self.name}_visual_backprop.tif"
 
     @property
@@ -88,7 +89,7 @@ class SceneJob:
 
     @cached_property
     def store(self) -> BlockStore:
-        """Where the blocks are kept meanwhile."""
+        """Temporary storage of the blocks."""
         return BlockStore(
             self.settings.output / f".{self.name}.blocks",
             list(blocks_of(self.grid.shape, self.settings.block)),
@@ -96,7 +97,7 @@ class SceneJob:
         )
 
     def state(self) -> Literal["done", "other", "none"]:
-        """Whether both maps are there, of these settings or of others."""
+        """``done`` if both maps exist with these settings, ``other`` if any exists with others."""
         found = [tags_of(path) for path in (self.probability_path, self.mask_path)]
         if all(self._tags.items() <= tags.items() for tags in found):
             return "done"
@@ -104,39 +105,31 @@ class SceneJob:
         return "other" if exists else "none"
 
     def prepare(self) -> None:
-        """Makes the folder of the blocks; to be called by one process before any is asked for.
+        """Creates the folder of the blocks and removes unfinished rasters of killed processes.
 
-        What killed processes left of the rasters is taken away.
+        One process calls it before any process uses the blocks.
         """
         self.store.prepare()
         for path in (self.probability_path, self.mask_path):
             remove_unfinished(path)
 
     def limits(self) -> tuple[str | None, str | None]:
-        """The mask values that became 0 and 1, as the tags of the mask, which is there, say."""
+        """The mask values mapped to 0 and 1, from the tags of the existing mask raster."""
         tags = tags_of(self.mask_path)
         return tags.get("MASK_LOW"), tags.get("MASK_HIGH")
 
     def compute(self, mapper: Mapper, block: Block) -> None:
-        """Computes a block and keeps it.
-
-        Raises:
-            DataError: The image is damaged.
-        """
-        self.store.write(block, self.maps(mapper, block))
-
-    def maps(self, mapper: Mapper, block: Block) -> BlockMaps:
-        """Computes a block.
+        """Computes the maps of a block and stores them.
 
         Raises:
             DataError: The image is damaged.
         """
         with self.opened() as read:
-            return mapper.maps(read, self.grid.shape, block)
+            self.store.write(block, block_maps(mapper, read, self.grid.shape, block))
 
     @contextmanager
     def opened(self) -> Iterator[ReadPixels]:
-        """Opens the image; yields what reads its windows, gaps filled.
+        """Opens the image; yields a function that reads its windows with nodata pixels filled.
 
         Raises:
             DataError: The image is damaged.
@@ -148,46 +141,34 @@ class SceneJob:
         ):
             yield read
 
-    def write(self, limits: Range | None) -> list[Path]:
-        """Writes both rasters from the blocks, all of which are there, and deletes the blocks.
+    def write(self, limits: Range | None) -> None:
+        """Writes both rasters from the stored blocks, which must be complete, and deletes them.
 
         Args:
-            limits: Of the mask; None where it has no value.
-
-        Returns:
-            The rasters.
+            limits: Range of the VisualBackProp mask; None if it holds no value.
         """
-        scaling = self.settings.scaling
+        scaling, shape = self.settings.scaling, self.cells.cells
         low, high = (0.0, 1.0) if limits is None else (limits.lowest, limits.highest)
         if limits is not None and scaling == "percentile":
             high = limits.percentile
-        scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"}
-        probability = RasterPlan(
-            self.cells.cells,
-            self.cells.transform(self.grid.transform),
-            self.grid.crs,
-            "float32",
-            f"P(road) of the {self.settings.window} px window around each position",
-            self._tags,
-        )
-        mask = RasterPlan(
-            self.grid.shape,
-            self.grid.transform,
-            self.grid.crs,
-            "float32" if scaling == "none" else "uint8",
-            "VisualBackProp: where features fire, for any class",
-            self._tags | ({} if scaling == "none" else scale),
-        )
-        with writing_cog(self.mask_path, mask) as writer:
+        scaled = scaling != "none"
+        scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"} if scaled else {}
+        description = "VisualBackProp: where features fire, for any class"
+        with writing_cog(
+            self.mask_path, self.grid, description, self._tags | scale, as_bytes=scaled
+        ) as write:
             for block, maps in self.store.read():
-                values = maps.mask if scaling == "none" else stretched(maps.mask, low, high)
-                writer.write(block.row, block.col, values)
-        with writing_cog(self.probability_path, probability) as writer:
+                values = stretched(maps.mask, low, high) if scaled else maps.mask
+                write(block.row, block.col, values)
+        cells = PixelGrid(*shape, self.cells.transform(self.grid.transform), self.grid.crs)
+        description = f"P(road) of the {self.settings.window} px window around each position"
+        with writing_cog(
+            self.probability_path, cells, description, self._tags, as_bytes=False
+        ) as write:
             for block, maps in self.store.read():
                 rows, cols = self.cells.block_cells(block)
-                writer.write(rows.start, cols.start, maps.probability)
+                write(rows.start, cols.start, maps.probability)
         self.store.remove()
-        return [self.probability_path, self.mask_path]
 
     @property
     def _tags(self) -> dict[str, str]:
@@ -195,7 +176,7 @@ class SceneJob:
 
 
 def stretched(mask: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
-    """A mask brought to [0, 1] and clipped; zeros where both limits are equal."""
+    """A mask scaled from [low, high] to [0, 1] and clipped; zeros if the limits are equal."""
     if not high > low:
         return mask * 0
     result: NDArray[np.float32] = np.clip((mask - low) / (high - low), 0, 1).astype(np.float32)
@@ -203,12 +184,12 @@ def stretched(mask: NDArray[np.float32], low: float, high: float) -> NDArray[np.
 
 
 def scene_job(image: Path, settings: MapSettings, name: str | None = None) -> SceneJob:
-    """The job of an image.
+    """Checks an image and creates its job.
 
     Args:
-        image: A raster.
-        settings: See there.
-        name: Of the scene; None for the file's.
+        image: A raster file.
+        settings: Shared by all scenes.
+        name: Of the scene; None for the stem of the file name.
 
     Raises:
         DataError: The file is missing or damaged, has other bands, or is smaller than a window.

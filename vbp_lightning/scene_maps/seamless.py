@@ -1,49 +1,47 @@
-"""Seamless maps: the convolutional part runs over large blocks, and no tile leaves a seam."""
-
-from collections import OrderedDict
+"""Seamless maps: the convolutional part runs over large blocks, so tiles leave no seams."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.data.imagery.unlabelled import ReadPixels
 from vbp_lightning.models.networks import TILE_SIZE, TOTAL_STRIDE, RoadNetwork
-from vbp_lightning.scene_maps.block_maps import BlockMaps, usable_windows
+from vbp_lightning.scene_maps.block_maps import BlockInputs, probabilities
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
 HALO = TILE_SIZE // 2 + TOTAL_STRIDE
-"""Pixels around a block that its maps depend on: half a window and the 7 px by which a feature
-looks beyond its own 8×8 px, rounded up to the grid of features. A mask needs less: a pixel's value
-comes from features within 14 px, which look 7 px further."""
+"""Pixels around a block that its maps depend on: half a window, plus the 7 px by which the
+receptive field of a feature reaches beyond its own 8×8 px, rounded up to the grid of features. The
+mask needs less: a pixel depends on features within 14 px, whose receptive fields reach 7 px
+further."""
 
 _ROWS = 1024
-"""Windows that the head is evaluated at at a time: their hidden layers stay in the cache."""
+"""Windows per evaluation of the head: their hidden layers fit in the processor's cache."""
 
 _WINDOW = TILE_SIZE // TOTAL_STRIDE
 
 
 class SeamlessMapper:
-    """Maps of a scene as one pass over all of it gives them, block by block.
+    """Maps of a scene that equal those of one pass over the whole scene, computed block by block.
 
-    The features of the last block are computed once for every 8×8 px; the global pooling of a tile
-    becomes a sliding one over 12×12 features, and the head is evaluated at each of its positions:
-    P(road) of every window whose corner lies on the grid of features. The VisualBackProp mask goes
-    back from the same features.
+    The features of the last block of the network are computed once for every 8×8 px. The global
+    pooling of a tile becomes a sliding pooling over 12×12 features, and the head is evaluated at
+    each position: P(road) of every window whose corner lies on the grid of features. The
+    VisualBackProp mask is computed from the same features.
 
-    The one pass is over the scene continued to multiples of 8 px, and for a network with context
-    by the context on each side, with what gaps are filled with. So every block gives what one pass
-    gives, whatever the size of the blocks.
+    The pass covers the scene, padded to multiples of 8 px and, for a network with context, by the
+    context on each side; the padding and nodata pixels hold the fill values. The result of a block
+    therefore does not depend on the size of the blocks.
 
-    For a network trained with context the probabilities are those of its tiles. Another network
-    knows the zero padding around its tiles, which a seamless pass does not have.
+    The probabilities of a network trained with context are those of its tiles. A network without
+    context was trained with zero padding around its tiles, which a seamless pass does not have.
 
     Args:
         network: In eval mode.
         upsampling: Of VisualBackProp.
-        max_invalid: Largest share of a window's pixels without imagery, in [0, 1].
-        masks: Whether to compute the masks; they are NaN otherwise.
+        max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Attributes:
         window: Side of a window in pixels.
@@ -51,95 +49,70 @@ class SeamlessMapper:
     """
 
     def __init__(
-        self,
-        network: RoadNetwork,
-        upsampling: str = "deconv",
-        max_invalid: float = 0.25,
-        masks: bool = True,
+        self, network: RoadNetwork, upsampling: str = "deconv", max_invalid: float = 0.25
     ) -> None:
         self.window = TILE_SIZE
         self.step = TOTAL_STRIDE
-        self.context = network.context
         self.max_invalid = max_invalid
-        self.masks = masks
-        parts = list(network.named_children())
-        names = [name for name, _ in parts]
-        behind = names.index("global_pool")
-        self._convolutions = nn.Sequential(
-            OrderedDict(part for part in parts[:behind] if part[0] != "crop")
-        )
-        self._head = nn.Sequential(OrderedDict(parts[names.index("flatten") + 1 :]))
-        self._averages = isinstance(network.global_pool, nn.AdaptiveAvgPool2d)
-        self._method = VisualBackProp(self._convolutions, upsampling)
+        self.network = network
+        self._method = VisualBackProp(network.trunk, upsampling)
 
-    def maps(self, read: ReadPixels, shape: tuple[int, int], block: Block) -> BlockMaps:
-        """The maps of one block.
+    def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
+        """The block with its halo, and the windows whose centres lie in the block.
 
         Args:
-            read: Reads pixels of the scene.
-            shape: Height and width of the scene in pixels.
+            grid: Of the cells.
             block: Its corner lies on multiples of 8 px.
         """
-        grid = CellGrid(shape, self.window, self.step)
-        (top, bottom), (left, right) = (
-            self._reach(start, size, whole)
-            for start, size, whole in (
-                (block.row, block.height, shape[0]),
-                (block.col, block.width, shape[1]),
-            )
-        )
-        bands, valid = read(top, left, bottom - top, right - left)
-        # Channels last in memory, as the bands are read, is what convolutions are fastest in.
-        inputs = torch.from_numpy(bands)[None].to(next(self._convolutions.parameters()).device)
-        features, relevance = self._features(inputs)
-        own = np.s_[
-            block.row - top : block.row - top + block.height,
-            block.col - left : block.col - left + block.width,
-        ]
-        mask = np.full((block.height, block.width), np.nan, np.float32)
-        if relevance is not None:
-            mask = np.where(valid[own], relevance[0, 0].cpu().numpy()[own], np.float32(np.nan))
+        top, bottom = self._reach(block.row, block.height, grid.shape[0])
+        left, right = self._reach(block.col, block.width, grid.shape[1])
+        area = Block(top, left, bottom - top, right - left)
+        return BlockInputs(area, *grid.windows(block))
 
-        cells = grid.block_cells(block)
-        probability = np.full([each.stop - each.start for each in cells], np.nan, np.float32)
-        rows = grid.origins(block.row, block.row + block.height, 0)
-        cols = grid.origins(block.col, block.col + block.width, 1)
-        if rows and cols:
-            inner = features[
-                :,
-                :,
-                (rows[0] - top) // self.step : (rows[-1] - top) // self.step + _WINDOW,
-                (cols[0] - left) // self.step : (cols[-1] - left) // self.step + _WINDOW,
-            ]
-            values = self._probabilities(inner)
-            usable = usable_windows(valid, rows, cols, top, left, grid, self.max_invalid)
-            down, across = grid.cell(rows[0]), grid.cell(cols[0])
-            target = probability[down - cells[0].start :, across - cells[1].start :]
-            target[: len(rows), : len(cols)] = np.where(usable, values, np.float32(np.nan))
-        return BlockMaps(probability, mask)
+    def compute(
+        self, bands: NDArray[np.float32], inputs: BlockInputs, usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """P(road) (rows, cols) of the windows and the raw VisualBackProp mask (h, w) of the area.
+
+        Args:
+            bands: (C, h, w) of the area.
+            inputs: The area and its windows.
+            usable: (rows, cols); without a usable window no probability is computed.
+        """
+        # Bands are read channels last, the memory format in which convolutions are fastest.
+        pixels = torch.from_numpy(bands)[None].to(next(self.network.parameters()).device)
+        features, relevance = self._method.attribute_with_logits(pixels, normalize=False)
+        mask = relevance[0, 0].cpu().numpy()
+        if not usable.any():
+            return np.full(usable.shape, np.nan, np.float32), mask
+        top, left = inputs.corners()[0, 0] // self.step
+        rows, cols = (count + _WINDOW - 1 for count in usable.shape)
+        own = features[:, :, top : top + rows, left : left + cols]
+        return window_probabilities(self.network, own), mask
 
     def _reach(self, start: int, size: int, whole: int) -> tuple[int, int]:
-        """First pixel and the one behind the last that a block's maps depend on."""
-        end = whole + -whole % self.step + self.context
+        """First pixel, and the one behind the last, that a block depends on along one axis."""
+        end = whole + -whole % self.step + self.network.context
         stop = start + size + HALO
-        return max(start - HALO, -self.context), min(stop + -stop % self.step, end)
+        return max(start - HALO, -self.network.context), min(stop + -stop % self.step, end)
 
-    def _features(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.masks:
-            features, relevance = self._method.attribute_with_logits(inputs, normalize=False)
-            return features, relevance
-        with torch.no_grad():
-            return self._convolutions(inputs), None
 
-    def _probabilities(self, features: Tensor) -> np.ndarray:
-        """P(road) of all windows of features (1, C, h, w), float32."""
-        with torch.no_grad():
-            pooled = sliding_mean(features) if self._averages else sliding_max(features)
-            flat = pooled[0].flatten(1).T.contiguous()
-            parts = [self._head(part) for part in torch.split(flat, _ROWS)]
-            logits = torch.cat(parts).double()
-        values: np.ndarray = logits.sigmoid().float().view(pooled.shape[2:]).cpu().numpy()
-        return values
+@torch.no_grad()
+def window_probabilities(network: RoadNetwork, features: Tensor) -> NDArray[np.float32]:
+    """P(road) of every 12×12 window of the features of a scene.
+
+    Args:
+        network: In eval mode.
+        features: ``(1, C, h, w)``, the output of the network's trunk.
+
+    Returns:
+        (h - 11, w - 11).
+    """
+    pooled = sliding_mean(features) if network.averages else sliding_max(features)
+    flat = pooled[0].flatten(1).T.contiguous()
+    head = network.head
+    logits = torch.cat([head(part) for part in torch.split(flat, _ROWS)])
+    return probabilities(logits).reshape(pooled.shape[2:])
 
 
 def sliding_max(features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Maps laid together from tiles: the classifier exactly as it was trained."""
+"""Maps composed of overlapping tiles: the classifier sees each tile as in training."""
 
 from typing import Literal
 
@@ -8,30 +8,28 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vbp_lightning.attribution import VisualBackProp
-from vbp_lightning.data.imagery.unlabelled import ReadPixels
-from vbp_lightning.scene_maps.block_maps import BlockMaps, usable_windows
+from vbp_lightning.scene_maps.block_maps import BlockInputs, probabilities
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
-Blend = Literal["mean", "max", "centre"]
+Blend = Literal["mean", "centre"]
 
 
 class TileMapper:
-    """Maps from the windows at every ``stride`` px, each taken for itself.
+    """Maps computed from separate windows at every ``stride`` px.
 
-    The probability of a window stands at its centre. Masks are min-max normalised tile by tile and
-    laid together where tiles overlap.
+    The probability of a window is stored in the cell at its centre. VisualBackProp masks are
+    min-max normalised tile by tile and blended where tiles overlap.
 
     Args:
         model: A road classifier in eval mode: raw tiles ``(N, C, H, W)`` to logits ``(N, 1)``.
         stride: Distance between windows in pixels, even.
-        blend: ``mean`` or ``max`` of the overlapping masks, or ``centre``: that of the tile whose
-            centre is nearest.
+        blend: ``mean`` of the overlapping masks, or ``centre``: the mask of the tile whose centre
+            is nearest.
         window: Side of a window in pixels.
         context: Margin in pixels that the model takes on each side of a window.
         batch: Windows computed at once.
         upsampling: Of VisualBackProp.
-        max_invalid: Largest share of a window's pixels without imagery, in [0, 1].
-        masks: Whether to compute the masks; they are NaN otherwise.
+        max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Raises:
         ValueError: The blend is unknown.
@@ -50,10 +48,9 @@ class TileMapper:
         batch: int = 64,
         upsampling: str = "deconv",
         max_invalid: float = 0.25,
-        masks: bool = True,
     ) -> None:
-        if blend not in ("mean", "max", "centre"):
-            raise ValueError(f"blend is {blend!r}; choose mean, max or centre")
+        if blend not in ("mean", "centre"):
+            raise ValueError(f"blend is {blend!r}; choose mean or centre")
         self.model = model
         self.window = window
         self.step = stride
@@ -61,110 +58,92 @@ class TileMapper:
         self.context = context
         self.batch = batch
         self.max_invalid = max_invalid
-        self.masks = masks
         self._method = VisualBackProp(model, upsampling)
 
-    def maps(self, read: ReadPixels, shape: tuple[int, int], block: Block) -> BlockMaps:
-        """The maps of one block, from all windows that overlap it.
+    def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
+        """All windows that overlap the block, and the pixels of both with the context.
 
         Args:
-            read: Reads pixels of the scene.
-            shape: Height and width of the scene in pixels.
+            grid: Of the cells.
             block: Any rectangle of the scene.
         """
-        grid = CellGrid(shape, self.window, self.step)
-        half = self.window // 2
-        # Of a window that touches the block the centre lies within half a window of it.
-        rows = grid.origins(block.row - half + 1, block.row + block.height + half, 0)
-        cols = grid.origins(block.col - half + 1, block.col + block.width + half, 1)
-        top = min([block.row, *rows[:1]]) - self.context
-        left = min([block.col, *cols[:1]]) - self.context
-        bottom = max([block.row + block.height, *(r + self.window for r in rows[-1:])])
-        right = max([block.col + block.width, *(c + self.window for c in cols[-1:])])
-        bands, valid = read(top, left, bottom + self.context - top, right + self.context - left)
-        own = np.s_[
-            block.row - top : block.row - top + block.height,
-            block.col - left : block.col - left + block.width,
-        ]
-        cells = grid.block_cells(block)
-        probability = np.full([each.stop - each.start for each in cells], np.nan, np.float32)
-        laid = _Laid(valid.shape, self.window, self.blend)
-        usable = usable_windows(valid, rows, cols, top, left, grid, self.max_invalid)
-        corners = [
-            (row, col)
-            for row, line in zip(rows, usable, strict=True)
-            for col, kept in zip(cols, line, strict=True)
-            if kept
-        ]
-        size = self.window + 2 * self.context
+        # The centre of a window that overlaps the block lies within half a window of it.
+        margin = self.window // 2 - 1
+        row, col, height, width = block.row, block.col, block.height, block.width
+        size = self.window - 1
+        rows, cols = grid.windows(Block(row - margin, col - margin, height + size, width + size))
+        top = min([row, *rows[:1]]) - self.context
+        left = min([col, *cols[:1]]) - self.context
+        bottom = max([row + height, *(last + self.window for last in rows[-1:])]) + self.context
+        right = max([col + width, *(last + self.window for last in cols[-1:])]) + self.context
+        return BlockInputs(Block(top, left, bottom - top, right - left), rows, cols)
+
+    def compute(
+        self, bands: NDArray[np.float32], inputs: BlockInputs, usable: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """P(road) (rows, cols) of the usable windows and their blended masks (h, w) in [0, 1].
+
+        Args:
+            bands: (C, h, w) of the area.
+            inputs: The area and its windows.
+            usable: (rows, cols) windows to compute; the probabilities of the others are NaN.
+        """
+        device = next(self.model.parameters()).device
+        blended = _BlendedMasks(bands.shape[1:], self.window, self.blend)
+        corners = inputs.corners()[usable].tolist()
+        margin = self.context
+        size = self.window + margin
+        own = np.s_[margin:size, margin:size]
+        found = np.empty(len(corners), np.float32)
         for start in range(0, len(corners), self.batch):
-            part = corners[start : start + self.batch]
-            tiles = torch.from_numpy(
-                np.stack(
-                    [
-                        bands[:, r : r + size, c : c + size]
-                        for r, c in (
-                            (row - top - self.context, col - left - self.context)
-                            for row, col in part
-                        )
-                    ]
-                )
+            batch = corners[start : start + self.batch]
+            tiles = np.stack(
+                [bands[:, r - margin : r + size, c - margin : c + size] for r, c in batch]
             )
-            values, masks = self._run(tiles)
-            for number, (row, col) in enumerate(part):
-                down, across = grid.cell(row) - cells[0].start, grid.cell(col) - cells[1].start
-                if 0 <= down < probability.shape[0] and 0 <= across < probability.shape[1]:
-                    probability[down, across] = values[number]
-                if masks is not None:
-                    laid.add(row - top, col - left, masks[number])
-        mask = laid.mask()
-        mask[~valid] = np.nan
-        return BlockMaps(probability, np.ascontiguousarray(mask[own]))
-
-    def _run(self, tiles: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """P(road) (N,) and masks (N, window, window) of tiles with their context."""
-        tiles = tiles.to(next(self.model.parameters()).device)
-        masks = None
-        if self.masks:
-            logits, found = self._method.attribute_with_logits(tiles)
-            own = slice(self.context, self.context + self.window)
-            masks = found[:, 0, own, own].cpu().numpy()
-        else:
-            with torch.no_grad():
-                logits = self.model(tiles)
-        values: NDArray[np.float32] = logits[:, 0].double().sigmoid().float().cpu().numpy()
-        return values, masks
+            # In inference mode PyTorch does not decompose padding (of the context's crop), and the
+            # method refuses operations that it does not know.
+            with torch.inference_mode(mode=False):
+                pixels = torch.from_numpy(tiles).to(device)
+                logits, masks = self._method.attribute_with_logits(pixels)
+            found[start : start + self.batch] = probabilities(logits)
+            for (row, col), mask in zip(batch, masks[:, 0].cpu().numpy(), strict=True):
+                blended.add(row, col, mask[own])
+        values = np.full(usable.shape, np.nan, np.float32)
+        values[usable] = found
+        return values, blended.mask()
 
 
-class _Laid:
-    """Masks of overlapping tiles laid together."""
+class _BlendedMasks:
+    """The masks of overlapping tiles in one array.
+
+    Args:
+        shape: Height and width of the array.
+        window: Side of a mask in pixels.
+        blend: ``mean`` or ``centre``.
+    """
 
     def __init__(self, shape: tuple[int, ...], window: int, blend: Blend) -> None:
-        self._values = np.zeros(shape, np.float32)
+        self._sums = np.zeros(shape, np.float32)
         self._counts = np.zeros(shape, np.float32)
+        self._nearest = np.full(shape, np.inf, np.float32)
         self._window = window
         self._blend = blend
-        middle = np.abs(np.arange(window) - (window - 1) / 2)
-        self._distance = np.hypot(middle[:, None], middle[None]).astype(np.float32)
-        self._nearest = np.full(shape, np.inf, np.float32)
+        offsets = np.abs(np.arange(window) - (window - 1) / 2)
+        self._distance = np.hypot(offsets[:, None], offsets[None]).astype(np.float32)
 
     def add(self, row: int, col: int, mask: NDArray[np.float32]) -> None:
+        """Adds the mask (window, window) of the tile whose upper-left corner is given."""
         place = np.s_[row : row + self._window, col : col + self._window]
-        self._counts[place] += 1
-        values = self._values[place]
         if self._blend == "mean":
-            values += mask
-        elif self._blend == "max":
-            np.maximum(values, mask, out=values)
+            self._sums[place] += mask
+            self._counts[place] += 1
         else:
             nearer = self._distance < self._nearest[place]
-            values[nearer] = mask[nearer]
+            self._sums[place][nearer] = mask[nearer]
             self._nearest[place][nearer] = self._distance[nearer]
+            self._counts[place] = 1
 
     def mask(self) -> NDArray[np.float32]:
-        """The masks laid together; NaN where no tile lies."""
-        divisor = self._counts if self._blend == "mean" else np.ones_like(self._counts)
-        covered = self._counts > 0
-        result = np.full(self._values.shape, np.nan, np.float32)
-        result[covered] = self._values[covered] / divisor[covered]
-        return result
+        """The blended mask; NaN where no tile lies."""
+        with np.errstate(invalid="ignore"):
+            return self._sums / self._counts

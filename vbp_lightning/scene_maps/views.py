@@ -1,4 +1,4 @@
-"""Scenes and maps at the size of a picture."""
+"""Scenes and their maps, reduced to the size of a picture."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ _ROWS = 512
 
 
 def reduction(shape: tuple[int, int], longest: int) -> int:
-    """By which whole number a scene is reduced so that no side exceeds ``longest`` pixels."""
+    """The integer factor that reduces a scene so that no side exceeds ``longest`` pixels."""
     return max(1, -(-max(shape) // longest))
 
 
 def reduced_image(job: SceneJob, factor: int) -> NDArray[np.float32]:
     """The bands (C, h, w) of a scene, each value the mean of ``factor`` × ``factor`` pixels.
 
-    Pixels beyond the scene or without imagery count as what gaps are filled with.
+    Nodata pixels and pixels beyond the scene count with their fill values.
 
     Args:
-        job: Of the scene.
-        factor: Whole number.
+        job: The job of the scene.
+        factor: Positive integer.
     """
     height, width = (-(-size // factor) for size in job.grid.shape)
     rows = max(1, _ROWS // factor)
@@ -41,18 +41,22 @@ def reduced_image(job: SceneJob, factor: int) -> NDArray[np.float32]:
 
 
 def probabilities_of(path: Path) -> NDArray[np.float32]:
-    """The values of a probability raster, NaN where there are none."""
+    """The values (rows, cols) of a probability raster, NaN for cells without a value."""
     with without_place(), rasterio.open(path) as dataset:
         values: NDArray[np.float32] = dataset.read(1)
         return values
 
 
 def reduced_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """A mask raster at another size, (h, w), NaN where there is none; raw ones come to [0, 1].
+    """A raster of a VisualBackProp mask, resampled to another size and scaled to [0, 1].
 
     Args:
-        path: Of the raster.
-        shape: Height and width wanted.
+        path: The raster; unscaled values are scaled from their smallest value and 99.5th
+            percentile.
+        shape: Height and width of the result.
+
+    Returns:
+        (h, w), NaN at nodata pixels.
     """
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place(), rasterio.open(path) as dataset:
         values = dataset.read(1, out_shape=shape, resampling=Resampling.average)

@@ -23,10 +23,10 @@ from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.records import Count, PositiveCount
 from vbp_lightning.scene_maps.block_maps import Mapper
-from vbp_lightning.scene_maps.hardest import evaluation_tiles
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.tile_errors import scored_tiles
 from vbp_lightning.scene_maps.tilewise import TileMapper
 from vbp_lightning.scene_maps.views import probabilities_of
 
@@ -89,7 +89,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         yield path
     if cfg.hardest and datamodule is not None:
         maps = {job.name: (job.cells, probabilities_of(job.probability_path)) for job in done}
-        tiles = evaluation_tiles(datamodule.tiles_of(cfg.split), maps)
+        tiles = scored_tiles(datamodule.tiles_of(cfg.split), maps)
         yield from write_hardest(settings.output, tiles, datamodule, cfg.hardest)
     if errors:
         raise UserError(*errors)

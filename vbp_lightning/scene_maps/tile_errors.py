@@ -1,4 +1,4 @@
-"""The labelled tiles that a map contradicts most: where labels or network are wrong."""
+"""The labelled tiles with the largest errors on a map, where labels or the network are wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from vbp_lightning.scene_maps.output_grid import CellGrid
 
 
 @dataclass(frozen=True)
-class EvaluationTile:
-    """A labelled tile and what a map says of it.
+class ScoredTile:
+    """A labelled tile with its probability on a map.
 
     Args:
-        tile: With its label.
-        probability: P(road) of the window that is the tile, or of the nearest one.
+        tile: The labelled tile.
+        probability: P(road) of the window at the tile's position, or of the nearest window.
     """
 
     tile: LabelledTile
@@ -24,19 +24,20 @@ class EvaluationTile:
 
     @property
     def error(self) -> float:
-        """How far the probability is from the label, in [0, 1]."""
+        """Absolute difference of the probability and the label (1 for road), in [0, 1]."""
         return abs(self.probability - float(self.tile.label == Label.ROAD))
 
 
-def evaluation_tiles(
+def scored_tiles(
     tiles: Sequence[LabelledTile],
     maps: Mapping[str, tuple[CellGrid, NDArray[np.float32]]],
-) -> list[EvaluationTile]:
-    """The labelled tiles of some scenes with the maps' probabilities.
+) -> list[ScoredTile]:
+    """The labelled tiles of the mapped scenes with their probabilities.
 
     Args:
-        tiles: Ignored ones, those of other scenes, and those that have no probability are left out.
-        maps: By scene, the cells and the probability of each.
+        tiles: Labelled tiles. Tiles labelled ``IGNORED``, tiles of other scenes and tiles without a
+            probability are left out.
+        maps: For each scene by name, its cells and their probabilities (rows, cols).
     """
     found = []
     for item in tiles:
@@ -48,11 +49,11 @@ def evaluation_tiles(
             for origin, size in zip((item.tile.row, item.tile.col), probability.shape, strict=True)
         )
         if np.isfinite(probability[row, col]):
-            found.append(EvaluationTile(item, float(probability[row, col])))
+            found.append(ScoredTile(item, float(probability[row, col])))
     return found
 
 
-def hardest(tiles: Sequence[EvaluationTile], label: Label, count: int) -> list[EvaluationTile]:
-    """The tiles of a label that contradict it most, the worst first."""
+def largest_errors(tiles: Sequence[ScoredTile], label: Label, count: int) -> list[ScoredTile]:
+    """The tiles of a label with the largest errors, in descending order, at most ``count``."""
     own = [item for item in tiles if item.tile.label == label]
     return sorted(own, key=lambda item: -item.error)[:count]
