@@ -5,11 +5,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import end_with
-from vbp_lightning.explaining.subject import load_subject
 
 
 def explain(cfg: DictConfig) -> None:
     """Runs the chosen task on a road classifier or a custom model."""
+    from vbp_lightning.explaining.subject import load_subject  # not needed for --help
+
     subject = load_subject(cfg)
     task = instantiate(cfg.task)
     for path in task(cfg, subject):
