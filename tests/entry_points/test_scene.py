@@ -52,8 +52,8 @@ def test_maps_of_a_folder(call, here, tmp_path, mode):
     assert len(list((tmp_path / "maps").glob("*.tif"))) == 4
 
 
-def test_white_areas_are_nodata_as_in_the_training_data(call, here, tmp_path):
-    """The checkpoint holds the number of white pixels from which an area is nodata."""
+def test_white_areas_are_those_of_the_training_data(call, here, tmp_path):
+    """The checkpoint holds the number of saturated pixels from which white is nodata."""
     data = {"source": {"white_area": 256}}
     model = RoadClassifier("strided", mean=[120.0] * 3, std=[60.0] * 3, data=data)
     saved(tmp_path / "a.ckpt", model)
