@@ -1,4 +1,4 @@
-"""Time to find the neighbours of a tile among features: ``python benchmarks/neighbors.py``."""
+"""Time to find the neighbours of a tile in feature space: ``python benchmarks/neighbors.py``."""
 
 import time
 
@@ -10,11 +10,11 @@ TILES, FEATURES, REPEATS = 20_000, 512, 5
 
 
 def main() -> None:
-    """Prints the wall-clock and the processor time of single queries."""
+    """Prints the wall-clock and the processor time of one query."""
     features = np.random.default_rng(0).random((TILES, FEATURES), dtype=np.float32)
-    for repeat in range(REPEATS):
+    for query in range(REPEATS):
         wall, processor = time.perf_counter(), time.process_time()
-        nearest(features, np.array([repeat]), 8)
+        nearest([features], features[[query]], np.array([query]), 8)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         print(f"1 of {TILES} tiles: {wall:.3f} s, {processor:.3f} s of processor time")
 

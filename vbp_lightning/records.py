@@ -34,6 +34,7 @@ _BOUNDS = {
     "greater_than_equal": "at least {ge:g}",
     "less_than": "below {lt:g}",
     "less_than_equal": "at most {le:g}",
+    "multiple_of": "a multiple of {multiple_of}",
 }
 
 
@@ -85,7 +86,7 @@ def error_lines(
     raises a ``ValueError`` with one line for each error that begins with the name of a setting.
 
     Args:
-        key: Config key of the record, such as ``data``.
+        key: Config key of the record, such as ``data``; empty for settings at the top level.
         error: What pydantic raised.
         record: The class of the record, a pydantic dataclass or model.
         values: What the record was to be made of.
@@ -129,7 +130,7 @@ def _place(detail: ErrorDetails, record: Any, values: Mapping[str, Any]) -> _Pla
 def _lines(key: str, details: list[tuple[_Place, ErrorDetails]]) -> Iterator[str]:
     """The lines of one setting."""
     place, first = details[0]
-    name = ".".join((key, *place.path))
+    name = ".".join(filter(None, (key, *place.path)))
     if first["type"] == "value_error":
         yield from (f"{name}.{line}" for line in str(first["ctx"]["error"]).splitlines())
     elif first["type"] == "unexpected_keyword_argument":

@@ -1,4 +1,4 @@
-"""Running the entry points as a person does: in a folder of their own."""
+"""Runs of the entry points, as from a command line, in a temporary folder."""
 
 import os
 import runpy
@@ -7,7 +7,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -20,7 +22,7 @@ TINY = (
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory):
-    """A folder in which the tiny runs find their procedural scenes already written."""
+    """The folder of the procedural scenes, which all tiny runs share."""
     return tmp_path_factory.mktemp("scenes")
 
 
@@ -57,9 +59,21 @@ def tiny(scenes):
     return (*TINY, f"data.root={scenes}", "trainer.max_epochs=1")
 
 
+@pytest.fixture
+def image(tmp_path):
+    """A scene of noise, three bands of 200 × 200 px."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
+    path = tmp_path / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=200, height=200, count=3, dtype="uint8"
+    ) as raster:
+        raster.write(pixels)
+    return path
+
+
 @dataclass(frozen=True)
 class Finished:
-    """What a run left, as ``subprocess.CompletedProcess`` has it."""
+    """The result of a run, as in ``subprocess.CompletedProcess``."""
 
     returncode: int
     stdout: str
@@ -68,7 +82,7 @@ class Finished:
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Runs an entry point in an empty folder within this process: seconds of imports are saved."""
+    """Runs an entry point in an empty folder in this process, which saves seconds of imports."""
 
     def start(script, *overrides):
         monkeypatch.chdir(tmp_path)

@@ -65,7 +65,7 @@ def test_the_benchmark(call, checkpoint, tmp_path):
         ("target=non_road", "target=non_road"),
         ("perturbed=-1", "perturbed=-1"),
         ("tuned=0", "tuned=0"),
-        ("method=nothing", "method=nothing"),
+        ("method=[]", "method=[]"),
     ],
 )
 def test_wrong_settings_are_one_line(call, checkpoint, override, message):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -17,7 +16,7 @@ from vbp_lightning.attribution import GradCam
 
 
 class Evil:
-    """Leaves a file behind when it is unpickled by someone careless."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -50,20 +49,9 @@ def checkpoint(tmp_path):
     return make
 
 
-@pytest.fixture
-def image(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (3, 200, 200), dtype=np.uint8)
-    path = tmp_path / "scene.tif"
-    with rasterio.open(
-        path, "w", driver="GTiff", width=200, height=200, count=3, dtype="uint8"
-    ) as raster:
-        raster.write(pixels)
-    return path
-
-
 def test_all_methods(run, checkpoint, image, tmp_path):
     path = checkpoint("gap")
-    options = ("method=all", "tiles=4", "output=out", "methods.occlusion.stride=16")
+    options = ("method=all", "tiles=4", "output=out", "method.occlusion.stride=16")
     process = run("explain.py", f"ckpt={path}", f"input={image}", *options)
     assert process.returncode == 0, process.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"gap.ckpt", "out", "scene.tif"}
@@ -73,7 +61,6 @@ def test_all_methods(run, checkpoint, image, tmp_path):
     expected = GradCam(RoadClassifier.load_from_checkpoint(path)).attribute(
         torch.from_numpy(arrays["tiles"]), 1
     )
-    assert "occlusion: unnormalised score" in arrays["units"]
     assert np.allclose(arrays["grad_cam"], expected[:, 0].numpy(), atol=1e-5)
     with Image.open(tmp_path / "out" / "attribution.png") as sheet:
         assert sheet.width > 12 * 128
@@ -84,7 +71,7 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
     here = (f"ckpt={path}", f"input={image}", "tiles=4", "output=out")
     alone = call("explain.py", *here, "method=cam")
     assert alone.returncode == 1
-    assert "error: methods.cam: " in alone.stderr
+    assert "error: method.cam: " in alone.stderr
     assert "model.head=gap" in alone.stderr
     assert not (tmp_path / "out").exists()
     several = call("explain.py", *here, "method=[saliency,visual_backprop]", "scale=shared")
@@ -98,22 +85,29 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (
-            "method=kam",
-            "method=kam: choose among visual_backprop, symmetric_visual_backprop, saliency",
-        ),
         ("target=river", "target=river: choose road, non_road or the number of a class"),
-        ("scale=both", "scale=both: choose each or shared"),
-        ("methods.saliency.form=3", "methods.saliency.form=3: must be absolute or signed"),
-        ("tiles=0", "tiles=0: give a number of tiles, at least 1"),
+        ("scale=both", "scale=both: must be each or shared"),
+        ("method.saliency.form=3", "method.saliency.form=3: must be absolute or signed"),
+        ("tiles=0", "tiles=0: must be at least 1"),
+        ("split=all", "split=all: must be train or val or test"),
+        ("device=gpu", "device=gpu: is not available on this machine; choose auto, "),
+        ("method=[]", "method=[]: choose a method, a list of methods, or all"),
         ("target=7", "target=7: the network knows classes 0 to 1"),
     ],
 )
-def test_faults_are_one_line(call, checkpoint, image, option, said):
+def test_wrong_options_are_one_line(call, checkpoint, image, option, said):
     path = checkpoint("hidden")
     process = call("explain.py", f"ckpt={path}", f"input={image}", "method=saliency", option)
     assert process.returncode == 1
     assert f"error: {said}" in process.stderr
+
+
+def test_an_unknown_method_is_refused_with_all_that_there_are(call, checkpoint, image):
+    process = call("explain.py", f"ckpt={checkpoint('hidden')}", f"input={image}", "method=kam")
+    assert process.returncode == 1
+    assert "Could not find 'method/kam'" in process.stderr
+    assert set(process.stderr.split()) >= {"all", *METHODS}
+    assert "Traceback" not in process.stderr
 
 
 def test_a_folder_of_images_one_of_them_damaged(call, checkpoint, image, tmp_path):
@@ -141,7 +135,7 @@ def alexnet(tmp_path):
     return ("network._target_=tests.helpers.nets.AlexNet", f"network.weights={path}")
 
 
-def test_a_foreign_network(call, alexnet, image, tmp_path):
+def test_a_custom_model(call, alexnet, image, tmp_path):
     names = "method=[visual_backprop,saliency,grad_cam,occlusion]"
     options = (f"input={image}", names, "target=1", "output=out")
     process = call("explain.py", *alexnet, *options)
@@ -159,7 +153,10 @@ def test_a_foreign_network(call, alexnet, image, tmp_path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("network._target_=tests.helpers.nets.vgg", "missing"),
+        (
+            "network._target_=tests.helpers.nets.vgg",
+            "does not fit the network: Error(s) in loading",
+        ),
         ("network._target_=tests.helpers.nets.Nothing", "nets.Nothing: cannot be built"),
         ("network._target_=os.getcwd", "os.getcwd: returns a str, not a network"),
         ("network.weights=none.pt", "none.pt: no such file (network.weights)"),
@@ -168,10 +165,10 @@ def test_a_foreign_network(call, alexnet, image, tmp_path):
         ("target=7", "target=7: the network knows classes 0 to 1"),
         ("preprocess.bands=[1,2]", "preprocess: 2 bands, 3 means and 3 deviations"),
         ("ckpt=some.ckpt", "give either a run's checkpoint"),
-        ("input=null", "nothing tells which images to explain"),
+        ("input=null", "input=null: a custom model has no data of its own"),
     ],
 )
-def test_faults_of_a_foreign_network(call, alexnet, image, tmp_path, override, said):
+def test_errors_of_a_custom_model(call, alexnet, image, tmp_path, override, said):
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"weight": Evil(tmp_path / "ran")}))
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "alexnet.safetensors").read_bytes()[:99])
     process = call("explain.py", *alexnet, f"input={image}", override)

@@ -5,6 +5,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from PIL import Image
 
 from tests.helpers.checkpoints import saved
 from vbp_lightning import RoadClassifier
@@ -45,7 +46,9 @@ def test_maps_of_a_folder(call, here, tmp_path, mode):
             assert len(values)
             assert values.min() >= 0
             assert values.max() <= 1
-        assert (tmp_path / "maps" / f"{name}_quick_look.png").exists()
+        with Image.open(tmp_path / "maps" / f"{name}_quick_look.png") as picture:
+            assert picture.height >= shape[0]
+            assert len(picture.convert("RGB").getcolors(2**24)) > 100
     assert len(list((tmp_path / "maps").glob("*.tif"))) == 4
 
 
@@ -74,8 +77,8 @@ def test_white_areas_are_those_of_the_training_data(call, here, tmp_path):
     assert value == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_shared_scale_is_made_anew_when_a_scene_is_added(call, here, tmp_path):
-    """And left alone when there is nothing to add; maps of another scale are not taken for it."""
+def test_maps_with_a_shared_scale_are_computed_again_when_a_scene_is_added(call, here, tmp_path):
+    """They stay if no scene is added; maps with another scale are refused."""
     for name in ("a", "small"):
         (tmp_path / "scenes" / f"{name}.tif").rename(tmp_path / f"{name}.tif")
     maps = tmp_path / "maps"
@@ -105,7 +108,7 @@ def test_a_shared_scale_is_made_anew_when_a_scene_is_added(call, here, tmp_path)
 
 
 def test_wrong_options_are_one_line_each(call, here):
-    wrong = ("mode=quick", "block=100", "scaling=best")
+    wrong = ("mode=quick", "block=100", "scaling=best", "blend=max", "stride=3", "roads=maybe")
     finished = call("explain.py", *here, *wrong)
     assert finished.returncode == 1
     lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]

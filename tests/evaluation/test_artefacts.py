@@ -44,7 +44,7 @@ def test_comb_energy_against_the_transform_written_out():
     np.testing.assert_allclose(comb_energy(masks, 4), expected, rtol=1e-9)
 
 
-def test_comb_energy_of_a_grid_and_of_nothing():
+def test_comb_energy_of_a_grid_and_of_a_constant():
     rows, columns = np.mgrid[:48, :48]
     grid = ((rows % 4 == 0) & (columns % 4 == 0)).astype(float)
     wave = np.cos(2 * np.pi * rows / 48 * 5)
@@ -76,7 +76,7 @@ def test_coverage_and_border_by_hand():
     assert coverage_variation(mask) == pytest.approx(0.5)
 
 
-def test_the_paper_draws_a_grid_blocks_and_dark_borders():
+def test_the_upsampling_of_the_paper_has_grids_blocks_and_dark_borders():
     found = artefacts(network("strided"), "deconv", TILE)
     assert found.coverage_variation == pytest.approx(0.57, abs=0.01)
     assert found.comb_energy == pytest.approx(0.30, abs=0.02)
@@ -86,7 +86,7 @@ def test_the_paper_draws_a_grid_blocks_and_dark_borders():
 
 @pytest.mark.parametrize("upsampling", ["deconv_normalized", "resize_conv"])
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-def test_coverage_and_resizing_take_them_out(architecture, upsampling):
+def test_normalisation_by_coverage_and_resizing_remove_the_artefacts(architecture, upsampling):
     found = artefacts(network(architecture), upsampling, TILE)
     assert found.coverage_variation < 1e-6
     assert found.comb_energy < 0.01
@@ -94,8 +94,8 @@ def test_coverage_and_resizing_take_them_out(architecture, upsampling):
     assert found.border_ratio == pytest.approx(1, abs=0.05)
 
 
-def test_flat_activations_by_the_method_itself():
-    """A network whose features are ones everywhere gives VisualBackProp's own mask."""
+def test_flat_activations_against_visual_backprop():
+    """VisualBackProp gives the same mask for a network whose feature maps are all one."""
     layers = []
     for stride in (1, 2, 2):
         conv = nn.Conv2d(1, 1, 3, stride, padding=1)
@@ -111,7 +111,7 @@ def test_flat_activations_by_the_method_itself():
         assert found.border_ratio == pytest.approx(border_ratio(mask), rel=1e-5)
 
 
-def test_the_network_is_left_alone_and_the_seed_decides():
+def test_the_network_is_left_unchanged_and_the_seed_decides():
     net = network("maxpool").train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     first = artefacts(net, "bilinear", TILE, draws=4)

@@ -5,15 +5,15 @@ from torch import nn
 
 from vbp_lightning.evaluation.baselines import (
     BASELINES,
-    Brightness,
-    CentreGaussian,
-    Edges,
-    RandomNoise,
+    brightness,
+    centre_gaussian,
+    edges,
+    random_noise,
 )
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_each_sample_for_itself_without_negatives(name):
+def test_maps_are_independent_of_the_batch_and_not_negative(name):
     tiles = 255 * torch.rand(4, 3, 24, 20, generator=torch.Generator().manual_seed(0))
     method = BASELINES[name](nn.Identity())
     maps = method.attribute(tiles, 1)
@@ -26,26 +26,26 @@ def test_each_sample_for_itself_without_negatives(name):
 def test_noise_draws_from_no_global_generator_and_differs_between_tiles():
     tiles = torch.rand(2, 3, 8, 8)
     state = torch.get_rng_state()
-    maps = RandomNoise(nn.Identity()).attribute(tiles)
+    maps = random_noise(tiles)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(maps[0], maps[1])
-    assert not torch.equal(maps, RandomNoise(nn.Identity(), seed=1).attribute(tiles))
+    assert not torch.equal(maps, random_noise(tiles, seed=1))
 
 
 def test_brightness_and_edges_of_a_step():
     tile = torch.zeros(1, 2, 9, 16)
     tile[..., 8:] = 10
-    assert torch.equal(Brightness(nn.Identity()).attribute(tile)[0, 0], tile[0, 0])
-    edges = Edges(nn.Identity(), sigma=1).attribute(tile)[0, 0]
-    assert set(edges.argmax(1).tolist()) <= {7, 8}
-    # a blurred step's slope half a pixel beside it is about the Gaussian's density there
+    assert torch.equal(brightness(tile)[0, 0], tile[0, 0])
+    slopes = edges(tile, sigma=1)[0, 0]
+    assert set(slopes.argmax(1).tolist()) <= {7, 8}
+    # half a pixel beside a blurred step, the slope is about the density of the Gaussian
     density = np.exp(-0.125) / np.sqrt(2 * np.pi)
-    np.testing.assert_allclose(edges[:, 7], 10 * density, rtol=0.1)
-    assert edges[:, 0].max() < 1e-6
+    np.testing.assert_allclose(slopes[:, 7], 10 * density, rtol=0.1)
+    assert slopes[:, 0].max() < 1e-6
 
 
-def test_the_gaussian_stands_in_the_middle():
-    plane = CentreGaussian(nn.Identity(), width=0.25).attribute(torch.zeros(1, 3, 8, 8))[0, 0]
+def test_the_gaussian_is_centred():
+    plane = centre_gaussian(torch.zeros(1, 3, 8, 8), width=0.25)[0, 0]
     assert torch.equal(plane, plane.flip(0))
     assert torch.equal(plane, plane.T)
     assert plane[3, 3] == plane.max()

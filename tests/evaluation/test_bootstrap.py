@@ -16,8 +16,8 @@ def test_the_interval_holds_the_mean_and_shrinks_with_more_scenes():
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.4)
 
 
-def test_tiles_of_a_scene_are_no_independent_witnesses():
-    """A hundred copies of each of four tiles say no more than the four."""
+def test_tiles_of_a_scene_are_not_independent():
+    """A hundred copies of each of four tiles give the interval of the four."""
     values = np.array([0.1, 0.2, 0.6, 0.9])
     names = list("abcd")
     once = mean_interval(values, names)
@@ -26,25 +26,25 @@ def test_tiles_of_a_scene_are_no_independent_witnesses():
 
 
 def test_exact_for_two_scenes():
-    """Both resampled as 0, ½ or 1 of the second with probabilities ¼, ½, ¼."""
+    """The share of the second scene is 0, ½ or 1 with the probabilities ¼, ½, ¼."""
     result = mean_interval([0, 1], ["a", "b"], confidence=0.6)
     assert result == (0.5, 0, 1)
     assert mean_interval([0, 1], ["a", "b"], confidence=0.4) == (0.5, 0.5, 0.5)
 
 
-def test_scenes_weigh_by_their_tiles():
+def test_scenes_are_weighted_by_their_tiles():
     """Resamples of scenes a (one tile, 1) and b (three tiles, 0) have the means 1, ¼ and 0."""
     result = mean_interval([1, 0, 0, 0], list("abbb"), confidence=0.4)
     assert result.mean == 0.25
     assert (result.low, result.high) == (0.25, 0.25)
 
 
-def test_one_scene_tells_nothing_of_others():
+def test_the_interval_of_one_scene_is_unbounded():
     assert mean_interval([1, 2], ["a", "a"]) == (1.5, -np.inf, np.inf)
 
 
 def test_the_same_seed_draws_the_same():
     values, names = [1, 2, 3, 4], list("aabc")
     assert mean_interval(values, names, seed=3) == mean_interval(values, names, seed=3)
-    with pytest.raises(ValueError, match="one a tile"):
+    with pytest.raises(ValueError, match="give one for each"):
         mean_interval([1], ["a", "b"])

@@ -41,7 +41,7 @@ def test_each_score_is_its_function_of_the_pooled_map():
         np.testing.assert_allclose(found[name], values, rtol=1e-9)
 
 
-def test_the_setting_is_the_best_there_is():
+def test_the_setting_is_the_best_of_all():
     maps, truth = some_maps()
     chosen = choose_setting(maps, truth)
     pooled = np.maximum(maps, 0)
@@ -52,7 +52,7 @@ def test_the_setting_is_the_best_there_is():
     assert best >= intersection_over_union(pooled, truth, grid).mean(axis=0).max() - 0.01
 
 
-def test_each_half_is_judged_by_the_setting_of_the_other():
+def test_each_half_is_scored_with_the_setting_of_the_other():
     maps, truth = some_maps()
     scenes = ["b", "a", "c", "a", "b", "c"]
     scores, settings = cross_fitted_scores(maps, truth, scenes)

@@ -18,7 +18,7 @@ REGION[4:8, 5:11] = True
 
 
 class RegionNet(nn.Module):
-    """The score grows with the first band's mean in a region, and with nothing else."""
+    """A network whose score depends only on the mean of the first band in a region."""
 
     def __init__(self, region=REGION, several=False):
         super().__init__()
@@ -32,7 +32,7 @@ class RegionNet(nn.Module):
 
 
 def bright_tile():
-    """Bright where the network looks, dim elsewhere."""
+    """Tiles that are bright in the region and dark elsewhere."""
     tile = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
     tile[:, :, torch.from_numpy(REGION)] += 2
     return tile
@@ -75,7 +75,7 @@ def test_removal_written_out(several):
     np.testing.assert_allclose(kept, kept[:, :1].repeat(4, axis=1))
 
 
-def test_a_true_map_beats_its_opposite_and_noise_lies_between():
+def test_a_true_map_scores_above_noise_and_noise_above_its_opposite():
     tiles, model = bright_tile(), RegionNet()
     noise = np.random.default_rng(1).random((2, 16, 16))
     for score, good_is_large in ((deletion, False), (insertion, True), (road, True)):
@@ -87,7 +87,7 @@ def test_a_true_map_beats_its_opposite_and_noise_lies_between():
 
 
 def test_road_written_out():
-    """Half of P without the least less P without the most relevant pixels, the mean over shares."""
+    """Half the mean difference of P without the least and without the most relevant pixels."""
     tiles, maps, model = bright_tile(), relevance_of(REGION), RegionNet().eval()
     shares = (0.1, 0.3, 0.8)
     expected = []
@@ -106,13 +106,13 @@ def test_road_written_out():
     assert min(expected) > 0.1
 
 
-def test_road_is_nothing_for_a_network_that_looks_nowhere():
+def test_road_is_zero_for_a_constant_network():
     blind = RegionNet()
     blind.region.zero_()
     assert road(blind, bright_tile(), relevance_of(REGION)).tolist() == [0, 0]
 
 
-def test_ties_fall_in_the_same_order_in_every_map():
+def test_ties_have_the_same_order_in_every_map():
     ranks = pixel_ranks(np.zeros((2, 4, 4)))
     assert sorted(ranks[0].ravel()) == list(range(16))
     np.testing.assert_array_equal(ranks[0], ranks[1])
@@ -144,7 +144,7 @@ def test_imputation_continues_a_slope():
     torch.testing.assert_close(linear_imputation(ramp, removed, noise=0), ramp)
 
 
-def test_imputation_of_all_and_of_nothing():
+def test_imputation_of_all_and_of_no_pixels():
     tile = torch.rand(3, 6, 6)
     nothing = np.zeros((6, 6), bool)
     assert torch.equal(linear_imputation(tile, nothing), tile)
@@ -156,7 +156,7 @@ def test_imputation_of_all_and_of_nothing():
 
 
 class ColumnNet(nn.Module):
-    """Where along the row the brightness lies: the score moves with it, a pixel for a pixel."""
+    """The score is the column of the centre of brightness."""
 
     def forward(self, tiles):
         mass = tiles[:, 0].sum((1, 2))
@@ -164,8 +164,8 @@ class ColumnNet(nn.Module):
         return ((tiles[:, 0] * columns).sum((1, 2)) / mass)[:, None]
 
 
-def test_shifting_a_lamp_in_the_dark():
-    """The square's own shift is that of everything; the rest's and the control's move nothing."""
+def test_shifting_a_bright_square_on_black():
+    """Moving the square changes the score as moving all does; rest and control change nothing."""
     tile = torch.zeros(1, 3, 20, 20)
     tile[:, :, 2:6, 8:13] = 1
     relevance = tile[:, 0].numpy()
@@ -176,7 +176,7 @@ def test_shifting_a_lamp_in_the_dark():
     np.testing.assert_allclose(response.rest, 0, atol=1e-5)
 
 
-def test_the_rest_and_the_control_move_what_a_map_of_the_wrong_place_leaves_out():
+def test_rest_and_control_move_the_square_if_the_map_is_at_the_wrong_place():
     tile = torch.zeros(1, 3, 20, 20)
     tile[:, :, 2:6, 8:13] = 1
     relevance = np.roll(tile[:, 0].numpy(), (10, 10), (1, 2))

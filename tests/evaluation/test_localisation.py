@@ -28,7 +28,7 @@ RANK_SCORES = [average_precision, rank_accuracy, pointing_game, pointing_2]
 
 
 def orders(relevance):
-    """All ways to rank pixels by relevance, those that are tied in any order."""
+    """All rankings of pixels by relevance, with tied pixels in any order."""
     pixels = range(len(relevance))
     for order in permutations(pixels):
         ranked = [relevance[pixel] for pixel in order]
@@ -37,7 +37,7 @@ def orders(relevance):
 
 
 def naive_average_precision(relevance, truth):
-    """The mean over all orders of the mean over road pixels of the precision down to each."""
+    """The mean over all orders of the mean precision at the road pixels."""
     values = []
     for order in orders(relevance):
         road = [truth[pixel] for pixel in order]
@@ -57,7 +57,7 @@ def naive_rank_accuracy(relevance, truth):
 
 
 def naive_pointing(relevance, truth, tolerance):
-    """Of all orders of a map of one row, the share whose first pixel is near a road pixel."""
+    """The share of all orders of a map with one row whose first pixel is near a road pixel."""
     values = [
         any(truth[other] and abs(other - order[0]) <= tolerance for other in range(len(truth)))
         for order in orders(relevance)
@@ -126,7 +126,7 @@ def test_tolerance_is_a_disc():
     np.testing.assert_array_equal(hits, rows**2 + columns**2 <= 4)
 
 
-def test_without_ties_it_is_the_common_average_precision():
+def test_without_ties_it_is_the_usual_average_precision():
     rng = np.random.default_rng(0)
     maps, truth = rng.random((3, 40, 30)), rng.random((3, 40, 30)) < 0.1
     expected = [average_precision_score(truth[i].ravel(), maps[i].ravel()) for i in range(3)]
@@ -193,7 +193,7 @@ def test_the_best_overlap_moves_with_a_power():
     )
 
 
-def test_overlap_of_zeros_of_no_road_and_of_nothing_but_road():
+def test_overlap_of_zeros_of_no_road_and_of_only_road():
     maps = np.random.default_rng(5).random((1, 6, 6))
     truth = np.zeros((1, 6, 6), bool)
     truth[0, :2] = True
@@ -240,7 +240,7 @@ def test_pooling_takes_the_positive_part():
         positive_part(np.zeros((2, 2)))
 
 
-def test_what_is_no_pair_of_maps_is_refused():
+def test_maps_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match="bool"):
         average_precision(row([1, 0]), row([1, 0]))
     with pytest.raises(ValueError, match="pool it first"):

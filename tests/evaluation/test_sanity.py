@@ -52,7 +52,7 @@ def test_layers_are_randomised_from_the_output_down():
     assert torch.equal(again[-1].model.block0[0].weight, stages[-1].model.block0[0].weight)
 
 
-def test_batch_norms_start_anew_with_their_layer():
+def test_batch_norms_are_initialised_with_their_layer():
     net = network()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -64,7 +64,7 @@ def test_batch_norms_start_anew_with_their_layer():
     assert stage.model.block2[1].running_mean.min() == 3
 
 
-def test_visual_backprop_does_not_see_the_head_and_saliency_does():
+def test_visual_backprop_does_not_depend_on_the_head_and_saliency_does():
     net = network()
     stages = cascade(net)
     tiles = torch.rand(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -78,8 +78,8 @@ def test_visual_backprop_does_not_see_the_head_and_saliency_does():
     assert of_saliency[head].max() < 0.99
 
 
-def test_signs_at_random_hide_places_that_stay():
-    """Of maps whose sizes are kept and whose signs are drawn anew, only the sizes are alike."""
+def test_random_signs_hide_places_that_stay_the_same():
+    """With unchanged absolute values and random signs, only the absolute values correlate."""
     net = network()
     stages = cascade(net)
     sizes = np.random.default_rng(0).random((2, 96, 96))
@@ -93,6 +93,6 @@ def test_signs_at_random_hide_places_that_stay():
     np.testing.assert_allclose(of_sizes, 1)
 
 
-def test_nothing_to_randomise():
+def test_a_network_without_layers_is_refused():
     with pytest.raises(ValueError, match="no convolution"):
         cascade(nn.Sequential(nn.ReLU()))

@@ -1,8 +1,10 @@
 """What ``task=scene`` writes beside the maps."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
+from PIL import Image
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
@@ -42,8 +44,12 @@ def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch
 
     monkeypatch.setattr(scene_extras, "outlined", seen)
     table, sheet = scene_extras.write_hardest(tmp_path / "out", tiles, datamodule, 16)
-    assert len(table.read_text().splitlines()) == 1 + 16
-    assert sheet.exists()
+    found = pd.read_csv(table)
+    assert found.label.tolist() == ["non_road"] * 12 + ["road"] * 4
+    assert (found.probability == 0.5).all()
+    assert (found.error == 0.5).all()
+    with Image.open(sheet) as picture:
+        assert len(picture.convert("RGB").getcolors(2**24)) > 100
     (plain, _), road = drawn
     own = [tile.tile.tile for tile in tiles if tile.tile.label == Label.ROAD]
     for tile, picture, outline in zip(own, *road, strict=True):

@@ -1,4 +1,4 @@
-"""Class models and fooling images on scores whose best image is known."""
+"""Class models and fooling images for scores whose best image is known."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from torch import nn
 
 from tests.helpers.examples import NETS
 from vbp_lightning.attribution.scores import ScoreModel
-from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool, log_odds
+from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool
 from vbp_lightning.inspection.layers import UnitScore
 
 
 class Linear(nn.Module):
-    """w · I, for which w / 2λ is the best image."""
+    """The score w · I, whose best image is w / 2λ."""
 
     def __init__(self, weights):
         super().__init__()
@@ -39,7 +39,7 @@ def test_ascent_ends_at_the_best_image_of_a_linear_score():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_score_of_every_net_rises_and_the_net_is_left_as_it_was(name):
+def test_the_score_of_every_net_rises_and_the_net_is_left_unchanged(name):
     net = NETS[name]().train()
     model = Standardised(net, torch.full((3,), 0.5), torch.full((3,), 0.25)).train()
     before = [parameter.clone() for parameter in net.parameters()]
@@ -55,7 +55,7 @@ def test_the_score_of_every_net_rises_and_the_net_is_left_as_it_was(name):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_a_silent_unit_is_said():
+def test_an_inactive_unit_is_reported():
     net = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU())
     net[0].bias.data.fill_(-9)
     with pytest.raises(ValueError, match="no gradient"):
@@ -65,11 +65,11 @@ def test_a_silent_unit_is_said():
 def test_log_odds():
     output = torch.tensor([[1.0, -2.0, 0.5]])
     probability = output.softmax(1)[0, 2]
-    assert float(log_odds(output, 2)) == pytest.approx(
+    assert float(LogOdds(nn.Identity(), 2)(output)) == pytest.approx(
         float((probability / (1 - probability)).log())
     )
-    assert float(log_odds(output)) == float(log_odds(output, 0))
-    assert log_odds(torch.tensor([[0.3]]), 0).tolist() == pytest.approx([-0.3])
+    assert float(LogOdds(nn.Identity())(output)) == float(LogOdds(nn.Identity(), 0)(output))
+    assert LogOdds(nn.Identity(), 0)(torch.tensor([[0.3]])).tolist() == pytest.approx([-0.3])
 
 
 def test_the_smallest_change_of_a_linear_score():
@@ -85,7 +85,7 @@ def test_the_smallest_change_of_a_linear_score():
     assert found.change == pytest.approx(least / np.sqrt(48), rel=2e-3)
 
 
-def test_an_image_that_already_fools_is_left_and_one_that_cannot_is_said():
+def test_a_start_that_has_the_probability_stays_and_an_unreachable_one_is_reported():
     odds = LogOdds(Linear(WEIGHTS), 1)
     sure = fool(odds, 9 * WEIGHTS, range(5))
     assert sure.reached
@@ -97,14 +97,14 @@ def test_an_image_that_already_fools_is_left_and_one_that_cannot_is_said():
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_noise_is_led_towards_what_is_asked_for(name):
+def test_noise_reaches_the_requested_probability(name):
     model = Standardised(NETS[name](), torch.full((3,), 0.5), torch.full((3,), 0.25))
     start = torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before = log_odds(model(start[None]), 1)
+        before = LogOdds(model, 1)(start[None])
         target = int(before < 0)
         found = fool(LogOdds(model, target), start, range(25), 0.99)
-        after = log_odds(model(found.image[None]), target)
+        after = LogOdds(model, target)(found.image[None])
     assert float(after) > -abs(float(before))
     assert found.reached == (float(after.sigmoid()) >= 0.99)
     assert torch.equal(found.start, start)

@@ -43,14 +43,14 @@ def test_folded_filters_give_the_layers_output(name, layer, conv, folded):
     assert torch.allclose(mine, outputs[folded or conv], atol=1e-4)
 
 
-def test_a_layer_that_is_no_convolution_lists_those_that_are():
+def test_for_other_layers_all_convolutions_are_listed():
     with pytest.raises(ValueError, match=r"choose a convolution: block0\.0, block1\.0"):
         filters_of(road("strided").eval(), images(), "prob")
     with pytest.raises(ValueError, match="no convolution"):
         filters_of(nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 1)), images())
 
 
-def test_no_colour_at_the_same_distance_excites_more():
+def test_no_colour_at_the_same_distance_has_a_larger_response():
     weights = np.random.default_rng(0).normal(size=(5, 3, 1, 1)).astype(np.float32)
     weights[4] = 0
     colours = exciting_colours(weights)

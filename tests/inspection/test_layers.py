@@ -17,7 +17,7 @@ from vbp_lightning.inspection.layers import (
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_layer_is_recorded_and_the_last_output_is_the_networks(name):
+def test_every_layer_is_recorded_and_the_last_output_is_that_of_the_network(name):
     net = NETS[name]()
     outputs = layer_outputs(net, images())
     leaves = {key for key, module in net.named_modules() if not list(module.children())}
@@ -40,7 +40,7 @@ def test_a_module_used_twice_is_recorded_twice():
     assert list(layer_outputs(net, images())) == ["0", "1", "2", "1 (2)"]
 
 
-def test_hooks_and_modes_are_as_before_after_an_exception():
+def test_hooks_and_modes_are_restored_after_an_exception():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(7, 2)).train()
     with pytest.raises(RuntimeError):
         layer_outputs(net, images())
@@ -71,7 +71,7 @@ def test_the_score_of_a_unit():
 
 
 @pytest.mark.parametrize(("name", "width"), [("strided", 512), ("alexnet", 20), ("resnet", 16)])
-def test_features_are_what_the_last_linear_layer_reads(name, width):
+def test_features_are_the_inputs_of_the_last_linear_layer(name, width):
     net = NETS[name]()
     layer = last_linear(net, images())
     features, outputs = features_and_outputs(net, layer, images())

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vbp_lightning.inspection.neighbors import nearest, nearest_pixels
+from vbp_lightning.inspection.neighbors import nearest
 
 TILES = np.random.default_rng(0).normal(size=(40, 3, 6, 6)).astype(np.float32)
 QUERIES = np.array([0, 17, 39])
@@ -16,8 +16,8 @@ def by_hand(vectors, query, count):
 
 def test_both_spaces():
     flat = TILES.reshape(40, -1)
-    pixels = nearest_pixels(np.array_split(TILES, 7), TILES[QUERIES], QUERIES, 5)
-    features = nearest(flat, QUERIES, 5)
+    pixels = nearest(np.array_split(TILES, 7), TILES[QUERIES], QUERIES, 5)
+    features = nearest([flat], flat[QUERIES], QUERIES, 5)
     for found in (pixels, features):
         for place, query in enumerate(QUERIES):
             order, distances = by_hand(flat, query, 5)
@@ -25,19 +25,13 @@ def test_both_spaces():
             assert np.allclose(found.distances[place], distances, atol=1e-4)
 
 
-def test_a_twin_is_a_neighbour_and_the_tile_itself_is_not():
-    vectors = np.concatenate([TILES, TILES[:1]]).reshape(41, -1)
-    found = nearest(vectors, np.array([0, 40]), 1)
-    assert found.indices.tolist() == [[40], [0]]
+def test_an_identical_tile_is_a_neighbour_and_the_tile_itself_is_not():
     doubled = np.concatenate([TILES, TILES[:1]])
-    pixels = nearest_pixels([doubled], doubled[[0, 40]], np.array([0, 40]), 1)
+    pixels = nearest([doubled], doubled[[0, 40]], np.array([0, 40]), 1)
     assert pixels.indices.tolist() == [[40], [0]]
 
 
-def test_fewer_tiles_than_asked_for(tmp_path):
-    np.save(tmp_path / "features.npy", TILES[:4].reshape(4, -1))
-    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    assert nearest(mapped, np.array([2]), 9).indices.shape == (1, 3)
-    pixels = nearest_pixels([TILES[:4]], TILES[2:3], np.array([2]), 9)
+def test_fewer_tiles_than_neighbors():
+    pixels = nearest([TILES[:4]], TILES[2:3], np.array([2]), 9)
     assert pixels.indices.shape == (1, 3)
     assert 2 not in pixels.indices

@@ -1,4 +1,4 @@
-"""Projections: what PCA keeps, that t-SNE repeats itself, that a grid keeps neighbours."""
+"""Projections: the variance of PCA, a reproducible t-SNE, neighbours on a grid."""
 
 import numpy as np
 from hypothesis import given
@@ -13,7 +13,7 @@ def blobs():
     return (centres[np.arange(60) % 3] + generator.normal(size=(60, 30))).astype(np.float32)
 
 
-def test_components_hold_the_variance_in_order():
+def test_components_are_ordered_by_variance():
     found = principal_components(blobs(), 5)
     centred = blobs() - blobs().mean(axis=0)
     singular = np.linalg.svd(centred, compute_uv=False)

@@ -1,4 +1,4 @@
-"""Receptive fields against hand-computed ones and against a gradient probe."""
+"""Receptive fields against values computed by hand and against gradients."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_
 
 
 def transparent(net):
-    """The same geometry with no way blocked: positive weights, and averages for maxima."""
+    """The same geometry with positive weights and average pooling, so that no gradient vanishes."""
     for name, module in list(net.named_modules()):
         parent = net.get_submodule(name.rpartition(".")[0])
         key = name.rpartition(".")[2]
@@ -28,7 +28,7 @@ def transparent(net):
 
 
 def probe(net, layer, position, pixels):
-    """The box of pixels whose change changes a position of a layer's output."""
+    """The box of pixels on which a position of a layer's output depends."""
     pixels = pixels.clone().requires_grad_()
     kept = {}
     with visiting(net, lambda name, module, output: kept.setdefault(name, output.clone())):
@@ -89,7 +89,7 @@ def test_dilated_uneven_and_padded_windows():
     assert fields["1"].box(0, 0) == Box(-2, -2, 3, 3)
 
 
-def test_branches_of_other_reach_are_joined_and_gates_see_everything():
+def test_branches_of_different_size_are_joined_and_gates_see_everything():
     class Gated(nn.Module):
         def __init__(self):
             super().__init__()
@@ -108,7 +108,7 @@ def test_branches_of_other_reach_are_joined_and_gates_see_everything():
     assert fields["gate"].box(0, 0).clipped(96, 96) == Box(0, 0, 96, 96)
 
 
-def test_what_cannot_be_followed_is_named_and_what_lies_before_it_is_known():
+def test_unknown_operations_are_named_and_earlier_layers_are_known():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2), nn.ReLU())
     fields = receptive_fields(net, images(1))
     assert fields["0"].size == (3, 3)

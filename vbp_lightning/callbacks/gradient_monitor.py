@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vbp_lightning.inspection.layer_gradients import RULE, verdicts
+from vbp_lightning.inspection.layer_gradients import RULE, diagnoses
 
 
 @dataclass
@@ -71,8 +71,8 @@ class GradientFlow(pl.Callback):
         if not trainer.is_global_zero or not self._layers:
             return
         means = {name: sum(one.norms) / len(one.norms) for name, one in self._layers.items()}
-        found = verdicts(means)
-        named = ", ".join(f"{name} {verdict}" for name, verdict in found.items())
+        found = diagnoses(means)
+        named = ", ".join(f"{name} {diagnosis}" for name, diagnosis in found.items())
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger):
                 continue

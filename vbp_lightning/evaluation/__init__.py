@@ -1,1 +1,1 @@
-"""How good an explanation is: localisation, faithfulness, sanity, artefacts."""
+"""Scores of explanations: localisation, faithfulness, sanity checks, artefacts."""

@@ -1,14 +1,14 @@
-"""What the way back draws by itself: grids, blocks and dark borders, whatever the image.
+"""Artefacts of the upsampling: grids, blocks and dark borders that do not depend on the image.
 
-Measured on masks that VisualBackProp's way back makes of given feature maps instead of recorded
-ones, through the windows of a network's own layers:
+They are measured on VisualBackProp masks that are computed from given feature maps instead of
+recorded ones, through the windows of a network's own layers:
 
-- *flat* activations, every map one: whatever structure the mask has is an artefact;
-- *random* deepest maps (uniform in [0, 1), a fixed seed) with every other map one: noise of the
-  deepest map's resolution, upsampled.
+- *flat* activations, all maps one: any structure of the mask is an artefact;
+- *random* deepest maps (uniform in [0, 1), a fixed seed) with all other maps one: noise with the
+  resolution of the deepest map, upsampled.
 
-A max pooling that ``unpool`` undoes at its maxima has all positions tied there, which it spreads
-evenly, so that it is ``deconv`` on such maps.
+For ``unpool``, all positions of a max pooling window are tied on such maps. It spreads ties evenly,
+so that it equals ``deconv`` there.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ class Artefacts:
     """The artefact scores of an upsampling in a network.
 
     Args:
-        coverage_variation: See the function, of the mask of flat activations; 0 is best.
-        border_ratio: See the function, of the mask of flat activations; 1 is best.
-        comb_energy: See the function, mean over the masks of random maps; 0 is best.
-        block_ratio: See the function, of the masks of random maps; 1 is neither blocks nor the
-            rounding off that blurs them.
+        coverage_variation: See :func:`coverage_variation`, for flat activations; 0 is best.
+        border_ratio: See :func:`border_ratio`, for flat activations; 1 is best.
+        comb_energy: See :func:`comb_energy`, mean over random maps; 0 is best.
+        block_ratio: See :func:`block_ratio`, for random maps; 1 is best: above 1 there are blocks,
+            below 1 their borders are blurred.
     """
 
     coverage_variation: float
@@ -48,13 +48,13 @@ class Artefacts:
 def artefacts(
     model: nn.Module, upsampling: str, inputs: Tensor, draws: int = 32, seed: int = 0
 ) -> Artefacts:
-    """The artefacts that VisualBackProp's way back draws through the layers of a network.
+    """The artefacts of VisualBackProp masks with one upsampling through the layers of a network.
 
     Args:
-        model: Any network that VisualBackProp can follow; found as it was left.
+        model: Any network that VisualBackProp can explain; left unchanged.
         upsampling: A name of ``UPSAMPLINGS``.
-        inputs: ``(N, C, H, W)``; only its size matters, one sample is run.
-        draws: Random deepest maps.
+        inputs: ``(N, C, H, W)``; only their size matters, one sample is run.
+        draws: Number of random deepest maps.
         seed: Of their values.
 
     Raises:
@@ -65,8 +65,8 @@ def artefacts(
     ones = [torch.ones(1, 1, *size, dtype=torch.float64) for size in sizes]
     generator = torch.Generator().manual_seed(seed)
     deepest = torch.rand(draws, 1, *sizes[-1], generator=generator, dtype=torch.float64)
-    flat = _back(maps, ones, upsampling)[0]
-    noise = _back(maps, [*ones[:-1], deepest], upsampling)
+    flat = _masks(maps, ones, upsampling)[0]
+    noise = _masks(maps, [*ones[:-1], deepest], upsampling)
     stride = max(1, inputs.shape[-1] // sizes[-1][-1])
     return Artefacts(
         coverage_variation(flat),
@@ -77,32 +77,33 @@ def artefacts(
 
 
 def coverage_variation(mask: Masks) -> float:
-    """Standard deviation over mean in the middle half of each side of ``(H, W)``."""
+    """Standard deviation divided by mean in the middle half of each side of ``(H, W)``."""
     middle = _middle(mask)
     return float(middle.std() / middle.mean())
 
 
 def border_ratio(mask: Masks) -> float:
-    """The outermost pixel of ``(H, W)`` that differs most from the middle half's mean, over it."""
+    """The border pixel of ``(H, W)`` that differs most from the middle's mean, divided by it."""
     ring = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]) / _middle(mask).mean()
     return float(ring[np.abs(ring - 1).argmax()])
 
 
 def comb_energy(masks: Masks, stride: int) -> npt.NDArray[np.float64]:
-    """Share of the power in the comb of frequencies that a grid of period ``stride`` has.
+    """Share of the power in the frequencies of a grid with the period ``stride``.
 
-    Each mask less its mean is multiplied by a Hann window over both sides (periodic, the full
-    side), so that no jump between opposite borders counts. The comb is all frequencies whose two
-    components are both multiples of 1 / stride cycles per pixel, zero left out: the harmonics of
-    the network's whole stride, among which are those of the strides of its layers.
+    The mean is subtracted from each mask, and the result is multiplied by a Hann window over both
+    sides (periodic, the full side), so that jumps between opposite borders do not count. The
+    frequencies are those whose two components are both multiples of 1 / stride cycles per pixel,
+    except zero: the harmonics of the stride of the whole network, which include those of the
+    strides of its layers.
 
     Args:
         masks: ``(N, H, W)``, sides that are multiples of ``stride``.
         stride: Pixels.
 
     Returns:
-        ``(N,)`` from 0, as for a constant mask; the window spreads the power of even the purest
-        grid over neighbouring frequencies and leaves it 4/9.
+        ``(N,)``, 0 for a constant mask and at most 4/9, since the window spreads the power of a
+        grid over neighbouring frequencies.
 
     Raises:
         ValueError: A side is no multiple of the stride.
@@ -118,20 +119,20 @@ def comb_energy(masks: Masks, stride: int) -> npt.NDArray[np.float64]:
     power = np.abs(np.fft.fft2(centred * np.outer(*hann))) ** 2
     comb = power[:, :: height // stride, :: width // stride].sum(axis=(1, 2)) - power[:, 0, 0]
     total = power.sum(axis=(1, 2))
-    # what is left of a constant mask is rounding
+    # a constant mask leaves only rounding errors
     floor = (1e-12 * np.abs(values).max(axis=(1, 2), initial=0) * height * width) ** 2
     return np.asarray(np.divide(comb, total, out=np.zeros(len(values)), where=total > floor))
 
 
 def block_ratio(masks: Masks, stride: int) -> float:
-    """Mean step between neighbours across the borders of blocks, over that inside of them.
+    """Mean step between neighbours across the borders of blocks, divided by that inside blocks.
 
     Args:
         masks: ``(N, H, W)``.
-        stride: Side of the blocks in pixels, the first one beginning at pixel 0.
+        stride: Side of the blocks in pixels; the first block begins at pixel 0.
 
     Returns:
-        1 where no step is anywhere, infinity where steps are on borders only.
+        1 if there are no steps, infinity if there are only steps across borders.
     """
     values = np.asarray(masks, dtype=np.float64)
     across, inside = [], []
@@ -160,10 +161,10 @@ def _layers(model: nn.Module, image: Tensor) -> tuple[FeatureMap, ...]:
         return recorder.maps()
 
 
-def _back(
+def _masks(
     maps: Sequence[FeatureMap], averages: Sequence[Tensor], upsampling: str
 ) -> npt.NDArray[np.float64]:
-    """VisualBackProp's way back with other averages in place of the recorded ones."""
+    """VisualBackProp masks of given averages in place of the recorded ones."""
     upsample = UPSAMPLINGS[upsampling]
     mask = averages[-1]
     for below, above in zip(reversed(averages[:-1]), reversed(maps), strict=False):

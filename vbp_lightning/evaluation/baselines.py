@@ -1,11 +1,13 @@
-"""What an explanation must beat: maps that know nothing of the network.
+"""Baselines: maps that are computed from the image alone, which an explanation must beat.
 
-Each is an attribution method like any other: ``attribute(inputs, target)`` gives ``(N, 1, H, W)``,
-each sample for itself. The model is taken and left alone, so that all methods are built alike.
+All functions take images ``(N, C, H, W)`` and return maps ``(N, 1, H, W)`` that are not negative;
+each map is independent of the rest of the batch. ``BASELINES`` holds them as attribution methods,
+which are built like any other method and ignore the network.
 """
 
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,114 +19,85 @@ from vbp_lightning.attribution.scores import Target
 
 
 class Attribution(Protocol):
-    """Anything that says how relevant each pixel is."""
+    """An attribution method."""
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """``(N, C, H, W)`` to relevance ``(N, 1, H, W)``."""
 
 
-class Uniform:
-    """The same relevance everywhere.
+class Baseline:
+    """A function of the image as an attribution method.
 
     Args:
-        model: Not looked at.
+        maps: Computes the maps.
+        model: Ignored.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        del model
+    def __init__(self, maps: Callable[[Tensor], Tensor], model: nn.Module) -> None:
+        self.maps = maps
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """``(N, C, H, W)`` to ones ``(N, 1, H, W)``."""
-        return inputs.new_ones(len(inputs), 1, *inputs.shape[2:])
+        """``(N, C, H, W)`` to ``(N, 1, H, W)``; the target is ignored."""
+        return self.maps(inputs.detach())
 
 
-class RandomNoise:
-    """Uniform noise in [0, 1), drawn anew for each sample.
+def uniform(images: Tensor) -> Tensor:
+    """Ones everywhere."""
+    return images.new_ones(len(images), 1, *images.shape[2:])
+
+
+def random_noise(images: Tensor, seed: int = 0) -> Tensor:
+    """Uniform noise in [0, 1).
 
     Args:
-        model: Not looked at.
-        seed: Of the noise, together with the sample's own values: the same tile always gets the
-            same map, whatever its batch mates.
+        images: ``(N, C, H, W)``.
+        seed: Of the noise, together with the pixels: the same image always gets the same map.
     """
-
-    def __init__(self, model: nn.Module, seed: int = 0) -> None:
-        del model
-        self.seed = seed
-
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, 1, H, W)``."""
-        maps = inputs.new_empty(len(inputs), 1, *inputs.shape[2:])
-        for sample, plane in zip(inputs.detach().cpu().float().contiguous(), maps, strict=True):
-            key = [self.seed, zlib.crc32(sample.numpy().tobytes())]
-            noise = np.random.default_rng(key).random(plane.shape)
-            plane.copy_(torch.from_numpy(noise))
-        return maps
+    maps = images.new_empty(len(images), 1, *images.shape[2:])
+    for image, plane in zip(images.cpu().float().contiguous(), maps, strict=True):
+        noise = np.random.default_rng([seed, zlib.crc32(image.numpy().tobytes())])
+        plane.copy_(torch.from_numpy(noise.random(plane.shape)))
+    return maps
 
 
-class Brightness:
-    """Mean of the bands, less the darkest pixel's.
+def brightness(images: Tensor) -> Tensor:
+    """Mean of the bands in raw units, minus that of the darkest pixel."""
+    bright = images.mean(dim=1, keepdim=True)
+    return bright - bright.amin(dim=(2, 3), keepdim=True)
+
+
+def edges(images: Tensor, sigma: float = 1.0) -> Tensor:
+    """Gradient magnitude of the mean of the bands, in raw units per pixel.
 
     Args:
-        model: Not looked at.
+        images: ``(N, C, H, W)``.
+        sigma: Standard deviation in pixels of the Gaussian that smooths the gradient.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        del model
-
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, 1, H, W)`` in raw units, at least 0."""
-        bright = inputs.detach().mean(dim=1, keepdim=True)
-        return bright - bright.amin(dim=(2, 3), keepdim=True)
+    bright = images.mean(dim=1).cpu().double().numpy()
+    slopes = np.stack([gaussian_gradient_magnitude(plane, sigma) for plane in bright])
+    return torch.from_numpy(slopes).to(images).unsqueeze(1)
 
 
-class Edges:
-    """Gradient magnitude of the brightness, smoothed by a Gaussian.
+def centre_gaussian(images: Tensor, width: float = 0.25) -> Tensor:
+    """A Gaussian at the centre of the image, in (0, 1].
 
     Args:
-        model: Not looked at.
-        sigma: Standard deviation of the Gaussian in pixels.
+        images: ``(N, C, H, W)``.
+        width: Its standard deviation as a share of each side.
     """
-
-    def __init__(self, model: nn.Module, sigma: float = 1.0) -> None:
-        del model
-        self.sigma = sigma
-
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, 1, H, W)`` in raw units per pixel, at least 0."""
-        bright = inputs.detach().mean(dim=1).cpu().double().numpy()
-        slopes = np.zeros_like(bright)
-        for plane, slope in zip(bright, slopes, strict=True):
-            gaussian_gradient_magnitude(plane, self.sigma, output=slope)
-        return torch.from_numpy(slopes).to(inputs).unsqueeze(1)
-
-
-class CentreGaussian:
-    """A Gaussian about the middle of the image: what a photographer's habit would explain.
-
-    Args:
-        model: Not looked at.
-        width: Its standard deviation as a part of each side.
-    """
-
-    def __init__(self, model: nn.Module, width: float = 0.25) -> None:
-        del model
-        self.width = width
-
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, 1, H, W)`` in (0, 1]."""
-        rows, columns = (
-            torch.exp(-(((torch.arange(side) + 0.5) / side - 0.5) ** 2) / (2 * self.width**2))
-            for side in inputs.shape[2:]
-        )
-        plane = (rows[:, None] * columns).to(inputs)
-        return plane.expand(len(inputs), 1, -1, -1).clone()
+    rows, columns = (
+        torch.exp(-(((torch.arange(side) + 0.5) / side - 0.5) ** 2) / (2 * width**2))
+        for side in images.shape[2:]
+    )
+    plane = (rows[:, None] * columns).to(images)
+    return plane.expand(len(images), 1, -1, -1).clone()
 
 
 BASELINES: dict[str, Callable[[nn.Module], Attribution]] = {
-    "uniform": Uniform,
-    "random": RandomNoise,
-    "brightness": Brightness,
-    "edges": Edges,
-    "centre_gaussian": CentreGaussian,
+    "uniform": partial(Baseline, uniform),
+    "random": partial(Baseline, random_noise),
+    "brightness": partial(Baseline, brightness),
+    "edges": partial(Baseline, edges),
+    "centre_gaussian": partial(Baseline, centre_gaussian),
 }
-"""The baselines by name."""
+"""The baselines by name; each is built from a network."""

@@ -1,4 +1,4 @@
-"""Intervals of mean scores by drawing whole scenes: tiles of one scene resemble each other."""
+"""Confidence intervals of mean scores by drawing whole scenes, whose tiles are correlated."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,27 +32,26 @@ def mean_interval(
 ) -> Interval:
     """The mean over tiles, and the percentile interval of the bootstrap over scenes.
 
-    As many scenes as there are are drawn with replacement, each with all of its tiles, ``draws``
-    times (Efron and Tibshirani 1993, section 13.3). Of the difference of two methods on the same
-    tiles this is the paired bootstrap: give it the differences.
+    In each of ``draws`` resamples, all scenes are drawn with replacement, each with all of its
+    tiles (Efron and Tibshirani 1993, section 13.3). For the paired bootstrap of two methods on the
+    same tiles, give the differences of their scores.
 
     Args:
-        values: ``(N,)``, one a tile, N at least 1.
-        scenes: ``(N,)``, the scene of each tile. With a single scene there is nothing to draw: the
-            interval is unbounded.
-        draws: Resamples.
-        confidence: Share of the resamples inside, in (0, 1).
-        seed: Of the draw: the same for every score and method, whose scenes are then the same.
+        values: ``(N,)``, one for each tile, N at least 1.
+        scenes: ``(N,)``, the scene of each tile. With a single scene the interval is unbounded.
+        draws: Number of resamples.
+        confidence: Share of the resamples inside the interval, in (0, 1).
+        seed: Of the draws. With the same seed, all scores and methods use the same scenes.
 
     Returns:
         Mean, lower and upper end.
 
     Raises:
-        ValueError: There is no tile, or numbers differ.
+        ValueError: There is no tile, or values and scenes differ in number.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(scenes) or len(numbers) == 0:
-        raise ValueError(f"{numbers.shape} values of {len(scenes)} tiles; give one a tile")
+        raise ValueError(f"{numbers.shape} values for {len(scenes)} tiles; give one for each")
     names, which = np.unique(np.asarray(scenes), return_inverse=True)
     mean = float(numbers.mean())
     if len(names) == 1:

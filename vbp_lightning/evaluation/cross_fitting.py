@@ -1,8 +1,8 @@
-"""All localisation scores of one method, its two settings chosen on tiles that it is not judged by.
+"""All localisation scores of one method, its two settings chosen on other tiles.
 
-Relevance mass can be had cheaply: a map raised to a power keeps its order of pixels and gathers its
-mass on its peaks. So every method gets the same search for an exponent, beside its mass as it is;
-and the threshold that overlap needs is searched for in the same way.
+Relevance mass is easily increased: a power of a map keeps the order of its pixels and concentrates
+its mass on the peaks. Therefore every method is also scored with the best exponent of the same
+candidates. The threshold for the intersection over union is chosen in the same way.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from vbp_lightning.evaluation.localisation import (
 )
 
 EXPONENTS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-"""Exponents that are tried on every method's maps."""
+"""Candidates for the exponent."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is chosen for a method.
+    """The settings of a method.
 
     Args:
         exponent: Of its maps, for ``sharpened_mass``.
-        threshold: Part of each map's maximum from which a pixel is called road, for ``iou``.
+        threshold: Share of the maximum of each map from which a pixel is called road, for ``iou``.
     """
 
     exponent: float
@@ -42,10 +42,10 @@ class Setting:
 
 
 def choose_setting(relevance: Maps, truth: Truth) -> Setting:
-    """The exponent with the largest mean relevance mass, the threshold with the largest overlap.
+    """The exponent with the largest mean relevance mass and the threshold with the largest overlap.
 
     Args:
-        relevance: ``(N, H, W)``, N at least 1, signed or not: it is pooled here.
+        relevance: ``(N, H, W)``, N at least 1, of any sign: it is pooled here.
         truth: ``(N, H, W)`` bool.
     """
     maps = _to_one(positive_part(relevance))
@@ -57,14 +57,14 @@ def localisation_scores(relevance: Maps, truth: Truth, setting: Setting) -> dict
     """Every localisation score of every tile.
 
     Args:
-        relevance: ``(N, H, W)``, signed or not: it is pooled here.
+        relevance: ``(N, H, W)``, of any sign: it is pooled here.
         truth: ``(N, H, W)`` bool.
         setting: Chosen on other tiles.
 
     Returns:
-        ``(N,)`` by score: ``average_precision``, ``relevance_mass`` of the map as it is and
+        ``(N,)`` by score: ``average_precision``, ``relevance_mass`` of the map and
         ``sharpened_mass`` of its power, ``rank_accuracy``, ``pointing_game`` without and
-        ``pointing_game_2px`` with two pixels of tolerance, and ``iou``.
+        ``pointing_game_2px`` with a tolerance of two pixels, and ``iou``.
     """
     maps = _to_one(positive_part(relevance))
     return {
@@ -81,23 +81,23 @@ def localisation_scores(relevance: Maps, truth: Truth, setting: Setting) -> dict
 def cross_fitted_scores(
     relevance: Maps, truth: Truth, scenes: Sequence[str]
 ) -> tuple[dict[str, Scores], list[Setting]]:
-    """The same with the scenes in two halves, each judged with the setting of the other.
+    """The same scores for the scenes in two halves, each with the setting chosen on the other.
 
     Args:
         relevance: ``(N, H, W)``.
         truth: ``(N, H, W)`` bool.
-        scenes: ``(N,)``, of which there are two at least.
+        scenes: ``(N,)``, at least two different ones.
 
     Returns:
-        The scores, and the setting by which each half was judged: of the scenes at even and of
-        those at odd places of their sorted names.
+        The scores, and the settings with which the two halves were scored: the scenes at even and
+        those at odd places in the sorted list of names.
 
     Raises:
         ValueError: There is only one scene.
     """
     names, which = np.unique(np.asarray(scenes), return_inverse=True)
     if len(names) < 2:
-        raise ValueError("one scene cannot be halved; two are needed at least")
+        raise ValueError("one scene cannot be halved; give at least two")
     scores: dict[str, Scores] = {}
     settings = []
     for half in (0, 1):
@@ -111,7 +111,7 @@ def cross_fitted_scores(
 
 
 def _to_one(maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Maps with the maximum 1, so that no power over- or underflows; zeros stay."""
+    """Maps with the maximum 1, so that powers neither over- nor underflow; zeros stay."""
     largest = maps.max(axis=(1, 2), keepdims=True, initial=0)
     scaled: npt.NDArray[np.float64] = np.zeros_like(maps)
     np.divide(maps, largest, out=scaled, where=largest > 0)

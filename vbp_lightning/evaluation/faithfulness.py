@@ -1,4 +1,4 @@
-"""Whether the pixels that an explanation names are those that the decision depends on."""
+"""Faithfulness: whether the decision depends on the pixels with the highest relevance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Maps = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.bool_]
 Replacement = Callable[[Tensor, Pixels], Tensor]
-"""A tile ``(C, H, W)`` and the pixels ``(H, W)`` to take out of it, to the tile without them."""
+"""Takes a tile ``(C, H, W)`` and pixels ``(H, W)``; returns the tile with these pixels removed."""
 
 ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """Shares of the pixels that ROAD removes (Rong et al. 2022, section 5)."""
@@ -29,11 +29,11 @@ class ShiftResponse:
     """How much the score changes when pixels move (Bojarski et al. 2016, section V).
 
     Args:
-        salient: ``(N,)`` mean absolute change where the most relevant pixels move, the rest stays.
-        rest: The same where all others move and those stay.
-        whole: Where everything moves.
-        control: As ``salient`` with as many pixels in the same pattern elsewhere: the salient ones
-            rolled by half the tile, down and to the right.
+        salient: ``(N,)`` mean absolute change if the most relevant pixels move and the rest stays.
+        rest: The same if the rest moves and the most relevant pixels stay.
+        whole: The same if all pixels move.
+        control: The same if other pixels in the same pattern move: those at the places of the most
+            relevant ones, rolled by half the tile down and to the right.
     """
 
     salient: Floats
@@ -43,11 +43,11 @@ class ShiftResponse:
 
 
 def pixel_ranks(relevance: Maps, seed: int = 0) -> npt.NDArray[np.int64]:
-    """The place of each pixel from the most relevant, 0, to the least.
+    """The rank of each pixel, 0 for the most relevant.
 
     Args:
-        relevance: ``(N, H, W)``, any sign: what speaks against the class comes last.
-        seed: Tied pixels are put in a random order, the same for all maps.
+        relevance: ``(N, H, W)``, any sign: evidence against the class has the last ranks.
+        seed: Of the random order of tied pixels, which is the same for all maps.
 
     Returns:
         Of the same shape.
@@ -61,7 +61,7 @@ def pixel_ranks(relevance: Maps, seed: int = 0) -> npt.NDArray[np.int64]:
 
 
 def mean_colour(tile: Tensor, removed: Pixels) -> Tensor:
-    """Replaces pixels by the whole tile's mean of each band."""
+    """Replaces pixels by the mean of each band over the whole tile."""
     where = torch.from_numpy(removed).to(tile.device)
     return torch.where(where, tile.mean(dim=(1, 2), keepdim=True), tile)
 
@@ -75,17 +75,17 @@ def removal_curves(
     target: int | None = None,
     least_first: bool = False,
 ) -> Floats:
-    """The probability of the class as more and more pixels are taken out.
+    """The probability of the class as more and more pixels are removed.
 
     Args:
-        model: Raw tiles to scores; found as it was left.
+        model: Raw tiles to scores; left unchanged.
         tiles: ``(N, C, H, W)``, raw.
         relevance: ``(N, H, W)``.
         shares: ``(S,)`` of the pixels, in [0, 1].
-        replace: What takes the place of removed pixels.
+        replace: Removes pixels.
         target: See :func:`~vbp_lightning.attribution.class_scores`; of several classes, None is
-            the one that the whole tile gets.
-        least_first: Whether the least relevant pixels go first instead of the most relevant.
+            the likeliest one of the original tile.
+        least_first: Whether the least relevant pixels are removed first.
 
     Returns:
         ``(N, S)`` in [0, 1].
@@ -104,16 +104,17 @@ def removal_curves(
 def deletion(
     model: nn.Module, tiles: Tensor, relevance: Maps, target: int | None = None, steps: int = 16
 ) -> Floats:
-    """Area under the probability as the most relevant pixels go first (Petsiuk et al. 2018).
+    """Area under the probability as the most relevant pixels are removed (Petsiuk et al. 2018).
 
-    They become the tile's mean colour. Small is good: a few pixels carry the decision.
+    They are replaced by the mean colour of the tile. Small is good: the decision depends on few
+    pixels.
 
     Args:
         model: Raw tiles to scores.
         tiles: ``(N, C, H, W)``, raw.
         relevance: ``(N, H, W)``.
         target: The class.
-        steps: Equal parts in which they go.
+        steps: Equal parts in which they are removed.
 
     Returns:
         ``(N,)`` in [0, 1].
@@ -125,10 +126,10 @@ def deletion(
 def insertion(
     model: nn.Module, tiles: Tensor, relevance: Maps, target: int | None = None, steps: int = 16
 ) -> Floats:
-    """Area under the probability as pixels come into the mean colour, the most relevant first.
+    """Area under the probability as the most relevant pixels are inserted into the mean colour.
 
-    With a share of the most relevant pixels in, the others, the least relevant, are out: it is the
-    area under :func:`removal_curves` of those. Large is good.
+    If a share of the most relevant pixels is present, the other, least relevant pixels are removed:
+    it is the area under their :func:`removal_curves`. Large is good.
 
     Args:
         model: As for :func:`deletion`.
@@ -153,8 +154,8 @@ def road(
 ) -> Floats:
     """ROAD (Rong et al. 2022): pixels are removed by noisy linear imputation.
 
-    Half the mean difference of the probability after removing the least and after removing the most
-    relevant share. Large is good, 0 is what a random order gets in the mean.
+    Half the mean difference between the probability after removing the least relevant share and
+    after removing the most relevant share. Large is good; the mean for a random order is 0.
 
     Args:
         model: Raw tiles to scores.
@@ -181,21 +182,21 @@ def shift_response(
     area: float = 0.1,
     distances: Sequence[int] = (4, 8, 12),
 ) -> ShiftResponse:
-    """The paper's shift test, carried over from steering angles to a class's score.
+    """The shift test of Bojarski et al. 2016, for the score of a class instead of steering angles.
 
-    The most relevant pixels move to the right and to the left over a background that stays, and
-    what they leave is imputed linearly; then everything but them moves; then everything. If they
-    are what matters, moving them alone changes the score as moving everything does, and moving the
-    rest changes little. Every method is judged at the same area.
+    The most relevant pixels move to the right and to the left over a fixed background, and the
+    pixels that they leave are imputed linearly; then all others move; then all pixels. If the
+    decision depends on the most relevant pixels, moving them changes the score as much as moving
+    all, and moving the others changes it little. The area is the same for every method.
 
     Args:
         model: Raw tiles to scores.
         tiles: ``(N, C, H, W)``, raw.
         relevance: ``(N, H, W)``.
         target: The class.
-        area: Share of the pixels that count as salient.
-        distances: Pixels that they move, each in both directions; the border's columns are
-            repeated where a shift leaves a gap.
+        area: Share of the most relevant pixels.
+        distances: Of the moves in pixels, each in both directions; columns of the border are
+            repeated where a shift leaves none.
 
     Returns:
         Changes in units of the score.
@@ -222,7 +223,7 @@ def shift_response(
 
 
 def _moved(tile: Tensor, move: int) -> Tensor:
-    """A tile shifted to the right (``move`` > 0) or left, its border column repeated."""
+    """A tile shifted to the right (``move`` > 0) or left, the column at the border repeated."""
     width = tile.shape[2]
     return tile[:, :, (torch.arange(width, device=tile.device) - move).clamp(0, width - 1)]
 
@@ -242,7 +243,7 @@ def _area(curves: Floats) -> Floats:
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     with undisturbed(model, images.device):
-        return torch.cat([model(part) for part in torch.split(images, _BATCH)])
+        return torch.cat([model(part).cpu() for part in torch.split(images, _BATCH)])
 
 
 def _scores(model: nn.Module, images: Tensor, target: int | None) -> Floats:
@@ -250,12 +251,12 @@ def _scores(model: nn.Module, images: Tensor, target: int | None) -> Floats:
     output = _outputs(model, images)
     if target is None and output.ndim == 2 and output.shape[1] > 1:
         target = int(output[0].argmax())
-    return np.asarray(class_scores(output, target).double().cpu().numpy())
+    return np.asarray(class_scores(output, target).double().numpy())
 
 
 def _probabilities(model: nn.Module, images: Tensor, target: int | None) -> Floats:
     output = _outputs(model, images)
     if output.ndim == 1 or output.shape[1] == 1:
-        return np.asarray(class_scores(output, target).double().sigmoid().cpu().numpy())
+        return np.asarray(class_scores(output, target).double().sigmoid().numpy())
     wanted = int(output[0].argmax()) if target is None else target
-    return np.asarray(output.double().softmax(dim=1)[:, wanted].cpu().numpy())
+    return np.asarray(output.double().softmax(dim=1)[:, wanted].numpy())

@@ -1,4 +1,4 @@
-"""Removing pixels from a tile without leaving a hole that the network has never seen."""
+"""Removal of pixels from a tile by imputation, so that the network sees no unusual hole."""
 
 from functools import lru_cache
 
@@ -18,18 +18,18 @@ def linear_imputation(
     """Noisy linear imputation (Rong et al. 2022, "ROAD", section 4.2).
 
     Each removed pixel becomes the weighted mean of its eight neighbours, direct ones with 1/6 and
-    diagonal ones with 1/12, of which those that are removed too are unknowns of the same linear
-    system; beyond the border there is none, and the weights of the others grow. Then noise is
-    added, so that no network can see by the smoothness what is missing.
+    diagonal ones with 1/12. Removed neighbours are unknowns of the same linear system. At the
+    border the weights of the existing neighbours are scaled to the sum 1. Then noise is added, so
+    that a network cannot recognise removed pixels by their smoothness.
 
     Args:
         tile: ``(C, H, W)``, raw.
-        removed: ``(H, W)``. Where all are removed, each band becomes its mean.
-        noise: Standard deviation of the noise, as a part of each band's own.
+        removed: ``(H, W)``. If all are removed, each band becomes its mean.
+        noise: Standard deviation of the noise, as a share of that of each band.
         seed: Of the noise.
 
     Returns:
-        ``(C, H, W)`` of the same dtype; pixels that are not removed keep their values.
+        ``(C, H, W)`` of the same dtype; other pixels keep their values.
     """
     if not removed.any():
         return tile.clone()
@@ -53,7 +53,7 @@ def linear_imputation(
 
 @lru_cache(maxsize=8)
 def _weights(height: int, width: int) -> csr_matrix:
-    """``(H·W, H·W)``: the weight of each neighbour of each pixel, rows summing to one."""
+    """``(H·W, H·W)``: the weight of each neighbour of each pixel; each row has the sum 1."""
     numbers = np.arange(height * width).reshape(height, width)
     rows, columns, weights = [], [], []
     for down in (-1, 0, 1):

@@ -1,9 +1,9 @@
 """Whether the relevance lies on the road: scores of one map against the road pixels of its tile.
 
-Every score is the expected value over all ways to order pixels of equal relevance, so that neither
-the order of pixels in memory nor a sorting routine decides. From this follows what a map without
-any preference gets, a constant one: the value that a random order has on average, which is chance.
-An empty truth gives 0: no pixel can be hit, and chance is 0 as well. A full truth gives 1.
+Every score is the expected value over all orders of pixels of equal relevance, so that it depends
+neither on the order of pixels in memory nor on a sorting routine. Hence a constant map gets the
+mean score of a random order, which is chance. An empty truth gives 0, for chance too, since no
+pixel can be hit. A full truth gives 1.
 
 Maps are pooled first (:func:`positive_part`). All functions take relevance ``(N, H, W)``, floating
 point and not negative, and truth ``(N, H, W)`` bool, and return ``(N,)`` float64 in [0, 1].
@@ -21,7 +21,7 @@ Scores = npt.NDArray[np.float64]
 
 
 def positive_part(relevance: Maps) -> npt.NDArray[np.float64]:
-    """The pooling rule of signed maps: what speaks against the class counts as nothing.
+    """Pools signed maps: evidence against the class counts as zero.
 
     Args:
         relevance: ``(N, H, W)`` any sign.
@@ -30,7 +30,7 @@ def positive_part(relevance: Maps) -> npt.NDArray[np.float64]:
         float64 of the same shape, at least 0.
 
     Raises:
-        ValueError: It holds NaN or infinity, or has not three axes.
+        ValueError: It holds NaN or infinity, or does not have three axes.
     """
     values = np.asarray(relevance, dtype=np.float64)
     if values.ndim != 3:
@@ -43,9 +43,9 @@ def positive_part(relevance: Maps) -> npt.NDArray[np.float64]:
 def average_precision(relevance: Maps, truth: Truth) -> Scores:
     """Area under the steps of precision over recall, of all pixels ranked by relevance.
 
-    In a group of ``g`` tied pixels with ``p`` road pixels, ranked behind ``r`` pixels with ``q``
-    road pixels, place ``i`` holds a road pixel with probability ``p / g``, and then ``q + 1 +
-    (i − 1)(p − 1)/(g − 1)`` of the ``r + i`` pixels up to it are road in the mean.
+    Let a group of ``g`` tied pixels, ``p`` of them road, follow ``r`` pixels, ``q`` of them road.
+    Place ``i`` of the group holds a road pixel with probability ``p / g``. If it does, ``q + 1 +
+    (i − 1)(p − 1)/(g − 1)`` of the first ``r + i`` pixels are road on average.
     """
     values, flags = _flat(relevance, truth)
     pixels = values.shape[1]
@@ -66,10 +66,10 @@ def average_precision(relevance: Maps, truth: Truth) -> Scores:
 def relevance_mass(relevance: Maps, truth: Truth) -> Scores:
     """Share of the relevance that lies on the road (Arras et al. 2022, "mass accuracy").
 
-    A map of zeros says nothing and counts as a constant one: the road share.
+    A map of zeros counts as a constant one and gets the road share.
     """
     values, flags = _flat(relevance, truth)
-    # the largest value first, so that no sum over- or underflows
+    # divided by the largest value first, so that sums neither over- nor underflow
     largest = values.max(axis=1, keepdims=True, initial=0)
     values = np.divide(values, largest, out=np.ones_like(values), where=largest > 0)
     mass: Scores = (values * flags).sum(axis=1) / values.sum(axis=1)
@@ -77,7 +77,7 @@ def relevance_mass(relevance: Maps, truth: Truth) -> Scores:
 
 
 def rank_accuracy(relevance: Maps, truth: Truth) -> Scores:
-    """Share of road among as many most relevant pixels as there are road pixels (Arras et al.)."""
+    """Share of road among the n most relevant pixels, for n road pixels (Arras et al. 2022)."""
     values, flags = _flat(relevance, truth)
     scores = np.zeros(len(values))
     for index, (row, road) in enumerate(zip(values, flags, strict=True)):
@@ -97,10 +97,10 @@ def pointing_game(relevance: Maps, truth: Truth, tolerance: float = 0) -> Scores
     Args:
         relevance: ``(N, H, W)``.
         truth: ``(N, H, W)``.
-        tolerance: Pixels, Euclidean, that it may lie beside the road.
+        tolerance: Largest Euclidean distance to the road in pixels.
 
     Returns:
-        ``(N,)``: 0 or 1 where one pixel is the most relevant, else the share of hits among those.
+        ``(N,)``: 0 or 1; the share of hits if several pixels are the most relevant.
     """
     values, flags = _checked(relevance, truth)
     scores = np.zeros(len(values))
@@ -114,12 +114,12 @@ def pointing_game(relevance: Maps, truth: Truth, tolerance: float = 0) -> Scores
 def intersection_over_union(
     relevance: Maps, truth: Truth, thresholds: Sequence[float] | Scores
 ) -> Scores:
-    """Overlap of the road and of the pixels whose relevance reaches a part of the map's maximum.
+    """Overlap of the road and the pixels whose relevance reaches a share of the map's maximum.
 
     Args:
         relevance: ``(N, H, W)``. A map of zeros counts as a constant one.
         truth: ``(N, H, W)``.
-        thresholds: ``(T,)`` parts of each map's maximum, in [0, 1].
+        thresholds: ``(T,)`` shares of the maximum of each map, in [0, 1].
 
     Returns:
         ``(N, T)``.
@@ -137,15 +137,15 @@ def intersection_over_union(
 
 
 def best_threshold(relevance: Maps, truth: Truth, count: int = 200) -> float:
-    """The part of each map's maximum with the largest mean intersection over union.
+    """The share of each map's maximum with the largest mean intersection over union.
 
-    To be chosen on tiles other than those that are judged.
+    Choose it on other tiles than those that are scored.
 
     Args:
         relevance: ``(N, H, W)``, N at least 1.
         truth: ``(N, H, W)``.
-        count: Candidates: evenly spaced quantiles of all maps' pixels, so that a monotone
-            rescaling of the maps moves them along.
+        count: Number of candidates: evenly spaced quantiles of the pixels of all maps, which follow
+            a monotone rescaling of the maps.
 
     Returns:
         In [0, 1]; the smallest of several equally good ones.

@@ -1,4 +1,4 @@
-"""Whether an explanation depends on what it claims to explain: the network's weights."""
+"""Sanity checks: whether an explanation depends on the weights of the network."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -19,9 +19,9 @@ class CascadeStage:
     """One step of the cascading randomisation.
 
     Args:
-        layer: The module that was randomised last; all behind it were before.
-        part: ``head`` for what works on flat vectors, ``convolutional`` for the rest.
-        model: The network as it is by then; a copy.
+        layer: The module that was randomised last; all modules behind it are randomised too.
+        part: ``head`` for linear layers, ``convolutional`` for the rest.
+        model: The randomised network, a copy on the device of the trained one.
     """
 
     layer: str
@@ -30,14 +30,14 @@ class CascadeStage:
 
 
 def rank_correlation(first: Maps, second: Maps) -> Floats:
-    """Spearman's rank correlation of two maps of each tile, ties at their mean rank.
+    """Spearman's rank correlation of two maps of each tile; ties have their mean rank.
 
     Args:
         first: ``(N, H, W)``.
         second: ``(N, H, W)``.
 
     Returns:
-        ``(N,)`` in [-1, 1]; 0 where one of them is constant, and so orders nothing.
+        ``(N,)`` in [-1, 1]; 0 if one of the maps is constant.
     """
     ranks = [
         rankdata(np.reshape(maps, (len(maps), -1)), axis=1).astype(np.float64)
@@ -54,19 +54,19 @@ def rank_correlation(first: Maps, second: Maps) -> Floats:
 def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
     """Networks randomised from the output down (Adebayo et al. 2018, section 3.1).
 
-    Layer by layer, the one nearest to the output first and in the order in which they are
-    registered, weights and biases are drawn anew as at the start of training, and a batch norm
-    behind a layer, with its statistics, starts anew with it.
+    Layer by layer, in reverse order of registration, weights and biases are initialised again; a
+    batch norm behind a layer is initialised with it, statistics included. The weights are drawn on
+    the CPU, so that they do not depend on the device.
 
     Args:
-        model: Found as it was left, and so is the random state.
+        model: Left unchanged, as is the random state.
         seed: Of the weights.
 
     Returns:
-        One network a convolution or linear layer, each with one more randomised.
+        One network for each convolution or linear layer, each with one more layer randomised.
 
     Raises:
-        ValueError: The network has neither.
+        ValueError: The network has no such layer.
     """
     drawn = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
     named = [
@@ -81,19 +81,18 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
         if isinstance(module, drawn) or not groups:
             groups.append([])
         groups[-1].append(name)
-    kinds = dict(named)
     stages: list[CascadeStage] = []
-    current = model
+    device = next(model.parameters()).device
+    current = copy.deepcopy(model).cpu()
+    modules = dict(current.named_modules())
     state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
         for group in reversed(groups):
-            current = copy.deepcopy(current)
-            modules = dict(current.named_modules())
             for name in group:
                 modules[name].reset_parameters()
-            flat = isinstance(kinds[group[0]], nn.Linear)
-            stages.append(CascadeStage(group[0], "head" if flat else "convolutional", current))
+            part = "head" if isinstance(modules[group[0]], nn.Linear) else "convolutional"
+            stages.append(CascadeStage(group[0], part, copy.deepcopy(current).to(device)))
     finally:
         torch.set_rng_state(state)
     return stages
@@ -102,17 +101,18 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
 def cascade_similarity(
     explain: Callable[[nn.Module], Maps], model: nn.Module, stages: Sequence[CascadeStage]
 ) -> Floats:
-    """How much the maps of randomised networks resemble those of the trained one.
+    """The similarity of the maps of randomised networks to those of the trained one.
 
     Args:
-        explain: A network's maps ``(N, H, W)``, always of the same tiles.
+        explain: Computes the maps ``(N, H, W)`` of a network, always for the same tiles.
         model: The trained network.
         stages: Of :func:`cascade`.
 
     Returns:
-        ``(2, stages, N)`` rank correlations, of the maps as they are and of their absolute values:
-        where signs come out at random, only those can tell of places that stay (Adebayo et al. give
-        both). One that stays at 1 does not depend on what was randomised.
+        ``(2, stages, N)`` rank correlations, of the maps and of their absolute values. If signs
+        become random, only the absolute values can show that the places stay the same (Adebayo et
+        al. report both). A method whose correlation stays at 1 does not depend on the randomised
+        weights.
     """
     trained = explain(model)
     found = []

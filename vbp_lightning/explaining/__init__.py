@@ -1,1 +1,1 @@
-"""What ``explain.py`` does: the network, the tiles, the attribution methods and the tasks."""
+"""The program ``explain.py``: the network, the tiles, the attribution methods and the tasks."""

@@ -1,9 +1,9 @@
-"""The benchmark's tables: what is printed, and what goes into the CSV."""
+"""The tables of the benchmark: the printed ones and the CSV."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +13,25 @@ from rich.table import Table
 from vbp_lightning.evaluation.bootstrap import Interval, mean_interval
 from vbp_lightning.files import replacing
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Floats = npt.NDArray[np.float64]
 
 CHANCE = "uniform"
-"""The baseline whose scores are what chance gets."""
+"""The baseline whose scores are those of chance."""
 
 
 @dataclass
 class Row:
-    """What was found of one method with one upsampling.
+    """The scores of one method with one upsampling.
 
     Args:
         method: Its name.
-        upsampling: Of its way back; empty where it has none.
-        tiles: ``(N,)`` by localisation score, one a tile.
+        upsampling: Its upsampling; empty if it has none.
+        tiles: ``(N,)`` scores of the tiles by localisation score.
         numbers: Single numbers by column.
-        cascade: Mean rank correlation with the trained network's maps, by the layer that the
+        cascade: Mean rank correlation with the maps of the trained network, by the layer that the
             cascading randomisation has reached.
     """
 
@@ -40,7 +43,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """As people read it."""
+        """The name in tables and figures."""
         name = self.method.replace("_", " ")
         return f"{name}, {self.upsampling}" if self.upsampling else name
 
@@ -51,8 +54,8 @@ class Column:
 
     Args:
         key: Of a localisation score, or of ``Row.numbers``.
-        title: For people.
-        good: ``high``, ``low``, ``one`` (nearest to it), or empty where nothing is best.
+        title: The heading.
+        good: Which values are good: ``high``, ``low``, ``one`` (near to it), or empty for neither.
         digits: After the point.
     """
 
@@ -61,11 +64,10 @@ class Column:
     good: str = "high"
     digits: int = 3
 
-    def value(self, row: Row) -> float:
-        """NaN where the row has none."""
-        if self.key in row.tiles:
-            return float(row.tiles[self.key].mean())
-        return row.numbers.get(self.key, float("nan"))
+    def is_best(self, values: "pd.Series[float]") -> "pd.Series[bool]":
+        """Whether each value is the best of the column."""
+        badness = {"high": -values, "low": values, "one": abs(values - 1)}.get(self.good)
+        return values.isna() & False if badness is None else badness == badness.min()
 
 
 COST = Column("ms_batch", "ms/tile", "low", 2)
@@ -110,54 +112,56 @@ TABLES = {
 
 
 def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
-    """Prints the tables that have anything to say, the best of each column in bold.
+    """Prints the tables that have values, the best value of each column in bold.
 
     Args:
-        rows: With a baseline ``uniform`` among them.
+        rows: Including the baseline ``uniform``.
         scenes: The scene of each tile.
     """
+    import pandas as pd
+
+    means = score_table(rows, scenes)
+    means.index = pd.Index([row.name for row in rows])
     for title, columns in TABLES.items():
-        shown = [column for column in columns if any(_is_there(column, row) for row in rows)]
-        kept = [row for row in rows if any(_is_there(column, row) for column in shown[:-1])]
+        shown = [each for each in columns if each.key in means and means[each.key].notna().any()]
+        values = means.dropna(how="all", subset=[column.key for column in shown[:-1]])
         if len(shown) < 2:
             continue
-        best = {column.key: _best(column, kept) for column in shown}
         table = Table("", *(column.title for column in shown), title=title)
-        for row in kept:
-            cells = []
-            for column in shown:
-                value = column.value(row)
-                text = "" if np.isnan(value) else f"{value:.{column.digits}f}"
-                cells.append(f"[bold]{text}[/bold]" if value == best[column.key] else text)
-            table.add_row(row.name, *cells)
+        cells = [_cells(column, values[column.key]) for column in shown]
+        for name, *texts in zip(values.index, *cells, strict=True):
+            table.add_row(name, *texts)
         _print(table)
     _print(_leads(rows, scenes))
 
 
-def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
-    """The best of each localisation score, and how surely it is better than what comes next.
+def _cells(column: Column, values: "pd.Series[float]") -> list[str]:
+    texts = ["" if np.isnan(value) else f"{value:.{column.digits}f}" for value in values]
+    best = column.is_best(values)
+    return [f"[bold]{text}[/bold]" if b else text for text, b in zip(texts, best, strict=True)]
 
-    What comes next is the best row of another method: two upsamplings of one method may be alike.
-    That both were picked by these very tiles is not in the interval.
+
+def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
+    """The best row of each localisation score, with its leads over chance and over the next row.
+
+    The next row is the best one of another method, since two upsamplings of one method may be
+    alike. The intervals do not account for the choice of both rows by the same tiles.
     """
     chance = _chance(rows)
     titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
     table = Table("", *titles, title="Leads, intervals over scenes")
     for column in TABLES["Localisation"]:
-        if column.key not in chance.tiles:
+        key = column.key
+        if key not in chance.tiles:
             continue
-        first = max(rows, key=column.value)
-        others = (row for row in rows if row.method != first.method)
-        second = max(others, key=column.value)
-        over_chance, over_second = (
-            mean_interval(first.tiles[column.key] - row.tiles[column.key], scenes)
-            for row in (chance, second)
-        )
-        table.add_row(
-            column.title,
-            *(first.name, f"{column.value(first):.3f}", _signed(over_chance)),
-            *(second.name, f"{column.value(second):.3f}", _signed(over_second)),
-        )
+        first, *others = sorted(rows, key=lambda row: row.tiles[key].mean(), reverse=True)
+        second = next(row for row in others if row.method != first.method)
+        cells = [column.title]
+        for shown, below in ((first, chance), (second, second)):
+            lead = mean_interval(first.tiles[key] - below.tiles[key], scenes)
+            bounds = f"{lead.mean:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
+            cells += [shown.name, f"{shown.tiles[key].mean():.3f}", bounds]
+        table.add_row(*cells)
     return table
 
 
@@ -165,54 +169,38 @@ def _chance(rows: Sequence[Row]) -> Row:
     return next(row for row in rows if row.method == CHANCE)
 
 
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
 def _print(table: Table) -> None:
-    """As wide as the table needs, also where the output goes to a file."""
+    """Prints a table at its full width, also to a file."""
     Console(width=max(200, Console().width)).print(table)
 
 
-def _is_there(column: Column, row: Row) -> bool:
-    return not np.isnan(column.value(row))
+def score_table(rows: Sequence[Row], scenes: Sequence[str]) -> "pd.DataFrame":
+    """The table of the CSV: means, intervals, lift over chance, distance to the best, cost last.
 
-
-def _best(column: Column, rows: Sequence[Row]) -> float:
-    values = [column.value(row) for row in rows if _is_there(column, row)]
-    if column.good == "high":
-        return max(values)
-    if column.good == "low":
-        return min(values)
-    return min(values, key=lambda value: abs(value - 1)) if column.good == "one" else float("nan")
-
-
-def csv_rows(rows: Sequence[Row], scenes: Sequence[str]) -> Iterator[dict[str, str | float]]:
-    """A flat row for each: means, intervals, lift over chance, distance to the best, cost last.
-
-    Of every localisation score ``s`` there are ``s``, ``s_low`` and ``s_high`` (bootstrap over
-    scenes), ``s_lift…`` (less chance, paired), and ``s_behind…``: how much the best row has more,
-    paired; its lower end above zero says that it is better than this one. The perturbation scores
-    have bounds, too, over the scenes of their fewer tiles.
+    Each localisation score ``s`` has the columns ``s``, ``s_low`` and ``s_high`` (bootstrap over
+    scenes), ``s_lift…`` (minus chance, paired) and ``s_behind…`` (the best row minus this one,
+    paired; the best row is better if the lower bound is above zero). The perturbation scores have
+    bounds, too, over the scenes of their fewer tiles.
 
     Args:
-        rows: With a baseline ``uniform`` among them.
+        rows: Including the baseline ``uniform``.
         scenes: The scene of each tile.
     """
+    import pandas as pd
+
     chance = _chance(rows)
-    names = list(chance.tiles)
-    best = {name: max(rows, key=lambda row: float(row.tiles[name].mean())) for name in names}
-    keys = list(dict.fromkeys(key for row in rows for key in row.numbers))
-    keys.sort(key=lambda key: key.startswith("ms_"))
+    best = {name: max(rows, key=lambda row: float(row.tiles[name].mean())) for name in chance.tiles}
+    records = []
     for row in rows:
-        flat: dict[str, str | float] = {"method": row.method, "upsampling": row.upsampling}
-        for name in names:
-            of_row = row.tiles[name]
-            flat |= with_bounds(name, mean_interval(of_row, scenes))
-            flat |= with_bounds(f"{name}_lift", mean_interval(of_row - chance.tiles[name], scenes))
-            behind = mean_interval(best[name].tiles[name] - of_row, scenes)
-            flat |= with_bounds(f"{name}_behind", behind)
-        yield flat | {key: row.numbers.get(key, float("nan")) for key in keys}
+        record: dict[str, str | float] = {"method": row.method, "upsampling": row.upsampling}
+        for name, scores in row.tiles.items():
+            record |= with_bounds(name, mean_interval(scores, scenes))
+            lift = mean_interval(scores - chance.tiles[name], scenes)
+            behind = mean_interval(best[name].tiles[name] - scores, scenes)
+            record |= with_bounds(f"{name}_lift", lift) | with_bounds(f"{name}_behind", behind)
+        records.append({**record, **row.numbers})
+    table = pd.DataFrame(records)
+    return table[sorted(table.columns, key=lambda key: key.startswith("ms_"))]
 
 
 def with_bounds(name: str, interval: Interval) -> dict[str, float]:
@@ -220,14 +208,8 @@ def with_bounds(name: str, interval: Interval) -> dict[str, float]:
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, str | float]]) -> Path:
-    """Writes rows of the same columns, numbers to six digits; returns the path."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0])
-        for row in rows:
-            writer.writerow(
-                value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.6g}"
-                for value in row.values()
-            )
+def write_csv(path: Path, table: "pd.DataFrame") -> Path:
+    """Writes a table, numbers with six digits; returns the path."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
     return path

@@ -1,4 +1,4 @@
-"""What the benchmark compares, and the tiles that it is judged by."""
+"""The methods that the benchmark compares, and the tiles that it evaluates them on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +19,8 @@ from vbp_lightning.evaluation.baselines import BASELINES, Attribution
 from vbp_lightning.explaining.methods import chosen_methods, method_maker
 
 Maps = npt.NDArray[np.float32]
-Build = Callable[[nn.Module], Attribution]
-"""Makes an attribution method for a network."""
 
-_BLOCK = 64
-"""Tiles whose maps are made at a time."""
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -31,30 +28,25 @@ class ComparedMethod:
     """A row of the benchmark.
 
     Args:
-        method: Its name in the config, or a baseline's.
-        upsampling: The way back, where it has one; else empty.
-        build: Makes it for a network.
+        method: Its name in the config, or that of a baseline.
+        upsampling: Its upsampling; empty if it has none.
+        build: Builds it for a network.
     """
 
     method: str
     upsampling: str
-    build: Build
-
-    @property
-    def name(self) -> str:
-        """Unique among the rows."""
-        return f"{self.method}/{self.upsampling}" if self.upsampling else self.method
+    build: Callable[[nn.Module], Attribution]
 
 
 @dataclass(frozen=True)
 class EvaluationTiles:
-    """Road tiles and where the road is.
+    """Road tiles and their road pixels.
 
     Args:
-        tiles: ``(N, C, H, W)`` float32, raw.
-        truth: ``(N, H, W)`` bool.
-        scenes: The scene of each.
-        corners: ``(N, 2)``, row and column of each one's first pixel in its scene.
+        tiles: ``(N, C, H, W)`` float32, raw, on the device of the network.
+        truth: ``(N, H, W)`` bool, the road pixels.
+        scenes: The scene of each tile.
+        corners: ``(N, 2)``, row and column of the first pixel of each tile in its scene.
     """
 
     tiles: Tensor
@@ -64,40 +56,37 @@ class EvaluationTiles:
 
 
 def compared_methods_of(cfg: DictConfig) -> list[ComparedMethod]:
-    """The baselines, and the chosen methods, each with every upsampling that it can be given.
+    """The baselines, and the chosen methods, each with every upsampling that it can use.
 
     Args:
-        cfg: The composed config of ``explain.py``. An ``upsampling`` that a method's options name
-            themselves, not by the config group, is left as it is.
+        cfg: The composed config of ``explain.py``. Only methods whose option ``upsampling`` refers
+            to the config group get every upsampling.
 
     Raises:
-        UserError: A method or one of its options is unknown, or an option of a wrong kind.
+        UserError: A line for each option that is unknown or of a wrong type.
     """
-    compared_methods = [ComparedMethod(name, "", build) for name, build in BASELINES.items()]
-    for name in chosen_methods(cfg):
-        options = OmegaConf.to_container(cfg.methods[name], resolve=False)
-        assert isinstance(options, dict)
-        follows = str(options.get("upsampling", "")).startswith("${upsampling")
-        for upsampling in UPSAMPLINGS if follows else [""]:
-            given = OmegaConf.to_container(cfg.methods[name], resolve=True)
-            assert isinstance(given, dict)
-            own = {str(option): value for option, value in given.items()}
-            if upsampling:
-                own["upsampling"] = upsampling
-            compared_methods.append(ComparedMethod(name, upsampling, method_maker(name, own)))
-    return compared_methods
+    compared = [ComparedMethod(name, "", build) for name, build in BASELINES.items()]
+    for name, options in chosen_methods(cfg).items():
+        if "upsampling" in options and OmegaConf.is_interpolation(options, "upsampling"):
+            for upsampling in UPSAMPLINGS:
+                build = method_maker(name, options, upsampling=upsampling)
+                compared.append(ComparedMethod(name, upsampling, build))
+        else:
+            compared.append(ComparedMethod(name, "", method_maker(name, options)))
+    return compared
 
 
 def road_tiles(
-    datamodule: RoadTileDataModule, split: Split, count: int, seed: int
+    datamodule: RoadTileDataModule, split: Split, count: int, seed: int, device: torch.device
 ) -> EvaluationTiles:
-    """Road tiles of a split, in a random order, whose first ones are thus a random subset.
+    """Road tiles of a split in a random order, so that the first ones are a random subset.
 
     Args:
         datamodule: Set up.
-        split: Whose tiles.
-        count: At most so many.
+        split: Of the tiles.
+        count: Largest number of tiles.
         seed: Of the order.
+        device: Where the tiles are stored.
 
     Raises:
         UserError: No tile of the split has known road pixels.
@@ -112,12 +101,10 @@ def road_tiles(
         )
     scenes = [tile.tile.scene for tile in drawn]
     corners = np.array([(tile.tile.row, tile.tile.col) for tile in drawn], dtype=np.int64)
-    return EvaluationTiles(datamodule.read_tiles(drawn), truth, scenes, corners)
+    return EvaluationTiles(datamodule.read_tiles(drawn).to(device), truth, scenes, corners)
 
 
 def maps_of(method: Attribution, tiles: Tensor, target: int | None) -> Maps:
-    """``(N, H, W)`` float32 of ``(N, C, H, W)``, some at a time."""
-    parts = [
-        method.attribute(part, target)[:, 0].float().numpy() for part in torch.split(tiles, _BLOCK)
-    ]
-    return np.concatenate(parts)
+    """``(N, H, W)`` float32 maps of ``(N, C, H, W)`` tiles, computed in chunks."""
+    parts = [method.attribute(part, target)[:, 0] for part in torch.split(tiles, _BATCH)]
+    return np.concatenate([part.float().cpu().numpy() for part in parts])

@@ -1,8 +1,10 @@
-"""Networks that other people trained: any callable that returns a module, and its weights."""
+"""Custom models: any callable that returns a module, and its weights."""
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from hydra.errors import InstantiationException
@@ -16,31 +18,14 @@ from vbp_lightning.errors import UserError, reason
 from vbp_lightning.explaining.image_inputs import ResizedImages
 from vbp_lightning.models import Normalize
 
-_SHOWN_KEYS = 4
+_LONGEST = 400
+"""Characters of torch's list of the keys that do not match."""
 
 
-class PreparedNetwork(nn.Module):
-    """A network with its preprocessing before it, so that it takes pixels as files hold them.
+def custom_model(cfg: DictConfig) -> nn.Sequential:
+    """Builds the model that ``network._target_`` names, with the weights of a file.
 
-    Args:
-        network: Takes standardised images.
-        mean: Of each band, in the pixels' own units.
-        std: Of each band, in the pixels' own units.
-    """
-
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.normalize = Normalize(mean, std)
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Raw images ``(N, C, H, W)``, float, to scores ``(N, K)``."""
-        scores: Tensor = self.network(self.normalize(images))
-        return scores
-
-
-def custom_network(cfg: DictConfig) -> PreparedNetwork:
-    """Builds the network that ``network._target_`` names, with the weights of a file.
+    Its input is standardised first, so that it takes raw pixel values.
 
     Args:
         cfg: The composed config of ``explain.py``: ``network`` and ``preprocess``.
@@ -66,14 +51,15 @@ def custom_network(cfg: DictConfig) -> PreparedNetwork:
         load_weights(network, Path(weights))
     scale = cfg.preprocess.scale
     mean, std = ([scale * value for value in cfg.preprocess[key]] for key in ("mean", "std"))
-    return PreparedNetwork(network, mean, std).eval()
+    parts = {"normalize": Normalize(mean, std), "network": network}
+    return nn.Sequential(OrderedDict(parts)).eval()
 
 
 def photo_reader(cfg: DictConfig) -> ResizedImages:
-    """Reads images as ``preprocess`` says.
+    """The reader of a custom model's images, with the preprocessing of the config.
 
     Args:
-        cfg: The composed config of ``explain.py``.
+        cfg: The composed config of ``explain.py``: ``preprocess``.
 
     Raises:
         UserError: Bands, means and deviations differ in number.
@@ -89,41 +75,24 @@ def photo_reader(cfg: DictConfig) -> ResizedImages:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Loads a state dict into a network; nothing that the file may carry is run.
+    """Loads a state dict into a network; code in the file is never executed.
 
     Args:
         network: Takes the weights.
-        path: A ``.safetensors`` file, or one of ``torch.save`` that holds tensors alone, bare or
-            under the key ``state_dict``.
+        path: A ``.safetensors`` file, or one of ``torch.save`` that holds only tensors: a state
+            dict, or a dict with one under the key ``state_dict``.
 
     Raises:
-        UserError: The file is missing, unreadable or carries pickled objects, or its keys or
-            shapes are not the network's.
+        UserError: The file is missing, unreadable or holds pickled objects, or its keys or shapes
+            do not match the network.
     """
-    state = _read_state(path)
-    expected = network.state_dict()
-    errors = {
-        "missing": [key for key in expected if key not in state],
-        "not known to the network": [key for key in state if key not in expected],
-        "of another shape": [
-            f"{key} ({tuple(state[key].shape)}, not {tuple(expected[key].shape)})"
-            for key in expected
-            if key in state and state[key].shape != expected[key].shape
-        ],
-    }
-    said = [f"{_listed(keys)} {kind}" for kind, keys in errors.items() if keys]
-    if said:
+    try:
+        network.load_state_dict(_read_state(path))
+    except RuntimeError as error:
         raise UserError(
-            f"{path}: does not fit the network: {'; '.join(said)} (network.weights): give the "
-            "weights of this very network, or its arguments as +network.NAME=VALUE"
-        )
-    network.load_state_dict(state)
-
-
-def _listed(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:_SHOWN_KEYS])
-    rest = len(keys) - _SHOWN_KEYS
-    return f"{shown} and {rest} more" if rest > 0 else shown
+            f"{path}: does not fit the network: {shorten(str(error), _LONGEST)} (network.weights): "
+            "give the weights of this network, or its arguments as +network.NAME=VALUE"
+        ) from error
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
@@ -135,13 +104,13 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: holds more than tensors, which could run code when loaded; refused, nothing "
-            "was run (network.weights): save the network's state_dict, best as safetensors"
+            f"{path}: holds more than tensors, which could run code when loaded; it was not "
+            "loaded (network.weights): save the network's state_dict, best as safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: cannot be read as weights (network.weights): the file is cut off or of "
-            "another kind; give a state dict as .safetensors or .pt"
+            "another type; give a state dict as .safetensors or .pt"
         ) from error
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]

@@ -1,9 +1,8 @@
-"""The inputs of a network from images that have no labels: cut into tiles, or resized whole."""
+"""The inputs of a network from images without labels: tiles, or whole resized images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from torch import Tensor, from_numpy
@@ -21,30 +20,16 @@ from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.tile import Tile
 
 
-class ImageReader(Protocol):
-    """Makes the inputs of a network from images."""
-
-    @property
-    def side(self) -> int | None:
-        """Height and width of the inputs in pixels; None where they differ from image to image."""
-
-    def places(self, path: Path) -> list[Tile]:
-        """Where the inputs that an image gives lie; the scene's name is the file's."""
-
-    def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
-        """``(N, C, H, W)`` float32, in the image's own units."""
-
-
 @dataclass(frozen=True)
 class CutImages:
-    """Tiles next to each other, last ones shifted inwards, as a road classifier takes them.
+    """Adjacent tiles, the last ones shifted inwards, for a road classifier.
 
     Args:
-        reading: How the classifier's own scenes were read: bands, nodata, ground size.
-        fill: What pixels without imagery are filled with, one value for each band.
+        reading: Bands, nodata value and resolution of the scenes that the classifier knows.
+        fill: Value of each band for nodata pixels.
         tile_size: Tile size in pixels.
         context: Margin on each side of a tile in pixels; beyond the image it is filled too.
-        white_area: As of :func:`opened_filled`.
+        white_area: See :func:`opened_filled`.
     """
 
     reading: Reading
@@ -55,7 +40,7 @@ class CutImages:
 
     @property
     def side(self) -> int:
-        """Height and width of the tiles in pixels, their margins included."""
+        """Height and width of the tiles in pixels, margins included."""
         return self.tile_size + 2 * self.context
 
     def places(self, path: Path) -> list[Tile]:
@@ -69,10 +54,10 @@ class CutImages:
         return [Tile(path.stem, int(row), int(col)) for row, col in corners]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
-        """The tiles at some places of an image.
+        """Reads the tiles at some places of an image.
 
         Returns:
-            ``(N, C, side, side)`` float32 in the raster's units.
+            ``(N, C, side, side)`` float32 in the units of the raster.
 
         Raises:
             DataError: The file cannot be read.
@@ -85,13 +70,13 @@ class CutImages:
 
 @dataclass(frozen=True)
 class ResizedImages:
-    """Whole images, resized and cropped about their centre, as classifiers of photos take them.
+    """Whole images, resized and cropped to their centre, for a classifier of photos.
 
     Args:
-        bands: Bands to read, in the network's order.
-        fill: What pixels without imagery are filled with, one value for each band.
-        resize: Length in pixels that the shorter side is brought to; None leaves the image.
-        crop: Side in pixels of the square at the centre that is kept; None keeps all.
+        bands: Bands to read, in the order of the network.
+        fill: Value of each band for nodata pixels.
+        resize: New length of the shorter side in pixels; None for the original size.
+        crop: Side in pixels of the square at the centre; None for the whole image.
     """
 
     bands: tuple[int | str, ...]
@@ -101,11 +86,11 @@ class ResizedImages:
 
     @property
     def side(self) -> int | None:
-        """Height and width of the images in pixels, where they are cropped to a square."""
+        """Height and width of the images in pixels; None if they differ between images."""
         return self.crop
 
     def places(self, path: Path) -> list[Tile]:
-        """One, the image itself.
+        """One place, for the image itself.
 
         Raises:
             DataError: The file is missing or damaged, or has other bands.
@@ -114,10 +99,10 @@ class ResizedImages:
             return [Tile(path.stem, 0, 0)]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
-        """The image, resized by bilinear interpolation with antialiasing.
+        """Reads the image and resizes it by bilinear interpolation with antialiasing.
 
         Returns:
-            ``(N, C, H, W)`` float32, once for each place.
+            ``(N, C, H, W)`` float32, the same image for each place.
 
         Raises:
             DataError: The file cannot be read, or is smaller than the crop.
@@ -140,3 +125,7 @@ class ResizedImages:
             top, left = round((height - self.crop) / 2), round((width - self.crop) / 2)
             pixels = pixels[:, :, top : top + self.crop, left : left + self.crop]
         return pixels.repeat(len(places), 1, 1, 1)
+
+
+ImageReader = CutImages | ResizedImages
+"""Makes the inputs of a network from images."""

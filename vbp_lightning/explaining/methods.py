@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -10,105 +10,100 @@ import numpy.typing as npt
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from torch import Tensor, nn
+from torch import nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
-from vbp_lightning.data.kinds import kind_faults
 from vbp_lightning.errors import UserError, one_line, reason
+from vbp_lightning.explaining.settings import option_errors
+from vbp_lightning.explaining.subject import Subject
+from vbp_lightning.explaining.tile_sources import ChosenTiles
 
 
-def chosen_methods(cfg: DictConfig) -> list[str]:
-    """The names of the methods to apply.
+def chosen_methods(cfg: DictConfig) -> dict[str, DictConfig]:
+    """The options of the chosen methods, by the name of the method.
 
     Args:
-        cfg: The composed config of ``explain.py``: ``method`` is a name, a list of names, or
-            ``all``.
+        cfg: The composed config of ``explain.py``.
 
     Raises:
-        UserError: A name is unknown; the line lists those that are known.
+        UserError: No method is chosen.
     """
-    known = list(cfg.methods)
-    if cfg.method == "all":
-        return known
-    names = [cfg.method] if isinstance(cfg.method, str) else list(cfg.method)
-    unknown = [str(name) for name in names if name not in known]
-    if unknown or not names:
-        raise UserError(
-            f"method={','.join(unknown) or '[]'}: choose among {', '.join(known)}, a list of them,"
-            " or all"
-        )
-    return names
+    methods = cfg.get("method")  # Hydra leaves the key out for an empty list
+    if not methods:
+        raise UserError("method=[]: choose a method, a list of methods, or all")
+    return {str(name): methods[name] for name in methods}
 
 
-def method_maker(name: str, options: Mapping[str, Any]) -> Callable[[nn.Module], Any]:
-    """What makes a method for a network, once its options are known to be of their kinds.
+def method_maker(
+    name: str,
+    options: Mapping[str, Any],
+    **changes: Any,  # noqa: ANN401
+) -> Callable[[nn.Module], Any]:
+    """Checks the options of a method.
 
     Args:
         name: The method's name in the config.
         options: Its ``_target_`` and its options.
+        **changes: Options that replace these.
 
     Returns:
-        Takes the network and returns the method; raises ``ValueError`` where an option makes no
-        sense and ``UnsupportedNetworkError`` where the network cannot be explained by it.
+        Builds the method for a network; raises ``ValueError`` for an option without meaning and
+        ``UnsupportedNetworkError`` for a network that the method cannot explain.
 
     Raises:
-        UserError: Options are unknown or of another kind than the method takes, a line each.
+        UserError: A line for each option that is unknown or of a wrong type.
     """
     try:
-        maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all")
+        maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all", **changes)
     except InstantiationException as error:
-        raise UserError(f"methods.{name}: {reason(error)}") from error
-    known = dict(list(signature(maker.func, eval_str=True).parameters.items())[1:])
-    lines = [
-        f"methods.{name}.{option}: is no option of it; choose among {', '.join(known)}"
-        for option in maker.keywords
-        if option not in known
-    ]
-    hints = {
-        option: parameter.annotation
-        for option, parameter in known.items()
-        if parameter.annotation is not parameter.empty
+        raise UserError(f"method.{name}: {reason(error)}") from error
+    _, *parameters = signature(maker.func, eval_str=True).parameters.values()  # without the model
+    types = {
+        each.name: Any if each.annotation is Parameter.empty else each.annotation
+        for each in parameters
     }
-    lines += kind_faults(f"methods.{name}", maker.keywords, hints, finite=False)
+    lines = option_errors(f"method.{name}", maker.keywords, types)
     if lines:
         raise UserError(*lines)
     return maker
 
 
 def attributions(
-    cfg: DictConfig, model: nn.Module, tiles: Tensor, target: int | None
+    cfg: DictConfig, subject: Subject, chosen: ChosenTiles, target: int | None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """The maps of all chosen methods.
 
-    Methods that cannot explain this network are left out where all were asked for, and said so.
-
     Args:
-        cfg: The composed config of ``explain.py``.
-        model: What is explained.
-        tiles: ``(N, C, H, W)``.
+        cfg: The composed config of ``explain.py``: ``method`` and ``skip_unsupported``.
+        subject: The network.
+        chosen: The tiles.
         target: A class, or None.
 
     Returns:
-        ``(N, H, W)`` by method.
+        ``(N, H, W)`` by method. With ``skip_unsupported``, methods that cannot explain this network
+        are left out, and a line is printed for each.
 
     Raises:
-        UserError: A method that was asked for cannot be applied.
+        UserError: A method cannot explain this network, or there is no other.
     """
     maps: dict[str, npt.NDArray[np.float32]] = {}
-    makers = {name: method_maker(name, cfg.methods[name]) for name in chosen_methods(cfg)}
+    makers = {name: method_maker(name, options) for name, options in chosen_methods(cfg).items()}
+    inputs = chosen.tiles.to(subject.device)
     with progress_bar() as progress:
-        task = progress.add_task("Explaining", total=len(makers) * len(tiles))
+        task = progress.add_task("Explaining", total=len(makers) * len(inputs))
         for number, (name, maker) in enumerate(makers.items()):
-            progress.update(task, description=name, completed=number * len(tiles))
+            progress.update(task, description=name, completed=number * len(inputs))
             try:
-                result = maker(model).attribute(
-                    tiles, target, progress=lambda done: progress.advance(task, done)
+                result = maker(subject.model).attribute(
+                    inputs, target, progress=lambda done: progress.advance(task, done)
                 )
             except (UnsupportedNetworkError, ValueError) as error:
-                if cfg.method != "all":
-                    raise UserError(f"methods.{name}: {one_line(error)}") from error
+                if not cfg.skip_unsupported:
+                    raise UserError(f"method.{name}: {one_line(error)}") from error
                 progress.print(f"{name} is left out: {one_line(error)}")
                 continue
-            maps[name] = result[:, 0].float().numpy()
+            maps[name] = result[:, 0].float().cpu().numpy()
+    if not maps:
+        raise UserError("method: none of the chosen methods can explain this network")
     return maps

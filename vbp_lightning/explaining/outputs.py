@@ -1,6 +1,6 @@
-"""The files that every task of ``explain.py`` leaves: pictures, and the arrays behind them."""
+"""The files that the tasks of ``explain.py`` write: pictures, and the arrays that they show."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +11,47 @@ from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB
 from vbp_lightning.plotting.png import compress_page, encode_png
 
-RAW_UNIT = "that of the imagery"
+
+def write_results(
+    cfg: DictConfig, name: str, picture: RGB, /, **arrays: npt.ArrayLike
+) -> Iterator[Path]:
+    """Writes ``NAME.png`` and ``NAME.npz`` to the folder ``output``.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+        name: File name without suffix.
+        picture: ``(H, W, 3)`` uint8.
+        **arrays: See :func:`write_arrays`.
+
+    Yields:
+        Both files, as they are written.
+    """
+    output = Path(cfg.output)
+    yield write_picture(output / f"{name}.png", picture)
+    yield write_arrays(output / f"{name}.npz", cfg, **arrays)
 
 
 def write_picture(path: Path, picture: RGB) -> Path:
-    """Writes ``(H, W, 3)`` uint8 as a PNG, in one piece or not at all; returns the path."""
+    """Writes ``(H, W, 3)`` uint8 as a PNG, completely or not at all; returns the path."""
     with replacing(path) as temporary:
         temporary.write_bytes(encode_png([compress_page(picture)]))
     return path
 
 
-def write_arrays(
-    path: Path, cfg: DictConfig, units: Mapping[str, str], **arrays: npt.ArrayLike
-) -> Path:
-    """Writes named arrays with the config that they come from, in one piece or not at all.
+def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Path:
+    """Writes named arrays and the config that they were computed with, completely or not at all.
 
     Args:
-        path: An ``.npz`` file; loads without ``allow_pickle``.
-        cfg: The composed config, kept as YAML under ``config``.
-        units: What the numbers of an array are counted in, kept as ``name: unit`` lines under
-            ``units``; arrays that are left out hold names, counts or numbers of things.
+        path: An ``.npz`` file, which loads without ``allow_pickle``.
+        cfg: The composed config, saved as YAML under ``config``.
         **arrays: Numbers or strings.
 
     Returns:
         The path.
     """
-    kept = {name: np.asarray(values) for name, values in arrays.items()}
+    saved = {name: np.asarray(values) for name, values in arrays.items()}
+    config = np.array(OmegaConf.to_yaml(cfg))
     with replacing(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            **kept,  # type: ignore[arg-type]  # numpy's stub takes them for its own option
-            units=np.array([f"{name}: {unit}" for name, unit in units.items()], dtype=str),
-            config=np.array(OmegaConf.to_yaml(cfg)),
-        )
+        # numpy's stub takes the arrays for its own option
+        np.savez_compressed(temporary, **saved, config=config)  # type: ignore[arg-type]
     return path

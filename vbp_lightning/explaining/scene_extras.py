@@ -1,9 +1,7 @@
-"""What ``task=scene`` writes beside the maps: quick-looks, road areas, the hardest tiles."""
+"""Further files of ``task=scene``: quick-looks, road areas, tiles that contradict their labels."""
 
-import csv
 import json
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
@@ -22,15 +20,20 @@ from vbp_lightning.scene_maps.views import probabilities_of, reduced_image, redu
 _LONGEST = 1200
 """Pixels, the longer side of a scene in its quick-look."""
 
+_HEADINGS = {
+    Label.NON_ROAD: "labelled as non-road, highest P(road) first",
+    Label.ROAD: "labelled as road (outlined), lowest P(road) first",
+}
+
 
 def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> Path:
-    """Draws a scene with both of its maps, which are there, laid over it.
+    """Draws a scene with both of its maps, which must exist, laid over it.
 
     Args:
         job: Of the scene.
         threshold: P(road) whose contour is drawn.
-        title: Behind the scene's name.
-        note: What the maps are.
+        title: Appended to the name of the scene.
+        note: About the maps.
 
     Returns:
         The picture.
@@ -57,7 +60,7 @@ def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> 
 
     Args:
         path: The file to write or replace.
-        jobs: Scenes whose maps are there.
+        jobs: Scenes whose maps exist.
         threshold: P(road) from which a window is called road.
 
     Returns:
@@ -101,36 +104,26 @@ def write_hardest(
     Returns:
         Both files.
     """
-    groups = {label: largest_errors(tiles, label, count) for label in (Label.NON_ROAD, Label.ROAD)}
-    table = output / "hardest_tiles.csv"
-    with replacing(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow((*TILE_FIELDS, "probability", "error"))
-        for item in sorted(chain(*groups.values()), key=lambda item: -item.error):
-            figures = (f"{item.probability:.6f}", f"{item.error:.6f}")
-            writer.writerow((*tile_fields(item.tile), *figures))
+    import pandas as pd
+
     margin = datamodule.context
     own = slice(margin, margin + datamodule.tile_size)
-    rows = []
-    headings = {
-        Label.NON_ROAD: "labels say: no road; the network sees one",
-        Label.ROAD: "labels say: road (outlined); the network sees none",
-    }
-    for label, chosen in groups.items():
+    rows, records = [], []
+    for label, heading in _HEADINGS.items():
+        chosen = largest_errors(tiles, label, count)
         places = [item.tile for item in chosen]
-        rows.append(
-            GridRow(
-                headings[label],
-                outlined(
-                    to_rgb(datamodule.read_tiles(places).numpy())[:, own, own],
-                    datamodule.read_masks(places).numpy()[:, own, own],
-                ),
-                [
-                    f"P {item.probability:.2f} {item.tile.tile.scene} "
-                    f"{item.tile.tile.row},{item.tile.tile.col}"
-                    for item in chosen
-                ],
-            )
-        )
-    title = f"Tiles that contradict their labels most, {len(tiles)} looked at"
-    return [table, write_picture(output / "hardest_tiles.png", picture_grid(rows, title, side=144))]
+        pictures = to_rgb(datamodule.read_tiles(places).numpy())[:, own, own]
+        road_masks = datamodule.read_masks(places).numpy()[:, own, own]
+        captions = [
+            f"P {item.probability:.2f} {place.scene} {place.row},{place.col}"
+            for item, place in ((item, item.tile.tile) for item in chosen)
+        ]
+        rows.append(GridRow(heading, outlined(pictures, road_masks), captions))
+        records += [(*tile_fields(item.tile), item.probability, item.error) for item in chosen]
+    table = pd.DataFrame(records, columns=[*TILE_FIELDS, "probability", "error"])
+    path = output / "hardest_tiles.csv"
+    with replacing(path) as temporary:
+        ordered = table.sort_values("error", ascending=False, kind="stable")
+        ordered.to_csv(temporary, index=False, float_format="%.6f")
+    title = f"Tiles that contradict their labels most, of {len(tiles)}"
+    return [path, write_picture(output / "hardest_tiles.png", picture_grid(rows, title, side=144))]

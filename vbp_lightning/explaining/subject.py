@@ -1,4 +1,4 @@
-"""What ``explain.py`` explains: a network, what its scores mean, and how it takes images."""
+"""The network that ``explain.py`` explains, the meaning of its scores, and how it takes images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.custom_model import custom_network, photo_reader
+from vbp_lightning.explaining.custom_model import custom_model, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.files import file_digest
-from vbp_lightning.models import RoadClassifier
+from vbp_lightning.inspection.class_model import Standardised
+from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.networks import TILE_SIZE
 
 _BATCH = 64
-_CUSTOM_NETWORK_SIDE = 224
+_CUSTOM_MODEL_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,10 @@ class Subject:
     Args:
         model: In eval mode: raw ``(N, C, H, W)`` float to ``(N, 1)`` logits or ``(N, K)`` scores.
         reader: Makes its inputs from images.
-        fill: Value of each band where there is no imagery, raw.
+        fill: Raw value of each band at nodata pixels.
         classifier: The same as ``model`` if it is a road classifier.
         fingerprint: SHA-256 of the file of its weights, in hexadecimal; empty without a file.
+        device: Where ``model`` is; inputs have to be moved there.
     """
 
     model: nn.Module
@@ -36,37 +38,61 @@ class Subject:
     fill: tuple[float, ...]
     classifier: RoadClassifier | None
     fingerprint: str
+    device: torch.device
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Bands, height and width of an image as the network takes it, context included.
+        """Bands, height and width of an input, context included.
 
-        A foreign network without a fixed size is shown images of 224 × 224.
+        They are 224 × 224 px for a custom model whose inputs have no fixed size.
         """
-        side = self.reader.side or _CUSTOM_NETWORK_SIDE
+        side = self.reader.side or _CUSTOM_MODEL_SIDE
         return len(self.fill), side, side
 
     def class_name(self, target: int | None) -> str:
-        """What people call a class; None is road, or each image's likeliest class."""
+        """The name of a class for titles; None is road, or the likeliest class of each image."""
         if self.classifier is not None:
             return "non-road" if target == 0 else "road"
         return "likeliest class" if target is None else f"class {target}"
 
+    @property
+    def standardised(self) -> Standardised:
+        """The model for standardised images, by mean and standard deviation of its first layer."""
+        layer = next(each for each in self.model.modules() if isinstance(each, Normalize))
+        return Standardised(self.model, layer.mean, layer.std)
+
+    @property
+    def knows_its_data(self) -> bool:
+        """Whether the data that the network was trained with can be opened."""
+        return self.classifier is not None and self.classifier.hparams["data"] is not None
+
+    def one_class(self, target: str | int | None) -> int:
+        """The class that ``target`` names for a task that needs exactly one; by default road.
+
+        Raises:
+            UserError: It names none, and the network is a custom model.
+        """
+        known = class_of(target)
+        if known is None and self.classifier is None:
+            raise UserError("target=null: give the class, as a number")
+        return 1 if known is None else known
+
     def scores(self, tiles: Tensor) -> Tensor:
-        """``(N, K)`` outputs for ``(N, C, H, W)``, some at a time."""
+        """``(N, K)`` outputs on the CPU for ``(N, C, H, W)``, computed in chunks."""
         with torch.no_grad():
-            return torch.cat([self.model(part) for part in torch.split(tiles, _BATCH)])
+            parts = torch.split(tiles, _BATCH)
+            return torch.cat([self.model(part.to(self.device)).cpu() for part in parts])
 
     def probabilities(self, tiles: Tensor, target: int | None) -> tuple[Tensor, list[str]]:
-        """How likely the network holds the explained class, and what that class is.
+        """The probability of the explained class, and the name of that class.
 
         Args:
             tiles: ``(N, C, H, W)``.
             target: A class; None for road, or each image's likeliest class.
 
         Returns:
-            ``(N,)`` float64 in [0, 1]; of a road classifier always P(road). And the name of the
-            class that each belongs to.
+            ``(N,)`` float64 in [0, 1]; always P(road) for a road classifier. And ``(N,)`` names of
+            the classes that they belong to.
 
         Raises:
             UserError: There is no such class.
@@ -85,39 +111,61 @@ class Subject:
 
 
 def load_subject(cfg: DictConfig) -> Subject:
-    """The network that the config names: a road classifier's checkpoint, or a foreign network.
+    """Loads a road classifier's checkpoint or a custom model.
 
     Args:
-        cfg: The composed config of ``explain.py``.
+        cfg: The composed config of ``explain.py``: ``ckpt`` or ``network``, and ``device``.
 
     Raises:
-        UserError: Both or neither are given, or what is given cannot be loaded.
+        UserError: Both or neither are given, they cannot be loaded, or the device is missing.
     """
+    device = device_named(cfg.device)
     is_custom = cfg.network.get("_target_") is not None
     if is_custom == (cfg.ckpt is not None):
         raise UserError(
-            "give either a run's checkpoint (ckpt=RUN/checkpoints/best.ckpt) or a network of your "
-            "own (network._target_=CALLABLE network.weights=FILE)"
+            "give either a run's checkpoint (ckpt=RUN/checkpoints/best.ckpt) or a custom model "
+            "(network._target_=CALLABLE network.weights=FILE)"
         )
     if not is_custom:
         path = Path(cfg.ckpt)
         model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
         fill = tuple(model.hparams["mean"])
-        return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path))
+        model.to(device)
+        return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path), device)
     reader = photo_reader(cfg)
     weights = cfg.network.weights
     if weights is None:
-        print("network.weights is not given: the network is explained as its callable returns it")
-    network = custom_network(cfg)
+        print("network.weights is not given: the weights are those that the callable returns")
+    custom = custom_model(cfg).to(device)
     fingerprint = "" if weights is None else file_digest(Path(weights))
-    return Subject(network, reader, reader.fill, None, fingerprint)
+    return Subject(custom, reader, reader.fill, None, fingerprint, device)
+
+
+def device_named(name: str) -> torch.device:
+    """The device that ``device`` names.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``mps``, or ``auto`` for a GPU if there is one.
+
+    Raises:
+        UserError: There is no such device on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    devices = [*(each for each, is_there in there.items() if is_there), "cpu"]
+    if name not in ("auto", *devices):
+        known = ", ".join(("auto", *devices))
+        raise UserError(f"device={name}: is not available on this machine; choose {known}")
+    return torch.device(devices[0] if name == "auto" else name)
 
 
 def class_of(target: str | int | None) -> int | None:
-    """The class that ``target`` names: ``road``, ``non_road`` or its number.
+    """The class that ``target`` names.
+
+    Args:
+        target: ``road``, ``non_road``, the number of a class, or None.
 
     Raises:
-        UserError: It is neither.
+        UserError: It is none of these.
     """
     named = {"road": 1, "non_road": 0}
     if target is None or (isinstance(target, int) and not isinstance(target, bool)):
@@ -140,3 +188,8 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
         model.hparams["context"],
         (data.get("source") or {}).get("white_area", 0),
     )
+
+
+def layer_name(name: str) -> str:
+    """The name of a layer inside the network, without that of the module that holds it."""
+    return name.removeprefix("network.")

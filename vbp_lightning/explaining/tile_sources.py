@@ -1,61 +1,50 @@
-"""Where the tiles come from that ``explain.py`` looks at: a run's own split, or images."""
+"""The tiles that ``explain.py`` explains: of a split of the run's own data, or of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
+from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import SPLITS, Split
+from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.tiles.choice import choose_by_share
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import ImageReader
+from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.records import PositiveCount
+
+MOST_TILES = 20_000
+"""Tiles of a source that are compared with each other in memory, at most."""
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
 class ChosenTiles:
-    """Tiles to look at.
+    """Tiles to explain.
 
     Args:
-        tiles: ``(N, C, H, W)`` float32, raw.
-        places: Where each lies.
-        known: Label and share of each, where the imagery has labels; else empty.
+        tiles: ``(N, C, H, W)`` float32, raw, on the CPU.
+        places: Scene and corner of each tile.
+        known: The same tiles with label and road share if the imagery has labels, else empty.
     """
 
     tiles: Tensor
     places: Sequence[Tile]
     known: Sequence[LabelledTile] = ()
-
-
-class TileSource(Protocol):
-    """Tiles that can be read in any order."""
-
-    @property
-    def places(self) -> Sequence[Tile]:
-        """Where each tile lies."""
-
-    @property
-    def known(self) -> Sequence[LabelledTile]:
-        """The tiles with their labels, or nothing."""
-
-    def read(self, indices: Sequence[int]) -> Tensor:
-        """``(N, C, H, W)`` float32, raw."""
-
-    def choose(self, count: int) -> ChosenTiles:
-        """Some telling tiles, the same at every call."""
-
-    def report(self) -> None:
-        """Raises a ``UserError`` with a line for each file that could not be read, if any."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class SplitTiles:
 
     Args:
         datamodule: Set up.
-        split: Whose tiles.
+        split: Of the tiles.
     """
 
     datamodule: RoadTileDataModule
@@ -77,7 +66,7 @@ class SplitTiles:
 
     @cached_property
     def places(self) -> Sequence[Tile]:
-        """Where each lies."""
+        """Scene and corner of each tile."""
         return [labelled.tile for labelled in self.known]
 
     def read(self, indices: Sequence[int]) -> Tensor:
@@ -86,7 +75,7 @@ class SplitTiles:
         return self.datamodule.read_tiles([tiles[index] for index in indices])
 
     def choose(self, count: int) -> ChosenTiles:
-        """Tiles chosen as those of the panel: by label and road share."""
+        """Tiles chosen like those of the mask panels: by label and road share."""
         tiles = self.known
         groups = choose_by_share(tiles, count)
         indices = [index for group in groups for index in group.indices]
@@ -94,12 +83,12 @@ class SplitTiles:
         return ChosenTiles(self.read(indices), [labelled.tile for labelled in known], known)
 
     def report(self) -> None:
-        """The data module refuses what it cannot read."""
+        """Raises nothing: the data module has already refused files that cannot be read."""
 
 
 @dataclass
 class ImageTiles:
-    """All tiles of some images. One that cannot be read is left out and reported at the end.
+    """All tiles of some images. Images that cannot be read are left out and reported at the end.
 
     Args:
         reader: Makes tiles from an image.
@@ -116,7 +105,6 @@ class ImageTiles:
 
     def __post_init__(self) -> None:
         self._owners: list[Path] = []
-        self._of_file: dict[Path, range] = {}
         self._errors: list[str] = []
         for file in self.files:
             try:
@@ -124,7 +112,6 @@ class ImageTiles:
             except UserError as error:
                 self._errors.extend(error.lines)
                 continue
-            self._of_file[file] = range(len(self.places), len(self.places) + len(found))
             self.places.extend(found)
             self._owners.extend([file] * len(found))
         if not self.places:
@@ -136,28 +123,27 @@ class ImageTiles:
         Raises:
             UserError: An image cannot be read, or images differ in size.
         """
-        parts: dict[int, Tensor] = {}
-        of_file: dict[Path, list[int]] = {}
-        for index in indices:
-            of_file.setdefault(self._owners[index], []).append(index)
-        for file, mine in of_file.items():
-            tiles = self.reader.read(file, [self.places[index] for index in mine])
-            parts.update(zip(mine, tiles, strict=True))
-        return _side_by_side([parts[index][None] for index in indices])
+        return _stacked(
+            [
+                self.reader.read(file, [self.places[index] for index in group])
+                for file, group in groupby(indices, self._owners.__getitem__)
+            ]
+        )
 
     def choose(self, count: int) -> ChosenTiles:
-        """Tiles spread evenly over each image, and as evenly over all, one an image at least.
+        """Tiles evenly spread over each image, equally many of each, at least one.
 
         Raises:
             UserError: None of the images can be read.
         """
-        files = len(self._of_file)
+        every = range(len(self.places))
+        files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
-        for number, mine in enumerate(self._of_file.values()):
-            share = max(1, (number + 1) * count // files - number * count // files)
-            spread = np.unique(np.linspace(0, len(mine) - 1, share).round().astype(int))
-            chosen = [mine[rank] for rank in (spread if share > 1 else [len(mine) // 2])]
+        for number, mine in enumerate(files):
+            share = (number + 1) * count // len(files) - number * count // len(files)
+            spread = evenly_spread(len(mine), share) if share > 1 else [len(mine) // 2]
+            chosen = [mine[rank] for rank in spread]
             try:
                 tiles.append(self.read(chosen))
             except UserError as error:
@@ -166,10 +152,10 @@ class ImageTiles:
             places.extend(self.places[index] for index in chosen)
         if not places:
             raise UserError(*self._errors)
-        return ChosenTiles(_side_by_side(tiles), places)
+        return ChosenTiles(_stacked(tiles), places)
 
     def report(self) -> None:
-        """Tells what was left out.
+        """Reports the images that were left out.
 
         Raises:
             UserError: A line for each image that could not be read.
@@ -178,45 +164,92 @@ class ImageTiles:
             raise UserError(*self._errors)
 
 
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+TileSource = SplitTiles | ImageTiles
+"""Tiles that can be read in any order."""
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
     if len({part.shape[2:] for part in parts}) > 1:
         raise UserError(
             "the images differ in size (input): give preprocess.resize and preprocess.crop, so "
-            "that they can be looked at side by side"
+            "that they can be stacked"
         )
     return torch.cat(list(parts))
 
 
-def open_tiles(cfg: DictConfig, subject: Subject) -> TileSource:
+def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) -> TileSource:
     """The tiles that the config names: those of ``input``, or of a split of the run's own data.
 
     Args:
-        cfg: The composed config of ``explain.py``: ``input`` and ``split``.
-        subject: Who takes them.
+        cfg: The composed config of ``explain.py``: ``input``, ``split`` and ``tiles``.
+        subject: The network that takes them.
+        split: Replaces the split of the config.
 
     Raises:
         UserError: There are none, or the imagery cannot be used.
     """
-    if not isinstance(cfg.tiles, int) or cfg.tiles < 1:
-        raise UserError(f"tiles={cfg.tiles}: give a number of tiles, at least 1")
+    check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
         return ImageTiles(subject.reader, image_files(Path(cfg.input)))
-    if cfg.split not in SPLITS:
-        raise UserError(f"split={cfg.split}: choose {', '.join(SPLITS)}")
-    return SplitTiles(own_data(subject.classifier), cfg.split)
+    return SplitTiles(own_data(subject.classifier), split or cfg.split)
 
 
 def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
     """The data that a classifier was trained with, set up.
 
     Args:
-        classifier: None for a foreign network, which tells nothing of its data.
+        classifier: None for a custom model, which does not name its data.
 
     Raises:
-        UserError: Nothing is known of it, or the imagery cannot be used.
+        UserError: The data are not known, or the imagery cannot be used.
     """
     if classifier is None:
-        raise UserError("nothing tells which images to explain: give an image or a folder (input)")
+        raise UserError(
+            "input=null: a custom model has no data of its own: give an image or folder"
+        )
     datamodule = RoadTileDataModule.from_config(classifier.hparams["data"] or {})
     datamodule.setup()
     return datamodule
+
+
+def label_names(source: TileSource) -> list[str]:
+    """``road``, ``non-road`` or ``ignored`` of each tile; ``tile`` if labels are not known."""
+    if not source.known:
+        return ["tile"] * len(source.places)
+    return [LABEL_NAMES[tile.label] for tile in source.known]
+
+
+def evenly_spread(count: int, most: int = MOST_TILES) -> npt.NDArray[np.int64]:
+    """Numbers from 0 to ``count - 1``, at most ``most`` of them, evenly spread.
+
+    Args:
+        count: At least 1.
+        most: At least 1.
+    """
+    return np.linspace(0, count - 1, min(count, most)).round().astype(np.int64)
+
+
+def compared_tiles(numbers: Sequence[int]) -> list[int]:
+    """At most ``MOST_TILES`` of some tiles, evenly spread; prints a line if some are left out.
+
+    Args:
+        numbers: Of the tiles, at least one.
+    """
+    if len(numbers) > MOST_TILES:
+        print(f"{MOST_TILES} evenly spread tiles of {len(numbers)} are used")
+    return [numbers[place] for place in evenly_spread(len(numbers))]
+
+
+def in_batches(source: TileSource, numbers: Sequence[int], what: str) -> Iterator[Tensor]:
+    """Reads tiles in batches, with a progress bar.
+
+    Args:
+        source: Of the tiles.
+        numbers: Of the tiles, in the order wanted.
+        what: Text before the bar.
+
+    Yields:
+        ``(n, C, H, W)`` float32, raw, on the CPU.
+    """
+    for start in shown_progress(range(0, len(numbers), _BATCH), what):
+        yield source.read(numbers[start : start + _BATCH])

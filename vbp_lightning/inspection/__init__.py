@@ -1,1 +1,1 @@
-"""What looks at the network rather than at one decision."""
+"""Inspection of a network: its layers, filters, features, gradients and preferred inputs."""

@@ -1,4 +1,4 @@
-"""Images that a network makes up for a class: class models and images that fool it."""
+"""Images that maximise the score of a class, and images that fool a network."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from vbp_lightning.attribution.scores import class_scores, differentiable
 
 
 class Standardised(nn.Module):
-    """A network that takes band differences from the mean in standard deviations.
+    """A network that takes standardised images.
 
     Args:
         model: Takes raw tiles ``(N, C, H, W)``.
-        mean: One a band, in the units of the raw tiles.
-        std: One a band, same units, positive.
+        mean: Of each band, in the units of the raw tiles.
+        std: Of each band, in the same units, positive.
     """
 
     mean: Tensor
@@ -31,28 +31,28 @@ class Standardised(nn.Module):
         self.register_buffer("std", std.detach().float().view(1, -1, 1, 1))
 
     def raw(self, images: Tensor) -> Tensor:
-        """Standardised images ``(N, C, H, W)`` in the units of the raw tiles."""
+        """Converts standardised images ``(N, C, H, W)`` to raw tiles."""
         return images * self.std + self.mean
 
     def standardised(self, tiles: Tensor) -> Tensor:
-        """Raw tiles ``(N, C, H, W)`` in standard deviations from the mean."""
+        """Converts raw tiles ``(N, C, H, W)`` to standard deviations from the mean."""
         return (tiles - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Standardised images to what the network returns."""
+        """The output of the network for standardised images ``(N, C, H, W)``."""
         output: Tensor = self.model(self.raw(images))
         return output
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """The way of an image up a score.
+    """An image that was changed by gradient ascent.
 
     Args:
         image: ``(C, H, W)`` the last image.
         scores: ``(steps + 1,)`` the score before each step and at the end.
-        penalties: ``(steps + 1,)`` λ‖I‖² alike.
-        snapshots: Images on the way by number of steps done, the first and the last among them.
+        penalties: ``(steps + 1,)`` λ‖I‖² before each step and at the end.
+        snapshots: Images by the number of steps done, the first and the last included.
     """
 
     image: Tensor
@@ -77,26 +77,26 @@ def ascend(
     """Gradient ascent on an unnormalised score minus λ‖I‖².
 
     Simonyan, Vedaldi and Zisserman 2013, section 2: ``argmax_I S(I) − λ‖I‖²``, from the zero image.
-    Jitter and blur are those of Yosinski et al. 2015 and Mordvintsev et al. 2015. The gradient is
-    scaled to a root mean square of ``step``, which falls linearly to zero, so that one setting
-    suits scores of any size.
+    Jitter and blur follow Yosinski et al. 2015 and Mordvintsev et al. 2015. The gradient is scaled
+    to a root mean square of ``step``, which falls linearly to zero, so that the step size does not
+    depend on the size of the score.
 
     Args:
-        score: ``(1, C, H, W)`` images to ``(1,)`` scores; found as it was left.
-        start: ``(C, H, W)`` the first image, in the units in which ‖I‖ is meant.
-        steps: ``range(count)``, or what shows the progress through it.
+        score: ``(1, C, H, W)`` images to ``(1,)`` scores; left unchanged.
+        start: ``(C, H, W)`` the first image, in the units of ‖I‖.
+        steps: ``range(count)``, possibly with a progress bar.
         count: Number of steps.
         penalty: λ.
         step: Root mean square of the first step, in the units of the image.
-        jitter: The image is rolled by up to so many pixels before each step.
-        blur: Standard deviation in pixels of the Gaussian that blurs the image at first; falls to
-            zero with the step. 0 for none.
+        jitter: Largest random shift before each step, in pixels; the image is rolled.
+        blur: Standard deviation in pixels of the first Gaussian blur of the image; it falls to zero
+            with the step. 0 for no blur.
         blur_every: Steps from one blur to the next.
-        snapshots: Images to keep, evenly spaced in steps.
+        snapshots: Number of intermediate images, evenly spaced in steps.
         seed: Of the jitter.
 
     Returns:
-        The images; scores are those of the image as it is, neither rolled nor blurred later.
+        The images; scores are computed without jitter, before the blur of their step.
 
     Raises:
         ValueError: The score has no gradient at the first image.
@@ -108,7 +108,7 @@ def ascend(
 
     def note(done: int, value: Tensor) -> None:
         scores.append(float(value))
-        penalties.append(penalty * float(image.double().square().sum()))
+        penalties.append(penalty * float(image.cpu().double().square().sum()))
         if done in kept_at:
             kept[done] = image[0].clone()
 
@@ -121,8 +121,8 @@ def ascend(
             if done == 0 and not gradient.any():
                 raise ValueError(
                     "the score has no gradient at the first image: a unit behind a ReLU may be "
-                    "silent there; start from noise (start=noise), or choose the layer before the "
-                    "ReLU (layer)"
+                    "inactive there; start from noise (start=noise), or choose the layer before "
+                    "the ReLU (layer)"
                 )
             with torch.no_grad():
                 note(done, score(image) if jitter else value)
@@ -130,7 +130,7 @@ def ascend(
                 scale = step * (1 - done / count) / gradient.square().mean().sqrt().clamp_min(1e-30)
                 image = image + scale * gradient
                 if blur > 0 and done % blur_every == blur_every - 1 and done + blur_every < count:
-                    # falls with the step: otherwise it wipes out at the end what was climbed before
+                    # falls with the step: otherwise it would undo the last, small steps
                     width = blur * (1 - done / count)
                     smooth = ndimage.gaussian_filter(image[0].cpu().numpy(), (0, width, width))
                     image = torch.from_numpy(smooth).to(image)[None]
@@ -139,31 +139,15 @@ def ascend(
     return Ascent(image[0], np.array(scores), np.array(penalties), kept)
 
 
-def log_odds(output: Tensor, target: int | None = None) -> Tensor:
-    """The logarithm of P / (1 − P) of a class.
-
-    Args:
-        output: ``(N, 1)`` logits of two classes or ``(N, K)`` scores of K.
-        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None means road, or of
-            K classes each sample's best.
-
-    Returns:
-        ``(N,)``; P is the sigmoid of a single logit or the softmax of several.
-    """
-    score = class_scores(output, target)
-    if output.ndim == 1 or output.shape[1] == 1:
-        return score
-    wanted = output.argmax(dim=1) if target is None else torch.full_like(score, target).long()
-    others = output.scatter(1, wanted[:, None], float("-inf")).logsumexp(dim=1)
-    return score - others
-
-
 class LogOdds(nn.Module):
-    """A classifier that returns the log odds of a class; see :func:`log_odds`.
+    """A classifier that returns the logarithm of P / (1 − P) of a class.
+
+    P is the sigmoid of a single logit or the softmax of several scores.
 
     Args:
         model: Any classifier.
-        target: The class.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None means road, or the
+            class with the highest score of each sample.
     """
 
     def __init__(self, model: nn.Module, target: int | None = None) -> None:
@@ -173,21 +157,29 @@ class LogOdds(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N,)``."""
-        return log_odds(self.model(images), self.target)
+        target = self.target
+        output: Tensor = self.model(images)
+        score = class_scores(output, target)
+        if output.ndim == 1 or output.shape[1] == 1:
+            return score
+        wanted = output.argmax(dim=1) if target is None else torch.full_like(score, target).long()
+        others = output.scatter(1, wanted[:, None], float("-inf")).logsumexp(dim=1)
+        return score - others
 
 
 @dataclass(frozen=True)
 class Fooling:
-    """The way of an image to where the network calls it what it is not.
+    """An image that was changed until the network gives a class a requested probability.
 
     Args:
-        start: ``(C, H, W)`` the image that it set out from.
-        image: ``(C, H, W)`` the nearest image found that reaches the probability; where none was
-            found, the last.
-        probabilities: ``(steps + 1,)`` P of the class along the way.
-        distances: ``(steps + 1,)`` Euclidean distance from the start along the way.
-        snapshots: Images on the way by number of steps done.
-        reached: Whether ``image`` has the probability that was asked for.
+        start: ``(C, H, W)`` the first image.
+        image: ``(C, H, W)`` the nearest image found that reaches the probability; the last image
+            if none does.
+        probabilities: ``(steps + 1,)`` P of the class before each step and at the end.
+        distances: ``(steps + 1,)`` Euclidean distance from the start before each step and at the
+            end.
+        snapshots: Images by the number of steps done.
+        reached: Whether ``image`` has the requested probability.
     """
 
     start: Tensor
@@ -200,7 +192,7 @@ class Fooling:
     @property
     def change(self) -> float:
         """Root mean square of the change, in the units of the image."""
-        return float((self.image - self.start).double().square().mean().sqrt())
+        return float((self.image - self.start).cpu().double().square().mean().sqrt())
 
 
 def fool(
@@ -211,28 +203,28 @@ def fool(
     snapshots: int = 6,
     largest_step: float = 0.05,
 ) -> Fooling:
-    """A small change of an image after which the network gives a class a wanted probability.
+    """Changes an image slightly, so that the network gives a class a requested probability.
 
-    The log odds are taken as linear around the present image. Short of the probability, a step goes
-    to the nearest point at which they would have it (DeepFool, Moosavi-Dezfooli et al. 2016). At
-    or beyond it, half-way to the point of that plane which is nearest to the start (as in FAB,
-    Croce and Hein 2020). The nearest image that reached the probability is kept: a small change,
-    not proven to be the smallest.
+    The log odds are approximated as linear around the present image; where they correspond to the
+    probability is then a plane. Below the probability, a step goes to the nearest point of the
+    plane (DeepFool, Moosavi-Dezfooli et al. 2016). Otherwise it goes half-way to the point of the
+    plane that is nearest to the start (as in FAB, Croce and Hein 2020). The result is the nearest
+    image that reached the probability: a small change, but not proven to be the smallest.
 
     Args:
         odds: ``(1, C, H, W)`` to ``(1,)`` log odds of the class: :class:`LogOdds`.
-        start: ``(C, H, W)``, in the units in which the change is measured.
-        steps: ``range(count)``, or what shows the progress through it.
+        start: ``(C, H, W)``, in the units of the distance.
+        steps: ``range(count)``, possibly with a progress bar.
         probability: In (0, 1).
-        snapshots: Images to keep.
-        largest_step: Root mean square that a step may have: the plane is only a good one nearby.
+        snapshots: Number of intermediate images, evenly spaced in steps.
+        largest_step: Largest root mean square of a step: the approximation only holds nearby.
 
     Raises:
-        ValueError: ``probability`` is no probability.
+        ValueError: ``probability`` is not between 0 and 1.
     """
     if not 0 < probability < 1:
         raise ValueError(f"probability is {probability}; give one between 0 and 1")
-    # a little beyond, so that rounding does not fall short of it
+    # slightly more, so that rounding errors do not miss it
     wanted = float(np.log(probability / (1 - probability))) + 1e-3
     origin = start.detach().clone()[None]
     image, best, nearest = origin.clone(), None, float("inf")
@@ -243,7 +235,7 @@ def fool(
             nonlocal best, nearest
             with torch.no_grad():
                 value = float(odds(image))
-            distance = float((image - origin).double().norm())
+            distance = float((image - origin).cpu().double().norm())
             probabilities.append(1 / (1 + float(np.exp(-value))))
             distances.append(distance)
             path.append(image[0].clone())
@@ -257,14 +249,14 @@ def fool(
                 break
             images = image.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(odds(images).sum(), images)
-            square = float(gradient.double().square().sum())
+            square = float(gradient.cpu().double().square().sum())
             if square == 0:
                 break
             with torch.no_grad():
                 move = gradient * ((wanted - value) / square)
                 if probabilities[-1] >= probability:
                     offset = image - origin
-                    along = float((gradient * offset).double().sum())
+                    along = float((gradient * offset).cpu().double().sum())
                     goal = origin + gradient * ((wanted - value + along) / square)
                     move = 0.5 * (goal - image)
                 size = float(move.square().mean().sqrt())

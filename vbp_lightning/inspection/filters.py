@@ -1,4 +1,4 @@
-"""The filters of convolutions, as weights on bands and as colours."""
+"""The filters of convolutions, as weights of bands and as colours."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class Filters:
 
     Args:
         layer: Its name.
-        weights: ``(out, in, kh, kw)`` float32; where ``folded``, with the batch norm behind.
-        offsets: ``(out,)`` what is added: bias and batch norm.
-        folded: The name of the batch norm that is folded in, None where there is none.
+        weights: ``(out, in, kh, kw)`` float32, times the scale of the batch norm ``folded``.
+        offsets: ``(out,)`` added to the sums: bias and batch norm.
+        folded: The name of the batch norm behind the convolution; None if there is none.
         first: Whether the convolution reads the bands of the input.
     """
 
@@ -32,16 +32,16 @@ class Filters:
 def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Filters:
     """The filters of a convolution.
 
-    A batch norm right behind scales every filter and may turn its sign, so that the weights alone
-    do not say what a channel looks for: it is folded in.
+    A batch norm directly behind the convolution scales every filter and may change its sign.
+    Weights and offsets include it.
 
     Args:
         model: Any network.
-        inputs: ``(N, C, H, W)`` that it can run.
+        inputs: ``(N, C, H, W)`` that the network takes.
         layer: Name of a convolution or of a container that holds one; None for the first.
 
     Raises:
-        ValueError: There is no such convolution; the message lists those that there are.
+        ValueError: There is no such convolution; the message lists all convolutions.
     """
     running = executed_modules(model, inputs)
     names = list(running)
@@ -60,19 +60,20 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
         name = inside[0]
     conv = running[name]
     assert isinstance(conv, nn.Conv2d)
-    weights = conv.weight.detach().double()
-    offsets = torch.zeros(len(weights)).double() if conv.bias is None else conv.bias.double()
+    weights = conv.weight.detach().cpu().double()
+    offsets = torch.zeros(len(weights)) if conv.bias is None else conv.bias.detach().cpu()
+    offsets = offsets.double()
     behind = names[names.index(name) + 1] if name != names[-1] else ""
     norm = running.get(behind)
     folded = None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
         assert norm.running_mean is not None
-        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        factor = (norm.running_var.cpu().double() + norm.eps).rsqrt()
         shift = torch.zeros_like(factor)
         if norm.affine:
-            factor, shift = factor * norm.weight.double(), norm.bias.double()
+            factor, shift = factor * norm.weight.cpu(), norm.bias.cpu()
         weights = weights * factor.view(-1, 1, 1, 1)
-        offsets = (offsets - norm.running_mean.double()) * factor + shift
+        offsets = (offsets - norm.running_mean.cpu()) * factor + shift
         folded = behind
     return Filters(
         name,
@@ -84,11 +85,11 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
 
 
 def exciting_colours(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The colours that 1×1 filters answer to most and least, of all colours as far from the mean.
+    """The colours with the largest response of 1×1 filters, of all equally far from the mean.
 
-    A filter answers with ``Σ w_b x_b``; among colours ``x`` at the same distance from the mean
-    (in the units that the filter reads, standard deviations of a band) ``x = ± w / ‖w‖`` is the
-    extreme.
+    The response is ``Σ w_b x_b``. Among colours ``x`` at the same distance from the mean, in the
+    units of the filter (standard deviations of a band), ``x = w / ‖w‖`` has the largest response
+    and ``x = -w / ‖w‖`` the smallest.
 
     Args:
         weights: ``(out, bands, 1, 1)``.

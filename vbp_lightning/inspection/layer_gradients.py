@@ -1,4 +1,4 @@
-"""How large the gradient of a score is at every layer, and which layers it does not reach."""
+"""The gradient of a score at the outputs of all layers, and layers with unusual gradients."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from vbp_lightning.attribution.scores import Target, class_scores, differentiabl
 from vbp_lightning.inspection.layers import is_leaf, visiting
 
 EXPLODING = 100.0
-"""A layer explodes where its gradient's norm is this many times the median layer's, or is not
-finite; it vanishes where it is this many times smaller."""
+"""A gradient explodes if its norm is over this many times that of the median layer, or not finite;
+it vanishes if its norm is this many times smaller."""
 
 RULE = (
     "dead: zero in every unit; exploding: norm over 100 times the median layer's, or not finite; "
@@ -66,20 +66,20 @@ class LayerGradient:
         return float(10 ** BIN_EDGES[min(place, len(self.histogram) - 1)])
 
 
-def gradient_flow(
+def layer_gradients(
     model: nn.Module, batches: Iterable[Tensor], target: Target = None
 ) -> dict[str, LayerGradient]:
     """The gradient of each image's score at the output of every layer.
 
-    The score is unnormalised: at the logit a sure decision has as much gradient as an unsure one.
+    The score is unnormalised: the gradient at the logit does not depend on the confidence.
 
     Args:
-        model: Any classifier; found as it was left.
+        model: Any classifier; left unchanged.
         batches: Of ``(N, C, H, W)`` floating point; one at a time is in memory.
         target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
 
     Returns:
-        By layer name in order of execution; layers that no gradient can reach are left out.
+        By layer name in order of execution; layers without a path to the score are left out.
     """
     parts: dict[str, list[tuple[Tensor, npt.NDArray[np.int64], int, Tensor]]] = {}
     for batch in batches:
@@ -112,8 +112,8 @@ def _gradients(model: nn.Module, inputs: Tensor, target: Target) -> dict[str, Te
         def keep(gradient: Tensor) -> None:
             gradients[name] = gradient.detach().cpu()
 
-        # registered now, the hook gets the gradient of the value as it is now, whatever an
-        # operation in place makes of the tensor later
+        # the hook gets the gradient of the present value, even if an operation in place changes
+        # the tensor later
         output.register_hook(keep)  # type: ignore[no-untyped-call]
 
     with differentiable(model, inputs.device):
@@ -125,15 +125,15 @@ def _gradients(model: nn.Module, inputs: Tensor, target: Target) -> dict[str, Te
 
 
 def _histogram(gradient: Tensor) -> tuple[npt.NDArray[np.int64], int]:
-    sizes = gradient.abs().flatten().double().numpy()
+    sizes = gradient.abs().flatten().cpu().double().numpy()
     zeros = int(np.count_nonzero(sizes == 0))
     finite = sizes[(sizes > 0) & np.isfinite(sizes)]
     decades = np.clip(np.log10(finite), _LEAST, _MOST)
     return np.histogram(decades, BIN_EDGES)[0].astype(np.int64), zeros
 
 
-def verdicts(norms: Mapping[str, float]) -> dict[str, str]:
-    """Names the layers whose gradient is not as it should be.
+def diagnoses(norms: Mapping[str, float]) -> dict[str, str]:
+    """The layers with an unusually large or small gradient.
 
     Args:
         norms: Mean norm of the gradient by layer.

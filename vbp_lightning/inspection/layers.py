@@ -4,24 +4,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vbp_lightning.attribution.undisturbed import undisturbed
 
 Visit = Callable[[str, nn.Module, Tensor], None]
-"""Called with a layer's name, the module and its output; further uses of a module have ``" (2)"``
-and so on behind the name."""
+"""Called with the name of a layer, the module and its output. The second use of a module has
+``" (2)"`` appended to its name, and so on."""
 
 
 @contextmanager
 def visiting(model: nn.Module, visit: Visit) -> Iterator[None]:
-    """Calls ``visit`` with the output of every module that runs while the context lasts.
+    """Calls ``visit`` with the output of every module that runs inside the context.
 
     Args:
-        model: Its modules are hooked, itself excepted; the hooks are gone afterwards.
-        visit: Sees each output before anything behind the module can overwrite it.
+        model: All modules inside it are hooked; the hooks are removed afterwards.
+        visit: Gets each output before a later operation can overwrite it.
     """
     uses: Counter[str] = Counter()
     handles: list[RemovableHandle] = []
@@ -46,7 +45,7 @@ def visiting(model: nn.Module, visit: Visit) -> Iterator[None]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is a layer itself and no container of layers."""
+    """Whether a module is a layer and not a container of layers."""
     return next(module.children(), None) is None
 
 
@@ -54,18 +53,18 @@ def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """The output of every layer in one forward pass in eval mode.
 
     Args:
-        model: Any network; found as it was left.
+        model: Any network; left unchanged.
         inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
 
     Returns:
-        Copies of the outputs by layer name in order of execution, mostly ``(N, c, h, w)`` and
+        Copies of the outputs by layer name in order of execution, usually ``(N, c, h, w)`` or
         ``(N, f)``. Containers such as ``nn.Sequential`` are left out.
     """
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, module: nn.Module, output: Tensor) -> None:
         if is_leaf(module):
-            outputs[name] = output.detach().clone()  # a ReLU behind may work in place
+            outputs[name] = output.detach().clone()  # a later ReLU may work in place
 
     with undisturbed(model, inputs.device), visiting(model, keep):
         model(inputs)
@@ -73,7 +72,7 @@ def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 
 def executed_modules(model: nn.Module, inputs: Tensor) -> dict[str, nn.Module]:
-    """The modules that run, containers among them, by name in the order in which they end."""
+    """The modules that run, containers included, by name in the order in which they finish."""
     found: dict[str, nn.Module] = {}
 
     def keep(name: str, module: nn.Module, _: Tensor) -> None:
@@ -90,20 +89,20 @@ def resolve_layer(model: nn.Module, name: str, inputs: Tensor) -> str:
 
     Args:
         model: Any network.
-        name: As a person writes it.
-        inputs: ``(N, C, H, W)``: layers that these do not run through are not known.
+        name: The full name or the end of it, from a dot on.
+        inputs: ``(N, C, H, W)``; layers that do not run for these are not known.
 
     Raises:
-        ValueError: No layer or several are called so; the message lists those that there are.
+        ValueError: No layer or several have this name; the message lists all layers.
     """
     return full_name(list(executed_modules(model, inputs)), name)
 
 
 def full_name(known: Sequence[str], name: str) -> str:
-    """The one of some layers' names that is or ends like a given one; see :func:`resolve_layer`.
+    """The only known name that equals a name or ends with it; see :func:`resolve_layer`.
 
     Raises:
-        ValueError: None or several do.
+        ValueError: There is none, or there are several.
     """
     if name in known:
         return name
@@ -113,15 +112,39 @@ def full_name(known: Sequence[str], name: str) -> str:
     raise ValueError(f"layer is {name!r}; choose one of {', '.join(known)}")
 
 
+def layer_output(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
+    """The output of one layer, or of the first use of it; gradients flow if they are enabled.
+
+    Args:
+        model: Any network, run in its present mode.
+        layer: Name of one of its modules, as in ``model.named_modules()``.
+        inputs: ``(N, C, H, W)``.
+
+    Raises:
+        ValueError: The layer does not run.
+    """
+    outputs: list[Tensor] = []
+
+    def keep(name: str, _: nn.Module, output: Tensor) -> None:
+        if name == layer:
+            outputs.append(output.clone())
+
+    with visiting(model, keep):
+        model(inputs)
+    if not outputs:
+        raise ValueError(f"layer is {layer!r}; it does not run")
+    return outputs[0]
+
+
 class UnitScore(nn.Module):
     """A network that returns the activation of one unit instead of its output.
 
     Args:
         model: Any network.
-        layer: Name of one of its modules, as ``model.named_modules()`` has it.
+        layer: Name of one of its modules, as in ``model.named_modules()``.
         channel: Channel of a feature map, or unit of a flat output.
-        position: Row and column in the feature map, or None for the one in its middle. Ignored
-            for a flat output.
+        position: Row and column in the feature map, or None for its centre. Ignored for a
+            flat output.
 
     Shape:
         ``(N, C, H, W)`` to ``(N,)``.
@@ -142,17 +165,7 @@ class UnitScore(nn.Module):
         Raises:
             ValueError: The layer does not run, or has no such channel or position.
         """
-        kept: list[Tensor] = []
-
-        def keep(name: str, _: nn.Module, output: Tensor) -> None:
-            if name == self.layer:
-                kept.append(output.clone())
-
-        with visiting(self.model, keep):
-            self.model(inputs)
-        if not kept:
-            raise ValueError(f"layer is {self.layer!r}; it does not run")
-        features = kept[0]
+        features = layer_output(self.model, self.layer, inputs)
         if not 0 <= self.channel < features.shape[1]:
             raise ValueError(
                 f"unit is {self.channel}; {self.layer} has units 0 to {features.shape[1] - 1}"
@@ -169,10 +182,10 @@ class UnitScore(nn.Module):
 
 
 def last_linear(model: nn.Module, inputs: Tensor) -> str:
-    """The name of the last linear layer that runs: what turns features into scores.
+    """The name of the last linear layer that runs, which computes scores from features.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The network has none.
     """
     linear = [
         name
@@ -185,20 +198,20 @@ def last_linear(model: nn.Module, inputs: Tensor) -> str:
 
 
 def features_and_outputs(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What a layer reads and what the whole network returns, in eval mode.
+    """The input of a layer and the output of the network, in eval mode.
 
     Args:
-        model: Any network; found as it was left.
-        layer: Name of a module, such as :func:`last_linear`'s.
+        model: Any network; left unchanged.
+        layer: Name of a module, such as that of :func:`last_linear`.
         inputs: ``(N, C, H, W)``.
 
     Returns:
-        ``(N, F)`` float32, and the network's output as ``(N, K)`` float32.
+        ``(N, F)`` and ``(N, K)`` float32 on the CPU.
     """
     kept: list[Tensor] = []
 
     def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        kept.append(arguments[0].detach().flatten(1).float().clone())
+        kept.append(arguments[0].detach().flatten(1).float().cpu().clone())
 
     handle = model.get_submodule(layer).register_forward_pre_hook(hook)
     try:
@@ -206,4 +219,4 @@ def features_and_outputs(model: nn.Module, layer: str, inputs: Tensor) -> tuple[
             output = model(inputs)
     finally:
         handle.remove()
-    return kept[-1], torch.as_tensor(output).detach().float().reshape(len(inputs), -1)
+    return kept[-1], output.detach().float().cpu().reshape(len(inputs), -1)

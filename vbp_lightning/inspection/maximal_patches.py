@@ -1,4 +1,4 @@
-"""Which patches of which tiles excite the channels of a layer most."""
+"""The tiles and places with the strongest activations of the channels of a layer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.inspection.layers import visiting
+from vbp_lightning.inspection.layers import layer_output
 from vbp_lightning.inspection.receptive_field import Box
 
 
 @dataclass(frozen=True)
-class Excitations:
+class Activations:
     """The strongest activations of some channels, each from another tile.
 
     Args:
-        values: ``(channels, count)`` float32, falling; where there are fewer tiles, count is
-            smaller.
+        values: ``(channels, count)`` float32, descending; count is smaller if there are fewer
+            tiles.
         tiles: ``(channels, count)`` number of the tile.
         rows: ``(channels, count)`` row in the feature map.
         columns: ``(channels, count)`` column in the feature map.
@@ -30,9 +30,9 @@ class Excitations:
     rows: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int64]
 
-    def of(self, places: npt.NDArray[np.int64]) -> "Excitations":
-        """Those of some of the channels, by their places among these."""
-        return Excitations(
+    def of(self, places: npt.NDArray[np.int64]) -> "Activations":
+        """Those of some of the channels, by their index among these."""
+        return Activations(
             self.values[places], self.tiles[places], self.rows[places], self.columns[places]
         )
 
@@ -43,18 +43,18 @@ def strongest_activations(
     batches: Iterable[Tensor],
     count: int,
     channels: Sequence[int] | None = None,
-) -> Excitations:
-    """Where the channels of a layer are most active over many tiles.
+) -> Activations:
+    """The strongest activations of the channels of a layer over many tiles.
 
-    As in Zeiler and Fergus 2014, figure 2: the strongest position of each tile counts, so that one
-    tile does not fill the list.
+    As in Zeiler and Fergus 2014, figure 2. Only the strongest position of each tile counts, so that
+    one tile does not fill the list.
 
     Args:
-        model: Any network; found as it was left.
+        model: Any network; left unchanged.
         layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output.
         batches: Tiles in order, ``(N, C, H, W)``; one batch at a time is in memory.
-        count: Tiles to keep for each channel.
-        channels: Which; None for all.
+        count: Number of tiles for each channel.
+        channels: Numbers of channels; None for all.
 
     Raises:
         ValueError: The layer does not run, or has no such channel.
@@ -62,7 +62,10 @@ def strongest_activations(
     best: tuple[Tensor, Tensor, Tensor] | None = None
     width, start = 1, 0
     for batch in batches:
-        maps = _output(model, layer, batch)
+        with undisturbed(model, batch.device):
+            maps = layer_output(model, layer, batch)
+        if maps.ndim == 2:
+            maps = maps[..., None, None]
         if channels is not None:
             _check_channels(channels, maps.shape[1], layer)
             maps = maps[:, list(channels)]
@@ -78,21 +81,7 @@ def strongest_activations(
     if best is None:
         raise ValueError("there are no tiles")
     strengths, owners, cells = (part.T.contiguous().numpy() for part in best)
-    return Excitations(strengths.astype(np.float32), owners, cells // width, cells % width)
-
-
-def _output(model: nn.Module, layer: str, batch: Tensor) -> Tensor:
-    kept: list[Tensor] = []
-
-    def keep(name: str, _: nn.Module, output: Tensor) -> None:
-        if name == layer:
-            kept.append(output.clone())
-
-    with undisturbed(model, batch.device), visiting(model, keep):
-        model(batch)
-    if not kept:
-        raise ValueError(f"layer is {layer!r}; it does not run")
-    return kept[0][..., None, None] if kept[0].ndim == 2 else kept[0]
+    return Activations(strengths.astype(np.float32), owners, cells // width, cells % width)
 
 
 def _check_channels(channels: Sequence[int], known: int, layer: str) -> None:
@@ -102,7 +91,7 @@ def _check_channels(channels: Sequence[int], known: int, layer: str) -> None:
 
 
 def crop(tile: npt.NDArray[np.float32], box: Box) -> npt.NDArray[np.float32]:
-    """The pixels of a receptive field; NaN where it lies in the padding.
+    """The pixels of a receptive field; NaN in the padding.
 
     Args:
         tile: ``(C, H, W)``.

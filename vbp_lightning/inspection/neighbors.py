@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import pairwise_distances
-from sklearn.neighbors import NearestNeighbors
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,36 +23,19 @@ class Neighbors:
     distances: npt.NDArray[np.float64]
 
 
-def nearest(vectors: Floats, queries: npt.NDArray[np.int64], count: int) -> Neighbors:
-    """The nearest vectors of some among them, themselves left out; exact, by brute force.
-
-    Args:
-        vectors: ``(N, F)`` float32, also memory-mapped.
-        queries: ``(Q,)`` numbers of vectors.
-        count: Neighbours of each; fewer where there are not so many.
-
-    Returns:
-        Euclidean neighbours.
-    """
-    wanted = min(count + 1, len(vectors))
-    index = NearestNeighbors(n_neighbors=wanted, algorithm="brute").fit(vectors)
-    distances, indices = index.kneighbors(vectors[queries])
-    return _without_themselves(indices, distances, queries, wanted - 1)
-
-
-def nearest_pixels(
+def nearest(
     batches: Iterable[Floats], tiles: Floats, queries: npt.NDArray[np.int64], count: int
 ) -> Neighbors:
-    """The nearest tiles pixel by pixel; tiles come in batches, since a split's do not fit at once.
+    """The nearest other tiles of some tiles; exact, one batch at a time is in memory.
 
     Args:
-        batches: Of ``(n, C, H, W)``, all tiles in order.
-        tiles: ``(Q, C, H, W)`` the queries.
+        batches: Of ``(n, …)`` float32, the features or pixels of all tiles in order.
+        tiles: ``(Q, …)`` the features or pixels of the queries.
         queries: ``(Q,)`` their numbers.
-        count: Neighbours of each.
+        count: Neighbours of each; fewer if there are not enough tiles.
 
     Returns:
-        Euclidean neighbours over all pixels and bands, in raw units.
+        Neighbours by the Euclidean distance over all values of a tile.
     """
     flat = tiles.reshape(len(tiles), -1)
     indices = np.zeros((len(tiles), 0), np.int64)
@@ -68,18 +50,9 @@ def nearest_pixels(
         order = np.argsort(distances, axis=1, kind="stable")[:, : count + 1]
         distances = np.take_along_axis(distances, order, axis=1)
         indices = np.take_along_axis(indices, order, axis=1)
-    return _without_themselves(indices, distances, queries, min(count, max(start - 1, 0)))
-
-
-def _without_themselves(
-    indices: npt.NDArray[np.int64],
-    distances: npt.NDArray[np.float64],
-    queries: npt.NDArray[np.int64],
-    count: int,
-) -> Neighbors:
-    # a tile's twin may come before the tile itself, at the same distance of zero
-    others = np.argsort(indices == queries[:, None], axis=1, kind="stable")[:, :count]
+    # an identical tile may come before the tile itself, at the same distance of zero
+    others = np.argsort(indices == queries[:, None], axis=1, kind="stable")
+    others = others[:, : min(count, max(start - 1, 0))]
     return Neighbors(
-        np.take_along_axis(indices, others, axis=1).astype(np.int64),
-        np.take_along_axis(distances, others, axis=1).astype(np.float64),
+        np.take_along_axis(indices, others, axis=1), np.take_along_axis(distances, others, axis=1)
     )

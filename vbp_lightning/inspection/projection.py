@@ -1,4 +1,4 @@
-"""Features of many dimensions on a plane, and pictures on a grid by their places there."""
+"""Features projected to two dimensions, and an arrangement of the points on a grid."""
 
 from dataclasses import dataclass
 
@@ -30,10 +30,10 @@ def principal_components(features: Floats, count: int = 2) -> PrincipalComponent
 
     Args:
         features: ``(N, F)``, N at least 2.
-        count: Components; fewer where there are fewer tiles or features.
+        count: Components; fewer if there are fewer tiles or features.
     """
     pca = PCA(min(count, *features.shape), random_state=0)
-    with np.errstate(invalid="ignore"):  # constant features have no variance to share out
+    with np.errstate(invalid="ignore"):  # constant features have no variance
         points = pca.fit_transform(np.asarray(features))
     return PrincipalComponents(
         points.astype(np.float32), np.nan_to_num(pca.explained_variance_ratio_)
@@ -45,8 +45,8 @@ def tsne(features: Floats, perplexity: float = 30.0, seed: int = 0) -> Floats:
 
     Args:
         features: ``(N, F)``, N at least 4.
-        perplexity: About how many neighbours a tile has; lowered where there are few tiles.
-        seed: Of the draw.
+        perplexity: About how many neighbours of a tile count; reduced if there are few tiles.
+        seed: Of the initialisation.
 
     Returns:
         ``(N, 2)`` float32.
@@ -60,17 +60,17 @@ def tsne(features: Floats, perplexity: float = 30.0, seed: int = 0) -> Floats:
 
 
 def on_grid(points: npt.NDArray[np.floating], columns: int) -> npt.NDArray[np.int64]:
-    """Gives each point a cell of a grid, so that neighbours stay near each other.
+    """Assigns each point to a cell of a grid, so that neighbours stay near each other.
 
-    The assignment of least total squared distance, once points and cells fill the same square
-    (Jonker and Volgenant's algorithm, cubic in N: a second for some 1 500 points).
+    Points and cells are scaled to the same square. The sum of squared distances is the smallest
+    possible (algorithm of Jonker and Volgenant, cubic in N: a second for about 1500 points).
 
     Args:
         points: ``(N, 2)``.
-        columns: Cells side by side; there are as many rows as the points need.
+        columns: Cells side by side; the number of rows follows from the number of points.
 
     Returns:
-        ``(N, 2)`` row and column, no cell twice. The second coordinate grows upwards, as in a
+        ``(N, 2)`` rows and columns, no cell twice. The second coordinate grows upwards, as in a
         scatter plot.
     """
     count = len(points)

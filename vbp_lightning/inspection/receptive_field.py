@@ -1,15 +1,18 @@
-"""Exact receptive fields, followed through the operations of a forward pass.
+"""Exact receptive fields, computed from the operations of a forward pass.
 
-Arithmetic of Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks"
-(Distill 2019): a window of ``k`` taps at distance ``d``, stride ``s`` and padding ``p`` over maps
-whose position ``i`` sees the pixels ``i·step + low … i·step + high`` writes maps whose position
-sees ``i·(s·step) + low − p·step … i·(s·step) + high + (d·(k − 1) − p)·step``.
+The arithmetic is that of Araujo, Norris and Sim, "Computing receptive fields of convolutional
+neural networks" (Distill 2019). The position ``i`` of a map sees the pixels ``i·step + low`` to
+``i·step + high``. The positions of the output of a window with ``k`` taps at distance ``d``, stride
+``s`` and padding ``p`` over this map see ``i·(s·step) + low − p·step`` to ``i·(s·step) + high +
+(d·(k − 1) − p)·step``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,46 +21,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.inspection.layers import visiting
 
-
-@dataclass(frozen=True)
-class Extent:
-    """What the positions of a map see of the input along one axis.
-
-    Position ``i`` sees the pixels ``i · step + low`` to ``i · step + high``, both included; those
-    outside the input are padding.
-
-    Args:
-        step: Pixels between what neighbouring positions see; 0 where all see the same.
-        low: First pixel of position 0.
-        high: Last pixel of position 0.
-        count: Number of positions.
-    """
-
-    step: int
-    low: int
-    high: int
-    count: int
-
-    def slid(self, kernel: int, stride: int, padding: int, dilation: int, count: int) -> "Extent":
-        """What the positions see of which a window writes ``count``."""
-        return Extent(
-            self.step * stride,
-            self.low - padding * self.step,
-            self.high + (dilation * (kernel - 1) - padding) * self.step,
-            count,
-        )
-
-    def joined(self) -> "Extent":
-        """What one position sees that reads all of these."""
-        return Extent(0, self.low, self.high + (self.count - 1) * self.step, 1)
-
-    def union(self, other: "Extent") -> "Extent":
-        """What positions see that read both; of unlike steps, what any of them sees."""
-        count = max(self.count, other.count)
-        mine, theirs = self, other
-        if self.step != other.step:
-            mine, theirs = self.joined(), other.joined()
-        return Extent(mine.step, min(mine.low, theirs.low), max(mine.high, theirs.high), count)
+Pair = npt.NDArray[np.int64]
+"""``(2,)`` numbers along rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +42,7 @@ class Box:
     right: int
 
     def clipped(self, height: int, width: int) -> "Box":
-        """The part of it that lies in an image."""
+        """The part that lies inside an image."""
         return Box(
             max(self.top, 0), max(self.left, 0), min(self.bottom, height), min(self.right, width)
         )
@@ -85,54 +50,83 @@ class Box:
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """Which pixels the positions of a layer's output depend on.
+    """The pixels that the positions of a layer's output depend on, along rows and columns.
+
+    Position ``i`` sees the pixels ``i · step + low`` to ``i · step + high``, both included; pixels
+    outside the image are padding.
 
     Args:
-        rows: Along the height.
-        columns: Along the width.
+        step: Distance in pixels between the fields of neighbouring positions; 0 if all positions
+            have the same field.
+        low: First pixel of position 0.
+        high: Last pixel of position 0.
+        count: Number of positions.
     """
 
-    rows: Extent
-    columns: Extent
+    step: Pair
+    low: Pair
+    high: Pair
+    count: Pair
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, padding included."""
-        return (
-            self.rows.high - self.rows.low + 1,
-            self.columns.high - self.columns.low + 1,
-        )
+        height, width = (self.high - self.low + 1).tolist()
+        return height, width
 
     def box(self, row: int, column: int) -> Box:
         """The pixels that one position sees, padding included."""
-        top = row * self.rows.step + self.rows.low
-        left = column * self.columns.step + self.columns.low
+        top, left = ([row, column] * self.step + self.low).tolist()
         height, width = self.size
         return Box(top, left, top + height, left + width)
 
+    def through(
+        self,
+        output: Tensor,
+        kernel: Sequence[int] | Pair,
+        stride: Sequence[int] | Pair,
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
+    ) -> "ReceptiveField":
+        """The field of the output of a window; one number stands for both axes."""
+        k, s, p, d = (np.asarray(each, np.int64) for each in (kernel, stride, padding, dilation))
+        high = self.high + (d * (k - 1) - p) * self.step
+        return ReceptiveField(
+            self.step * s, self.low - p * self.step, high, np.array(output.shape[-2:])
+        )
+
     def joined(self) -> "ReceptiveField":
-        """That of one position which reads all of these."""
-        return ReceptiveField(self.rows.joined(), self.columns.joined())
+        """The field of one position that depends on all of these."""
+        high = self.high + (self.count - 1) * self.step
+        return ReceptiveField(0 * self.step, self.low, high, np.ones_like(self.count))
 
     def union(self, other: "ReceptiveField") -> "ReceptiveField":
-        """That of positions which read both."""
-        return ReceptiveField(self.rows.union(other.rows), self.columns.union(other.columns))
+        """The field of positions that depend on both; on all positions if the steps differ."""
+        same = self.step == other.step
+        high = np.maximum(self.high, other.high)
+        whole = np.maximum(self.joined().high, other.joined().high)
+        return ReceptiveField(
+            self.step * same,
+            np.minimum(self.low, other.low),
+            np.where(same, high, whole),
+            np.maximum(self.count, other.count),
+        )
 
 
 class Unfollowed(Exception):
-    """An operation whose geometry is not known; names it."""
+    """The reason why a receptive field is not known: an operation with unknown geometry."""
 
 
 def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveField | Unfollowed]:
     """The receptive field of every module's output.
 
     Args:
-        model: Any network; found as it was left.
-        inputs: ``(N, C, H, W)`` of the size that the fields are wanted for.
+        model: Any network; left unchanged.
+        inputs: ``(N, C, H, W)`` of the size for which the fields are computed.
 
     Returns:
-        By module name in order of execution. Where an operation on the way is not known (a
-        transposed convolution, attention), what says so in place of the field.
+        By module name in order of execution. Behind an operation that is not supported (transposed
+        convolution, attention), the reason stands in place of the field.
     """
     fields: dict[str, ReceptiveField | Unfollowed] = {}
     inputs = inputs[:1].clone()
@@ -148,39 +142,25 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
     return fields
 
 
-_NORMALISATIONS = {
-    "native_batch_norm",
-    "cudnn_batch_norm",
-    "miopen_batch_norm",
-    "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training",
-    "_batch_norm_no_update",
-}
 _COPIES = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "copy", "softmax"}
 _SHAPES = {"view", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze", "flatten"}
 _MATRIX_PRODUCTS = {"mm", "addmm", "linear"}
 _REDUCTIONS = {"mean", "sum", "amax", "amin", "logsumexp"}
 _POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d"}
-_ADAPTIVE_POOLS = {
-    "_adaptive_avg_pool2d",
-    "adaptive_avg_pool2d",
-    "mkldnn_adaptive_avg_pool2d",
-    "adaptive_max_pool2d",
-}
 _PADS = {"constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the receptive field of every tensor that comes from the input."""
+    """Records the receptive field of every tensor that depends on the input."""
 
     def __init__(self, inputs: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._fields = WeakTensorKeyDictionary()
-        height, width = inputs.shape[-2:]
-        self._fields[inputs] = ReceptiveField(Extent(1, 0, 0, height), Extent(1, 0, 0, width))
+        one, zero = np.ones(2, np.int64), np.zeros(2, np.int64)
+        self._fields[inputs] = ReceptiveField(one, zero, zero, np.array(inputs.shape[-2:]))
 
     def field(self, tensor: Tensor) -> ReceptiveField | Unfollowed | None:
-        """That of a tensor, None if it does not come from the input."""
+        """The field of a tensor; None if it does not depend on the input."""
         found: ReceptiveField | Unfollowed | None = self._fields.get(tensor)  # type: ignore[no-untyped-call]
         return found
 
@@ -223,12 +203,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return _convolved(field, args, output)
             if name in _POOLS:
                 return _pooled(field, args, output)
-            if name in _ADAPTIVE_POOLS:
+            if "adaptive" in name and name.endswith("pool2d"):
                 return _pooled_to_size(field, output)
             if name in _PADS:
                 left, above = args[1][0], args[1][2] if len(args[1]) > 2 else 0
-                return _slid(field, output, (1, 1), (1, 1), (above, left), (1, 1))
-            if name in _NORMALISATIONS or name in _COPIES:
+                return field.through(output, (1,), (1,), (above, left))
+            if "batch_norm" in name or name in _COPIES:
                 return field
             if name in _MATRIX_PRODUCTS:
                 return field.joined()
@@ -244,45 +224,21 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Unfollowed(f"the geometry of {name} is not known")
 
 
-def _slid(
-    field: ReceptiveField,
-    output: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> ReceptiveField:
-    rows, columns = (
-        extent.slid(kernel[axis], stride[axis], padding[axis], dilation[axis], count)
-        for axis, (extent, count) in enumerate(
-            zip((field.rows, field.columns), output.shape[-2:], strict=True)
-        )
-    )
-    return ReceptiveField(rows, columns)
-
-
 def _convolved(field: ReceptiveField, args: tuple[Any, ...], output: Tensor) -> ReceptiveField:
     weight, stride, padding, dilation, transposed = args[1], *args[3:7]
     if transposed or weight.ndim != 4:
-        raise Unfollowed("the geometry of this kind of convolution is not known")
-    kernel = weight.shape[-2:]
-    return _slid(field, output, kernel, _pair(stride), _pair(padding), _pair(dilation))
+        raise Unfollowed("the geometry of this type of convolution is not known")
+    return field.through(output, weight.shape[-2:], stride, padding, dilation)
 
 
 def _pooled(field: ReceptiveField, args: tuple[Any, ...], output: Tensor) -> ReceptiveField:
-    kernel = _pair(args[1])
-    stride = _pair(args[2]) if len(args) > 2 and len(args[2]) else kernel
-    padding = _pair(args[3]) if len(args) > 3 else (0, 0)
-    return _slid(field, output, kernel, stride, padding, (1, 1))
+    stride = args[2] if len(args) > 2 and args[2] else args[1]
+    padding = args[3] if len(args) > 3 else (0,)
+    return field.through(output, args[1], stride, padding)
 
 
 def _pooled_to_size(field: ReceptiveField, output: Tensor) -> ReceptiveField:
-    counts = (field.rows.count, field.columns.count)
-    if any(count % size for count, size in zip(counts, output.shape[-2:], strict=True)):
+    kernel, rest = np.divmod(field.count, output.shape[-2:])
+    if rest.any():
         raise Unfollowed("an adaptive pooling has windows of unequal size")
-    kernel = [count // size for count, size in zip(counts, output.shape[-2:], strict=True)]
-    return _slid(field, output, kernel, kernel, (0, 0), (1, 1))
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    return values[0], values[-1]
+    return field.through(output, kernel, kernel)

@@ -1,1 +1,1 @@
-"""What ``explain.py`` can do: a module for each choice of ``task``, with a function ``run``."""
+"""The tasks of ``explain.py``: a module for each choice of ``task``, with a function ``run``."""

@@ -1,16 +1,14 @@
 """``task=attribution``: which pixels matter."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from omegaconf import DictConfig
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
-from vbp_lightning.explaining.inspecting import scale_checked
 from vbp_lightning.explaining.methods import attributions
-from vbp_lightning.explaining.outputs import RAW_UNIT, write_arrays, write_picture
+from vbp_lightning.explaining.outputs import write_arrays, write_picture
+from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import ChosenTiles, open_tiles
 from vbp_lightning.plotting.display import to_rgb
@@ -18,36 +16,41 @@ from vbp_lightning.plotting.mask_panel import TileCaption
 from vbp_lightning.plotting.method_sheet import method_sheet
 
 _ROWS = 16
-"""Tiles on a sheet: more go to sheets of their own."""
+"""Tiles on a sheet: more go to further sheets."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
-    """Draws tiles by methods, and keeps the maps.
+    """Draws tiles by methods and saves the maps.
 
     Args:
         cfg: The composed config of ``explain.py``.
-        subject: What is explained.
+        subject: The network.
 
     Yields:
-        The files, as they are written: ``attribution.png`` and on, ``attribution.npz``.
+        The files, as they are written: ``attribution.png``, ``attribution_2.png`` and so on with
+        up to 16 tiles each, ``attribution.npz``.
 
     Raises:
         UserError: A setting is wrong, or, at the end, some of the images could not be read.
     """
-    scale_checked(cfg)
+    check_options(cfg, scale=Scale, skip_unsupported=bool)
     target = class_of(cfg.target)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
     probabilities, outcomes = subject.probabilities(chosen.tiles, target)
-    maps = attributions(cfg, subject.model, chosen.tiles, target)
+    maps = attributions(cfg, subject, chosen, target)
     captions = _captions(subject, chosen, probabilities.tolist(), outcomes)
+    title = _title(cfg, subject, list(maps), target)
     output = Path(cfg.output)
-    yield from _draw(cfg, output, _title(cfg, subject, maps, target), chosen, maps, captions)
+    shown = to_rgb(chosen.tiles.numpy())
+    for page, start in enumerate(range(0, len(shown), _ROWS), 1):
+        rows = slice(start, start + _ROWS)
+        sheet = method_sheet(shown, maps, captions, title, cfg.scale, rows)
+        name = "attribution.png" if page == 1 else f"attribution_{page}.png"
+        yield write_picture(output / name, sheet)
     yield write_arrays(
         output / "attribution.npz",
         cfg,
-        {name: _unit(cfg, name) for name in maps}
-        | {"tiles": RAW_UNIT, "probabilities": "1", "rows": "px", "cols": "px"},
         **maps,
         methods=list(maps),
         probabilities=probabilities.numpy(),
@@ -57,40 +60,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         cols=[tile.col for tile in chosen.places],
     )
     source.report()
-
-
-_UNITS = {
-    "visual_backprop": "1, stretched to [0, 1]",
-    "symmetric_visual_backprop": "1, stretched to [0, 1]",
-    "cam": "unnormalised score; their mean is the score less the bias",
-    "grad_cam": "activation times score per activation",
-    "integrated_gradients": "unnormalised score",
-    "lrp": "unnormalised score",
-}
-
-
-def _unit(cfg: DictConfig, method: str) -> str:
-    """What a method's maps are counted in."""
-    if method == "occlusion":
-        return "unnormalised score" if cfg.methods.occlusion.output == "drop" else "probability"
-    return _UNITS.get(method, "unnormalised score per unit of a pixel")
-
-
-def _draw(
-    cfg: DictConfig,
-    output: Path,
-    title: str,
-    chosen: ChosenTiles,
-    maps: Mapping[str, npt.NDArray[np.float32]],
-    captions: Sequence[TileCaption],
-) -> Iterator[Path]:
-    """The sheets, up to sixteen tiles on each; scales are those of all tiles."""
-    shown = to_rgb(chosen.tiles.numpy())
-    for page, start in enumerate(range(0, len(shown), _ROWS), 1):
-        rows = slice(start, start + _ROWS)
-        sheet = method_sheet(shown, maps, captions, title, cfg.scale, rows)
-        name = "attribution.png" if page == 1 else f"attribution_{page}.png"
-        yield write_picture(output / name, sheet)
 
 
 def _captions(
@@ -117,18 +86,13 @@ def _captions(
     ]
 
 
-def _title(
-    cfg: DictConfig,
-    subject: Subject,
-    maps: Mapping[str, npt.NDArray[np.float32]],
-    target: int | None,
-) -> str:
-    title = f"What speaks for {subject.class_name(target)}"
-    if "visual_backprop" in maps:
+def _title(cfg: DictConfig, subject: Subject, methods: Sequence[str], target: int | None) -> str:
+    title = f"Evidence for {subject.class_name(target)}"
+    if "visual_backprop" in methods:
         vbp = f"VisualBackProp, {cfg.upsampling.name}"
-        if cfg.methods.visual_backprop.weighting == "mean":
-            vbp += ": where features fire, for any class"
-        title = vbp if len(maps) == 1 and vbp.endswith("class") else f"{title}; {vbp}"
+        if cfg.method.visual_backprop.weighting == "mean":
+            vbp += ": where features are active, for any class"
+        title = vbp if len(methods) == 1 and vbp.endswith("class") else f"{title}; {vbp}"
     if subject.classifier is not None:
         rule = f"P ≥ {float(subject.classifier.threshold):.2f}".replace(" ", "\N{NO-BREAK SPACE}")
         title += f"; road if {rule}"

@@ -1,4 +1,4 @@
-"""``task=gradient_flow``: size and distribution of the gradient at every layer."""
+"""``task=gradient_flow``: size and distribution of the gradient of the score at every layer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,17 +8,11 @@ import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.explaining.inspecting import layer_name, setting_errors
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
-from vbp_lightning.explaining.subject import Subject, class_of
+from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import option_as_user_error
+from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
-from vbp_lightning.inspection.layer_gradients import (
-    BIN_EDGES,
-    RULE,
-    LayerGradient,
-    gradient_flow,
-    verdicts,
-)
+from vbp_lightning.inspection.layer_gradients import BIN_EDGES, RULE, diagnoses, layer_gradients
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.inspection_figures import GradientBar, gradient_figure
 
@@ -27,11 +21,15 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
-    """Draws the gradient of the chosen tiles' scores by depth, dead and exploding layers named.
+    """Draws the gradient of the score by depth and names dead, exploding and vanishing layers.
+
+    It is the gradient at the outputs of the layers of a trained network. The callback
+    :class:`~vbp_lightning.callbacks.GradientFlow` logs the gradient of the loss at the parameters
+    during training.
 
     Args:
-        cfg: The composed config of ``explain.py``: ``tiles`` is how many images are looked at.
-        subject: What is looked at.
+        cfg: The composed config of ``explain.py``: ``tiles`` images and the class ``target``.
+        subject: The network.
 
     Yields:
         ``gradient_flow.png``, ``gradient_flow.npz``.
@@ -42,44 +40,41 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     target = class_of(cfg.target)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
-    batches = torch.split(chosen.tiles, _BATCH)
-    with setting_errors():
-        flow = gradient_flow(subject.model, shown_progress(batches, "Going back"), target)
-    flow = {layer_name(name): gradient for name, gradient in flow.items()}
-    found = verdicts({name: float(gradient.norms.mean()) for name, gradient in flow.items()})
-    for name, verdict in found.items():
-        print(f"{name}: {verdict}")
-    bars = {name: _bar(gradient, found.get(name, "")) for name, gradient in flow.items()}
+    batches = torch.split(chosen.tiles.to(subject.device), _BATCH)
+    with option_as_user_error():
+        shown = shown_progress(batches, "Computing gradients")
+        found = layer_gradients(subject.model, shown, target)
+    layers = {layer_name(name): gradient for name, gradient in found.items()}
+    named = diagnoses({name: float(each.norms.mean()) for name, each in layers.items()})
+    for name, diagnosis in named.items():
+        print(f"{name}: {diagnosis}")
+    bars = {
+        name: GradientBar(
+            np.array([gradient.quantile(share) for share in _QUANTILES]),
+            float(gradient.norms.mean()),
+            gradient.zero_share,
+            f"{gradient.dead_channels}/{gradient.channels}",
+            named.get(name, ""),
+        )
+        for name, gradient in layers.items()
+    }
+    summary = ", ".join(f"{name} {diagnosis}" for name, diagnosis in named.items())
     title = (
-        f"Gradient of the score of {subject.class_name(target)} at every layer's output, "
-        f"{len(chosen.tiles)} tiles"
+        f"Gradient of the score of {subject.class_name(target)} at the output of every layer, "
+        f"{len(chosen.tiles)} tiles\ndead, exploding or vanishing: {summary or 'none'}"
     )
-    named = ", ".join(f"{name} {verdict}" for name, verdict in found.items())
-    title += f"\ndead, exploding or vanishing: {named or 'none'}"
-    output = Path(cfg.output)
-    picture = figure_to_array(gradient_figure(bars, title, RULE))
-    yield write_picture(output / "gradient_flow.png", picture)
-    yield write_arrays(
-        output / "gradient_flow.npz",
+    gradients = layers.values()
+    yield from write_results(
         cfg,
-        {"norms": "score per unit of activation", "histogram_edges_log10": "decades of the same"},
-        layers=list(flow),
-        norms=[gradient.norms for gradient in flow.values()],
-        zero_shares=[gradient.zero_share for gradient in flow.values()],
-        dead_channels=[gradient.dead_channels for gradient in flow.values()],
-        channels=[gradient.channels for gradient in flow.values()],
-        histograms=[gradient.histogram for gradient in flow.values()],
+        "gradient_flow",
+        figure_to_array(gradient_figure(bars, title, RULE)),
+        layers=list(layers),
+        norms=[gradient.norms for gradient in gradients],
+        zero_shares=[gradient.zero_share for gradient in gradients],
+        dead_channels=[gradient.dead_channels for gradient in gradients],
+        channels=[gradient.channels for gradient in gradients],
+        histograms=[gradient.histogram for gradient in gradients],
         histogram_edges_log10=BIN_EDGES,
-        verdicts=[found.get(name, "") for name in flow],
+        diagnoses=[named.get(name, "") for name in layers],
     )
     source.report()
-
-
-def _bar(gradient: LayerGradient, verdict: str) -> GradientBar:
-    return GradientBar(
-        np.array([gradient.quantile(share) for share in _QUANTILES]),
-        float(gradient.norms.mean()),
-        gradient.zero_share,
-        f"{gradient.dead_channels}/{gradient.channels}",
-        verdict,
-    )

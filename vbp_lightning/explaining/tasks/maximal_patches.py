@@ -1,4 +1,4 @@
-"""``task=maximal_patches``: the patches that excite channels of a layer most."""
+"""``task=maximal_patches``: the patches with the strongest activations of a layer's channels."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,21 +8,16 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.inspecting import (
-    counts_checked,
-    in_batches,
-    label_names,
-    layer_name,
-    setting_errors,
-)
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
-from vbp_lightning.explaining.subject import Subject
-from vbp_lightning.explaining.tile_sources import TileSource, open_tiles
+from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import check_options, option_as_user_error
+from vbp_lightning.explaining.subject import Subject, layer_name
+from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
 from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer
-from vbp_lightning.inspection.maximal_patches import Excitations, crop, strongest_activations
+from vbp_lightning.inspection.maximal_patches import Activations, crop, strongest_activations
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 from vbp_lightning.plotting.display import patches_to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
+from vbp_lightning.records import Count, PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -30,20 +25,24 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
     Args:
         cfg: The composed config of ``explain.py``: ``layer``, null for the last ReLU whose output
-            is a map; ``channels``, a list, or how many of the first that fire at all; ``patches``
-            for each.
-        subject: What is looked at.
+            is a map; ``channels``, a list, or how many of the first active ones; ``patches`` of
+            each channel.
+        subject: The network.
 
     Yields:
         ``maximal_patches.png``, ``maximal_patches.npz``.
 
     Raises:
-        UserError: A setting is wrong, or the receptive field cannot be worked out.
+        UserError: A setting is wrong, or the receptive field cannot be computed.
     """
-    counts_checked(cfg, "patches")
+    check_options(
+        cfg, layer=str | None, channels=PositiveCount | tuple[Count, ...], patches=PositiveCount
+    )
     source = open_tiles(cfg, subject)
-    sample = source.read([0])
-    with setting_errors():
+    sample = source.read([0]).to(subject.device)
+    every = range(len(source.places))
+    batches = (batch.to(subject.device) for batch in in_batches(source, every, "Searching"))
+    with option_as_user_error():
         if cfg.layer is None:
             layer = _last_map(subject.model, sample)
         else:
@@ -51,34 +50,28 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         field = receptive_fields(subject.model, sample).get(layer)
         if field is None or isinstance(field, Unfollowed):
             raise UserError(f"layer={cfg.layer}: {field or 'does not depend on the image'}")
-        wanted = None if isinstance(cfg.channels, int) else [int(each) for each in cfg.channels]
-        found = strongest_activations(
-            subject.model, layer, in_batches(source, "Searching"), cfg.patches, wanted
-        )
+        wanted = None if isinstance(cfg.channels, int) else list(cfg.channels)
+        found = strongest_activations(subject.model, layer, batches, cfg.patches, wanted)
     if wanted is None:
-        firing = np.flatnonzero(found.values[:, 0] > 0)[: cfg.channels]
-        wanted = firing.tolist()
-        found = found.of(firing)
+        active = np.flatnonzero(found.values[:, 0] > 0)[: cfg.channels]
+        wanted, found = active.tolist(), found.of(active)
     boxes = [
         [field.box(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
         for rows, columns in zip(found.rows, found.columns, strict=True)
     ]
     height, width = field.size
     high, wide = sample.shape[2:]
-    title = f"{layer_name(layer)}: what excites its channels most, of {len(source.places)} tiles"
+    title = f"{layer_name(layer)}: strongest activations of its channels in {len(every)} tiles"
     notes = [f"Receptive field {height} × {width} px, one patch a tile. Grey chequer: padding."]
     if height > 2 * high or width > 2 * wide:
         notes.append("It is larger than the tile: whole tiles are shown.")
         boxes = [[box.clipped(high, wide) for box in row] for row in boxes]
     sheet = picture_grid(_rows(source, found, wanted, boxes), title, notes, columns=cfg.patches)
-    output = Path(cfg.output)
-    yield write_picture(output / "maximal_patches.png", sheet)
     places = [source.places[number] for number in found.tiles.ravel().tolist()]
-    yield write_arrays(
-        output / "maximal_patches.npz",
+    yield from write_results(
         cfg,
-        dict.fromkeys(("receptive_field", "tile_rows", "tile_cols", "boxes"), "px")
-        | {"values": "activation"},
+        "maximal_patches",
+        sheet,
         layer=layer_name(layer),
         receptive_field=field.size,
         channels=wanted,
@@ -93,7 +86,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
 
 def _last_map(model: nn.Module, sample: Tensor) -> str:
-    """The last ReLU whose output is a map; any last layer of that kind where there is none."""
+    """The last ReLU whose output is a map, or the last such layer if there is no such ReLU."""
     modules = executed_modules(model, sample)
     maps = [
         name
@@ -107,28 +100,21 @@ def _last_map(model: nn.Module, sample: Tensor) -> str:
 
 
 def _rows(
-    source: TileSource, found: Excitations, channels: list[int], boxes: list[list[Box]]
+    source: TileSource, found: Activations, channels: list[int], boxes: list[list[Box]]
 ) -> list[GridRow]:
     labels = label_names(source)
     numbers = sorted(set(found.tiles.ravel().tolist()))
-    tiles = source.read(numbers).numpy()
-    by_number = dict(zip(numbers, tiles, strict=True))
-    patches = [
-        crop(by_number[number], box)
-        for row, tiles_of in zip(boxes, found.tiles, strict=True)
-        for number, box in zip(tiles_of, row, strict=True)
-    ]
-    pictures = patches_to_rgb(patches, tiles)
+    tiles = dict(zip(numbers, source.read(numbers).numpy(), strict=True))
     rows = []
     for rank, channel in enumerate(channels):
-        captions = []
+        captions, patches = [], []
         for value, number, box in zip(
             found.values[rank], found.tiles[rank], boxes[rank], strict=True
         ):
             place = source.places[number]
             where = f"{place.row + box.top}, {place.col + box.left}"
             captions.append(f"{value:.3g}, {labels[number]}\n{place.scene}\n{where}")
-        count = len(captions)
-        mine = pictures[rank * count : (rank + 1) * count]
-        rows.append(GridRow(f"channel {channel}", mine, captions))
+            patches.append(crop(tiles[number], box))
+        pictures = patches_to_rgb(patches, np.stack(list(tiles.values())))
+        rows.append(GridRow(f"channel {channel}", pictures, captions))
     return rows

@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pydantic import Field
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import SPLITS
+from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
+from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
+from vbp_lightning.records import Count, PositiveCount
 from vbp_lightning.scene_maps.block_maps import Mapper
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -28,7 +32,7 @@ from vbp_lightning.scene_maps.views import probabilities_of
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
-    """Writes the maps of all scenes that are not done yet.
+    """Writes the maps of all scenes that have none yet.
 
     Args:
         cfg: The composed config of ``explain.py`` with ``task=scene``.
@@ -43,7 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     classifier = subject.classifier
     if classifier is None or not isinstance(subject.reader, CutImages):
         raise UserError("task=scene needs a road classifier (ckpt=RUN/checkpoints/best.ckpt)")
-    _refuse_wrong_settings(cfg)
+    _check_options(cfg)
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     mapper = _mapper(cfg, classifier, subject.reader)
@@ -91,31 +95,25 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(*errors)
 
 
-def _refuse_wrong_settings(cfg: DictConfig) -> None:
-    choices = {
-        "mode": ("seamless", "tiles"),
-        "blend": ("mean", "max", "centre"),
-        "scaling": ("percentile", "extremes", "none"),
-        "scale": ("each", "shared"),
-    }
-    lines = [
-        f"{key}={cfg[key]}: choose {', '.join(known)}"
-        for key, known in choices.items()
-        if cfg[key] not in known
-    ]
-    for key, unit in (("block", TOTAL_STRIDE), ("stride", 2)):
-        value = cfg[key]
-        if not isinstance(value, int) or value < 1 or value % unit:
-            lines.append(f"{key}={value}: give a multiple of {unit} px")
-    if cfg.input is None and cfg.split not in SPLITS:
-        lines.append(f"split={cfg.split}: choose {', '.join(SPLITS)}")
+def _check_options(cfg: DictConfig) -> None:
+    check_options(
+        cfg,
+        mode=Literal["seamless", "tiles"],
+        blend=Literal["mean", "centre"],
+        scaling=Literal["percentile", "extremes", "none"],
+        scale=Scale,
+        split=Split,
+        block=Annotated[int, Field(ge=TOTAL_STRIDE, multiple_of=TOTAL_STRIDE)],
+        stride=Annotated[int, Field(ge=2, multiple_of=2)],
+        hardest=Count,
+        threads=PositiveCount | None,
+        **dict.fromkeys(("overwrite", "quick_look", "roads"), bool),
+    )
     if cfg.input is not None and cfg.hardest:
-        lines.append(
+        raise UserError(
             f"hardest={cfg.hardest}: an image has no labels (input): leave input=null, and the "
             "scenes of the run's own split are mapped"
         )
-    if lines:
-        raise UserError(*lines)
 
 
 def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
@@ -134,7 +132,7 @@ def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> M
 
 
 def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict[str, str]:
-    """What the maps depend on."""
+    """The settings that the maps depend on, for the tags of the files."""
     tags = {
         "CHECKPOINT_SHA256": subject.fingerprint,
         "MODE": cfg.mode,
@@ -149,7 +147,7 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
 
 
 def context_note(context: int) -> str:
-    """What a map must say of its network: whether tiles and seamless maps mean the same to it."""
+    """The note about the network's padding: whether seamless maps equal those of tiles."""
     if context:
         return (
             f"trained with {context} px of real pixels around each tile: "
@@ -185,8 +183,8 @@ def _jobs(
     for name, path in scenes:
         if name in names:
             errors.append(
-                f"{path}: has the name of {names[name]}, and so would its maps (input): "
-                "map the folders one by one, each to an output of its own"
+                f"{path}: has the same name as {names[name]}, and so would its maps (input): "
+                "map the folders one by one, each to its own output"
             )
             continue
         names[name] = path
@@ -200,16 +198,16 @@ def _jobs(
 
 
 def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
-    """The scenes whose maps are to be made."""
+    """The scenes whose maps have to be computed."""
     states = [job.state() for job in jobs]
     others = [job for job, state in zip(jobs, states, strict=True) if state == "other"]
     if others and not cfg.overwrite:
         raise UserError(
-            f"{others[0].probability_path}: is there already and comes from another checkpoint or"
+            f"{others[0].probability_path}: exists already and belongs to another checkpoint or"
             " other settings (output): give another folder, or overwrite=true"
         )
-    all_anew = cfg.overwrite
+    every = cfg.overwrite
     if cfg.scale == "shared":
         # One more scene changes the scale of all, and so do maps of several runs.
-        all_anew |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
-    return [job for job, state in zip(jobs, states, strict=True) if all_anew or state != "done"]
+        every |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
+    return [job for job, state in zip(jobs, states, strict=True) if every or state != "done"]
