@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.tiles.choice import TileGroup, choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.selection import TileGroup, choose_by_share, choose_by_verdict
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing

@@ -26,14 +26,13 @@ from vbp_lightning.data.plain import plain, target_of
 from vbp_lightning.data.settings import setting_faults
 from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
-from vbp_lightning.data.tiles.labelling import TileTable, label_tiles
-from vbp_lightning.data.tiles.planning import plan_tiles, without_shared_ground
+from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    overlap_warnings,
     repeated_names,
-    shared_ground,
     split_errors,
     too_small,
 )
@@ -45,8 +44,9 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.table import write_tiles
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
+from vbp_lightning.data.tiles.tiles_csv import write_tiles
 
 _AUGMENTATION = Augmentation()
 
@@ -302,30 +302,29 @@ class RoadTileDataModule(pl.LightningDataModule):
         small = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         unlike = different_types(infos)
+        pairs = overlaps(infos)
         try:
-            regions = self._regions(infos)
-            plans = plan_tiles(
-                infos,
-                regions,
-                self.tile_size,
-                self.train_stride,
-                self.stride,
-                self.cover_edges,
-                self._margin,
-            )
-            planned = sum(len(plan.corners) for plan in plans)
-            plans = without_shared_ground(infos, plans, regions, self.tile_size, self._margin)
-            scan.shared = planned - sum(len(plan.corners) for plan in plans)
+            regions = self._regions(infos, pairs)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return scan
+        plans = plan_tiles(
+            infos,
+            regions,
+            pairs,
+            self.tile_size,
+            self.train_stride,
+            self.stride,
+            self.cover_edges,
+            self._margin,
+        )
+        scan.shared = sum(plan.shared for plan in plans)
         memory = int(self.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
         lines += [*unreadable, *more, *unlike, *small]
         scan.scanned = scanned
-        scan.infos = [item.info for item in scanned]
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
         self._label(scan, by_name.values())
         if statistics is None or statistics.count == 0:
@@ -341,7 +340,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings = shared_ground(scan.infos, scan.regions, scan.shared)
+        scan.warnings = overlap_warnings(infos, regions, pairs, scan.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
         scan.store = build_store(scanned, reading, self.mean, memory, self.num_workers)
         return scan
@@ -350,14 +349,16 @@ class RoadTileDataModule(pl.LightningDataModule):
         bands = None if self.bands is None else tuple(self.bands)
         return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
 
-    def _regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
+    def _regions(
+        self, infos: Sequence[SceneInfo], pairs: Sequence[tuple[int, int]]
+    ) -> dict[str, list[Region]]:
         """The splits of scenes as the settings say."""
         fractions = (self.val_fraction, self.test_fraction, self.split_seed)
         if self.split_file is not None:
             return read_regions(self.split_file, infos)
         if self.split_by == "block":
             return block_regions(infos, self.block_size, self.block_unit, *fractions)
-        return scene_regions(infos, *fractions)
+        return scene_regions(infos, pairs, *fractions)
 
     @property
     def _margin(self) -> int:
@@ -371,30 +372,14 @@ class RoadTileDataModule(pl.LightningDataModule):
         # What an unusable scene lacks is no second fault of its split, whichever that was to be.
         lost = {scene.split for scene in scenes if scene.name not in usable}
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        for number, split in enumerate(SPLITS):
-            scan.tiles[split], scan.counts[split] = label_tiles(
-                scan.infos,
-                [item.tiles for item in scan.scanned],
-                split,
-                number,
-                self.tile_size,
-                self.road_share,
-                self.max_invalid,
+        for split in SPLITS:
+            scan.tiles[split] = label_tiles(
+                scan.scanned, split, self.tile_size, self.road_share, self.max_invalid
             )
             if split not in lost and None not in lost:
+                optional = fractions.get(split) == 0
                 scan.errors += split_errors(
-                    split,
-                    [
-                        item
-                        for item in scan.scanned
-                        if any(part.split == split for part in scan.regions[item.info.scene.name])
-                    ],
-                    scan.tiles[split],
-                    scan.counts[split],
-                    scan.shared if split == "train" else 0,
-                    self.road_share,
-                    self.mask_threshold,
-                    fractions.get(split) == 0,
+                    scan, split, self.road_share, self.mask_threshold, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:
@@ -417,9 +402,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             (N, C, size, size) float32 in the units of the scenes, size = tile_size + 2·context.
         """
-        store = self._store
-        positions = self._positions(tiles)
-        return crops(store.bands, positions, self.tile_size, self.context, store.fill)
+        return crops(self._store, self._positions(tiles), self.tile_size, self.context)
 
     def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """The road pixels of tiles and their context; false where a pixel is invalid.
@@ -475,22 +458,14 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
         tiles = self._scan.tiles["train"]
         wanted = self.tiles_per_epoch or int(np.count_nonzero(tiles.labels != Label.IGNORED))
-        store = self._workers_store
         dataset = TrainingTiles(
-            scenes=store.bands,
-            road=store.road,
-            valid=store.valid,
-            positions=tiles.positions,
-            labels=tiles.labels,
-            tile_size=self.tile_size,
-            context=self.context,
-            fill=store.fill,
-            road_share=self.road_share,
-            max_invalid=self.max_invalid,
-            mean=self.mean,
-            std=self.std,
-            augment=self.augment,
-            seed=self.seed,
+            self._ordered(tiles.positions, tiles.labels),
+            self.road_share,
+            self.max_invalid,
+            self.mean,
+            self.std,
+            self.augment,
+            self.seed,
         )
         batches = BalancedBatches(
             tiles.labels,
@@ -500,7 +475,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             self._current_epoch,
             rank,
             world_size,
-            _cells(tiles.positions) if store.is_streamed else None,
+            _cells(tiles.positions) if self._store.is_streamed else None,
         )
         return self._loader(dataset, batches)
 
@@ -546,8 +521,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
 
     def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
-        store = self._workers_store
-        return TileDataset(store.bands, positions, labels, self.tile_size, self.context, store.fill)
+        return TileDataset(self._workers_store, positions, labels, self.tile_size, self.context)
 
     @property
     def _store(self) -> SceneStore:

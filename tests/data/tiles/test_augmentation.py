@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
-from vbp_lightning.data.tiles.dataset import TrainingTiles
+from vbp_lightning.data.tiles.dataset import TileDataset, TrainingTiles
+from vbp_lightning.data.tiles.store import SceneStore
 
 SIZE = 6
 NOTHING = Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=0)
@@ -20,15 +21,9 @@ def training_tiles(augment, *, seed=0, road=None, valid=None, positions=((0, 8, 
     labels = [
         int(road[row : row + size, col : col + size].mean() >= 0.25) for _, row, col in places
     ]
+    store = SceneStore([scene], [road & valid], [valid], fill=np.zeros(2), is_streamed=False)
     return TrainingTiles(
-        scenes=[scene],
-        road=[road & valid],
-        valid=[valid],
-        positions=places,
-        labels=np.array(labels),
-        tile_size=SIZE,
-        context=0,
-        fill=np.zeros(2),
+        TileDataset(store, places, np.array(labels), tile_size=SIZE, context=0),
         road_share=0.25,
         max_invalid=0.1,
         mean=[100.0, 50.0],
@@ -43,7 +38,9 @@ def keys(count, epoch=0, first=0):
 
 
 def tile_at(dataset, row, col):
-    return torch.from_numpy(dataset.scenes[0][:, row : row + SIZE, col : col + SIZE]).float()
+    return torch.from_numpy(
+        dataset.tiles.store.bands[0][:, row : row + SIZE, col : col + SIZE]
+    ).float()
 
 
 def places_of(dataset, tiles):

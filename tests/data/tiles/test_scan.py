@@ -179,14 +179,14 @@ def test_given_splits_that_overlap_lose_the_training_tiles_they_share(
     first, second = caplog.messages
     assert first.startswith(f"{left_out} training tiles are left out")
     assert f"as {scenes[0].image} and {scenes[1].image} (data.root)" in first
-    assert (
-        f"val and test show the same ground, as {scenes[1].image} and {scenes[2].image}" in second
-    )
+    assert f"val and test overlap, as {scenes[1].image} and {scenes[2].image}" in second
 
 
 def test_training_scenes_that_are_all_held_out_too(make_scene, listed):
     scenes = tuple(scene_at(make_scene, split, 0, split=split) for split in SPLITS)
-    with pytest.raises(DataError, match="train has no tile left, 576 show ground of other splits"):
+    with pytest.raises(
+        DataError, match="train has no tile left, 576 overlap scenes of other splits"
+    ):
         RoadTileDataModule(listed(scenes), tile_size=16, train_stride=8).setup()
 
 

@@ -10,19 +10,19 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.windows import Window
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.grid import tile_grid
+from vbp_lightning.data.tiles.planning import assign_tiles, overlaps
 from vbp_lightning.data.tiles.splits import (
     block_regions,
     draw_splits,
-    overlaps,
     read_regions,
     scene_regions,
-    split_of_tiles,
     training_pixels,
     write_regions,
 )
@@ -77,7 +77,7 @@ def whole(regions):
 def test_a_scene_keeps_its_own_split():
     infos = [info_of(name, 1000 * i, "test") for i, name in enumerate("ab")]
     infos += [info_of(name, 5000 + 1000 * i) for i, name in enumerate("cde")]
-    splits = whole(scene_regions(infos, 0.34, 0, 0))
+    splits = whole(scene_regions(infos, overlaps(infos), 0.34, 0, 0))
     assert (splits["a"], splits["b"]) == ("test", "test")
     assert sorted(splits[name] for name in "cde") == ["train", "train", "val"]
 
@@ -94,14 +94,14 @@ def test_scenes_of_one_place_are_kept_on_one_side(seed):
     for pair in range(6):
         infos.append(info_of(f"{pair}a", 1000 * pair))
         infos.append(info_of(f"{pair}b", 1000 * pair + 30))
-    splits = whole(scene_regions(infos, 0.3, 0.3, seed))
+    splits = whole(scene_regions(infos, overlaps(infos), 0.3, 0.3, seed))
     assert all(splits[f"{pair}a"] == splits[f"{pair}b"] for pair in range(6))
     assert set(splits.values()) == {"train", "val", "test"}
 
 
 def test_an_undecided_scene_follows_the_one_it_overlaps():
     infos = [info_of("a", 0, "test"), info_of("b", 30), info_of("c", 5000), info_of("d", 9000)]
-    assert whole(scene_regions(infos, 0, 0, 0))["b"] == "test"
+    assert whole(scene_regions(infos, overlaps(infos), 0, 0, 0))["b"] == "test"
 
 
 def brute_overlap(first, second):
@@ -172,7 +172,7 @@ def test_tiles_of_blocks_against_pixels(height, width, block, tile_size, margin,
     for r in regions:
         plane[r.row : r.row + r.height, r.col : r.col + r.width] = SPLITS.index(r.split)
     corners = tile_grid((height, width), tile_size, 3, True)
-    found = split_of_tiles(corners, tile_size, margin, regions, (height, width))
+    found = assign_tiles(corners, tile_size, margin, regions)
     for (row, col), split in zip(corners.tolist(), found.tolist(), strict=True):
         inside = set(plane[row : row + tile_size, col : col + tile_size].flat)
         wide = plane[
@@ -193,15 +193,16 @@ def test_training_pixels_against_the_regions(top, rows):
     for r in regions:
         if r.split == "train":
             plane[r.row : r.row + r.height, r.col : r.col + r.width] = True
-    part = training_pixels(regions, slice(top, top + rows), info.grid.width)
-    assert np.array_equal(part[: 64 - top], plane[top : top + rows])
+    part = training_pixels(regions, Window(3, top, 70, rows))
+    assert part.shape == (rows, 70)
+    assert np.array_equal(part[: 64 - top], plane[top : top + rows, 3:73])
 
 
 def test_a_written_split_reads_back(tmp_path):
     infos = [info_of("a, b"), info_of("c", 1000)]
     for regions in (
         block_regions(infos, 20, "px", 0.3, 0.3, 1),
-        scene_regions(infos, 0.5, 0, 0),
+        scene_regions(infos, overlaps(infos), 0.5, 0, 0),
     ):
         write_regions(tmp_path / "splits.csv", regions)
         assert read_regions(tmp_path / "splits.csv", infos) == regions
@@ -220,7 +221,7 @@ def test_a_list_of_ones_own(tmp_path):
         ("name,split\na,train\n", "needs a header with scene and split"),
         ("scene,split\n", "needs a header with scene and split"),
         ("scene,split\na,training\n", "line 2 says split 'training'"),
-        ("scene,split\nb,train\n", "says nothing of scene a"),
+        ("scene,split\nb,train\n", "does not list scene a"),
         ("scene,row,col,height,width,split\na,0,0,64,81,val\n", "line 2 is no rectangle inside"),
         ("scene,row,col,height,width,split\na,0,,64,8,val\n", "line 2 is no rectangle inside"),
         (

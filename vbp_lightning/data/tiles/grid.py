@@ -47,7 +47,8 @@ def tile_grid(
     height, width = shape
     rows = tile_origins(height, tile_size, stride, cover_edges)
     cols = tile_origins(width, tile_size, stride, cover_edges)
-    return np.array([(row, col) for row in rows for col in cols], dtype=np.int64).reshape(-1, 2)
+    axes = np.meshgrid(np.array(rows, np.int64), np.array(cols, np.int64), indexing="ij")
+    return np.stack(axes, axis=-1).reshape(-1, 2)
 
 
 def tile_counts(

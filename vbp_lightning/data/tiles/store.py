@@ -1,9 +1,8 @@
-"""The pixels of a data set, in memory where they fit, else read as they are needed."""
+"""The pixels of a data set: in memory if they fit, otherwise read from disk when needed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,96 +16,21 @@ from vbp_lightning.data.imagery.reading import (
     Pixels,
     SceneInfo,
     for_each_scene,
-    load_scene,
 )
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
-from vbp_lightning.data.tiles.labelling import CountedTiles
 from vbp_lightning.data.tiles.planning import TilePlan
-from vbp_lightning.data.tiles.splits import Regions, training_pixels
+from vbp_lightning.data.tiles.splits import Region, Regions, training_pixels
 from vbp_lightning.data.tiles.streaming import ImagePool, LabelPlanes, StreamedBands, StreamedPlane
 
 _CHUNK_SHARE = 1 / 128
-"""Part of the memory budget that the part of a scene that is scanned at a time may take: several
-copies of it live at once, in each of several threads."""
+"""Fraction of the memory budget that a chunk of a scanned scene may take: each of several threads
+holds several copies of its chunk."""
 
 _CACHE_SHARE = 1 / 8
-"""Part of the memory budget that GDAL's caches of all processes may take together."""
+"""Fraction of the memory budget that GDAL's caches of all processes may take together."""
 
 _SCANNING_THREADS = 2
-
-
-class Plane(Protocol):
-    """Yes or no for each pixel of a scene."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Height and width."""
-
-    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.bool_]: ...
-
-
-class Bands(Protocol):
-    """The bands of a scene, gaps filled."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Bands, height and width."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class ScannedScene:
-    """A scene all of whose pixels have been seen once.
-
-    Args:
-        info: What it is.
-        tiles: Its tiles with what they hold.
-        largest_mask_value: What the road mask reaches.
-        road_pixels: Valid road pixels.
-        valid_pixels: Valid pixels.
-        held: Its pixels, or the labels alone where the images stay on disk.
-    """
-
-    info: SceneInfo
-    tiles: CountedTiles
-    largest_mask_value: float
-    road_pixels: int
-    valid_pixels: int
-    held: Pixels | LabelPlanes
-
-
-@dataclass(frozen=True, eq=False)
-class SceneStore:
-    """The pixels of all scenes, indexed by windows; gaps hold the training mean.
-
-    Args:
-        bands: (C, H, W) of each scene.
-        road: (H, W) valid road pixels of each scene.
-        valid: (H, W) valid pixels of each scene.
-        is_streamed: Whether bands are read from disk with each window.
-    """
-
-    bands: Sequence[Bands]
-    road: Sequence[Plane]
-    valid: Sequence[Plane]
-    fill: NDArray[Any]
-    is_streamed: bool
-
-    def shared(self) -> "SceneStore":
-        """The same in memory that spawned processes can map instead of copying it."""
-        if self.is_streamed:
-            return self
-        return SceneStore(
-            [SharedArray(np.asarray(bands)) for bands in self.bands],
-            [SharedArray(np.asarray(plane)) for plane in self.road],
-            [SharedArray(np.asarray(plane)) for plane in self.valid],
-            self.fill,
-            is_streamed=False,
-        )
 
 
 class SharedArray:
@@ -117,7 +41,7 @@ class SharedArray:
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
-        # PyTorch cannot hold every unsigned type, bytes are the same for all.
+        # PyTorch does not support every unsigned type; bytes represent all types.
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self._bytes: torch.Tensor = torch.from_numpy(flat).clone()
         self._bytes.share_memory_()  # type: ignore[no-untyped-call]
@@ -133,6 +57,67 @@ class SharedArray:
         return result
 
 
+Bands: TypeAlias = NDArray[Any] | SharedArray | StreamedBands
+"""The bands (C, H, W) of a scene, indexed by slices; nodata pixels hold the training mean."""
+
+Plane: TypeAlias = NDArray[np.bool_] | SharedArray | StreamedPlane
+"""True or false for each pixel (H, W) of a scene, indexed by slices."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScannedScene:
+    """A scene whose pixels have all been read once.
+
+    Args:
+        info: Its record, grid and bands.
+        plan: Its (N,) tiles.
+        road: (N,) valid road pixels of each tile.
+        valid: (N,) valid pixels of each tile.
+        road_pixels: Valid road pixels of the scene.
+        valid_pixels: Valid pixels of the scene.
+        largest_mask_value: The largest value of the road mask.
+        held: Its pixels, or the labels alone if the imagery stays on disk.
+    """
+
+    info: SceneInfo
+    plan: TilePlan
+    road: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    road_pixels: int
+    valid_pixels: int
+    largest_mask_value: float
+    held: Pixels | LabelPlanes
+
+
+@dataclass(frozen=True, eq=False)
+class SceneStore:
+    """The pixels of all scenes.
+
+    Args:
+        bands: (C, H, W) of each scene; nodata pixels hold ``fill``.
+        road: (H, W) valid road pixels of each scene.
+        valid: (H, W) valid pixels of each scene.
+        fill: (C,) the training mean of each band in the type of the bands.
+        is_streamed: Whether bands are read from disk with each window.
+    """
+
+    bands: Sequence[Bands]
+    road: Sequence[Plane]
+    valid: Sequence[Plane]
+    fill: NDArray[Any]
+    is_streamed: bool
+
+    def shared(self) -> "SceneStore":
+        """The same in memory that spawned processes can map instead of copying it."""
+        if self.is_streamed:
+            return self
+        bands, road, valid = (
+            [SharedArray(np.asarray(array)) for array in arrays]
+            for arrays in (self.bands, self.road, self.valid)
+        )
+        return replace(self, bands=bands, road=road, valid=valid)
+
+
 def scan_scenes(
     infos: Sequence[SceneInfo],
     plans: Sequence[TilePlan],
@@ -143,7 +128,7 @@ def scan_scenes(
     threads: int,
     progress: bool,
 ) -> tuple[list[ScannedScene], BandStatistics | None, list[str]]:
-    """Reads every scene once: counts, statistics, and the pixels themselves where they fit.
+    """Reads every scene once: counts, statistics, and the pixels themselves if they fit.
 
     Args:
         infos: The scenes, of one type and number of bands.
@@ -153,16 +138,17 @@ def scan_scenes(
         tile_size: Tile size in pixels.
         memory: Bytes that this process may take; decoded scenes of up to half of it are kept.
         threads: Scenes read at once.
-        progress: Whether to show a bar.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The scenes that could be read, in order; the statistics of their valid training pixels, None
-        where none could be read or they differ in type; and one line for each fault of the others.
+        The scenes that could be read, in order; the statistics of their valid training pixels, or
+        None if no scene could be read or their types differ; and one line for each error of the
+        other scenes.
     """
     if not infos:
         return [], None, []
     alike = len({(info.count, info.dtype) for info in infos}) == 1
-    fits = in_memory(infos, memory)
+    fits = 2 * sum(info.nbytes for info in infos) <= memory
     by_name = {info.scene.name: (info, plan) for info, plan in zip(infos, plans, strict=True)}
     area = sum(info.grid.height * info.grid.width for info in infos)
     total = BandStatistics(infos[0].count, infos[0].dtype, area)
@@ -170,34 +156,12 @@ def scan_scenes(
     def scan(scene: Scene) -> tuple[ScannedScene, BandStatistics]:
         info, plan = by_name[scene.name]
         statistics = BandStatistics(info.count, info.dtype, area)
-        own = regions[scene.name]
-        if fits:
-            loaded = load_scene(scene, reading)
-            pixels = loaded.pixels
-            training = training_pixels(own, slice(0, info.grid.height), info.grid.width)
-            statistics.add(pixels.bands, pixels.valid & training)
-            scanned = ScannedScene(
-                info,
-                CountedTiles(
-                    plan.corners,
-                    plan.splits,
-                    tile_counts(pixels.road, plan.corners, tile_size),
-                    tile_counts(pixels.valid, plan.corners, tile_size),
-                ),
-                loaded.largest_mask_value,
-                int(np.count_nonzero(pixels.road)),
-                int(np.count_nonzero(pixels.valid)),
-                pixels,
-            )
-            return scanned, statistics
-        scanned = _scan(
-            info, plan, partial(training_pixels, own), reading, tile_size, memory, statistics
-        )
-
+        limit = None if fits else int(memory * _CHUNK_SHARE)
+        scanned = _scan(info, plan, regions[scene.name], reading, tile_size, limit, statistics)
         return scanned, statistics
 
     def keep(result: tuple[ScannedScene, BandStatistics]) -> ScannedScene:
-        # The counts of 16-bit scenes are larger than small scenes themselves.
+        # Merged at once: the statistics of a 16-bit scene are larger than a small scene.
         if alike:
             total.merge(result[1])
         return result[0]
@@ -213,51 +177,43 @@ def scan_scenes(
     return kept, total if alike and kept else None, lines
 
 
-def in_memory(infos: Sequence[SceneInfo], memory: int) -> bool:
-    """Whether decoded scenes are kept: they must fit into half of ``memory`` bytes."""
-    return 2 * sum(info.nbytes for info in infos) <= memory
-
-
 def _scan(
     info: SceneInfo,
     plan: TilePlan,
-    training: Any,  # noqa: ANN401
+    regions: Sequence[Region],
     reading: Reading,
     tile_size: int,
-    memory: int,
+    limit: int | None,
     statistics: BandStatistics,
 ) -> ScannedScene:
-    """Reads a scene part by part."""
+    """Reads a scene: whole and kept, or in chunks of ``limit`` bytes of which labels are kept."""
     height, width = info.grid.shape
-    limit = int(memory * _CHUNK_SHARE)
     planes = LabelPlanes(height, width)
     road = np.zeros(len(plan.corners), np.int64)
     valid = np.zeros(len(plan.corners), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
-        pixels_at_a_time = limit * height * width // info.nbytes
+        pixels_at_a_time = (
+            height * width if limit is None else limit * height * width // info.nbytes
+        )
         chunks = list(scan_windows((height, width), opened.is_striped, pixels_at_a_time))
         if info.scene.white_area and len(chunks) > 1:
             opened.find_white_gaps(chunks)
         for chunk in chunks:
             pixels = opened.read(chunk)
-            top, left = chunk.row_off, chunk.col_off
-            bottom, right = top + chunk.height, left + chunk.width
-            planes.store(top, left, pixels.road, pixels.valid)
-            rows, cols = plan.corners.T
-            here = (rows < bottom) & (rows + tile_size > top)
-            here &= (cols < right) & (cols + tile_size > left)
-            corners = plan.corners[here] - np.array([top, left])
-            road[here] += tile_counts(pixels.road, corners, tile_size)
-            valid[here] += tile_counts(pixels.valid, corners, tile_size)
+            if limit is not None:
+                planes.store(chunk.row_off, chunk.col_off, pixels.road, pixels.valid)
+            corners = plan.corners - np.array([chunk.row_off, chunk.col_off])
+            here = ((corners > -tile_size) & (corners < [chunk.height, chunk.width])).all(axis=1)
+            road[here] += tile_counts(pixels.road, corners[here], tile_size)
+            valid[here] += tile_counts(pixels.valid, corners[here], tile_size)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
-            pixels.valid[...] &= training(slice(top, bottom), width)[:, left:right]
-            statistics.add(pixels.bands, pixels.valid)
+            statistics.add(pixels.bands, pixels.valid & training_pixels(regions, chunk))
         opened.check()
         largest = opened.largest_mask_value
-    tiles = CountedTiles(plan.corners, plan.splits, road, valid)
-    return ScannedScene(info, tiles, largest, road_pixels, valid_pixels, planes)
+    held = pixels if limit is None else planes
+    return ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, held)
 
 
 def build_store(
@@ -267,17 +223,16 @@ def build_store(
     memory: int,
     workers: int,
 ) -> SceneStore:
-    """The store of surveyed scenes; those in memory are filled in place.
+    """The store of scanned scenes; nodata pixels of those in memory are filled in place.
 
     Args:
         scanned: All scenes.
         reading: How they were read.
-        mean: What gaps hold, one value a band.
+        mean: The training mean of each band, which nodata pixels hold.
         memory: Bytes that a process may take.
-        workers: Processes beside the main one that will read.
+        workers: Number of worker processes that will read.
     """
-    dtype = scanned[0].info.dtype
-    fill = nodata_values(mean, dtype)
+    fill = nodata_values(mean, scanned[0].info.dtype)
     pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
     bands: list[Bands] = []
     road: list[Plane] = []
@@ -290,10 +245,10 @@ def build_store(
             road.append(StreamedPlane(item.held, road=True))
             valid.append(StreamedPlane(item.held, road=False))
             continue
-        gaps = ~item.held.valid
-        if gaps.any():
+        nodata = ~item.held.valid
+        if nodata.any():
             for band, value in zip(item.held.bands, fill, strict=True):
-                band[gaps] = value
+                band[nodata] = value
         bands.append(item.held.bands)
         road.append(item.held.road)
         valid.append(item.held.valid)

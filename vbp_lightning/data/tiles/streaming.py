@@ -1,8 +1,9 @@
-"""Scenes that do not fit into memory: read window by window, their labels kept in small blocks."""
+"""Scenes that do not fit into memory: imagery is read by windows, labels are kept compressed."""
 
 import os
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,16 @@ from rasterio.windows import Window
 from vbp_lightning.data.datasets.scene import Scene
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.imagery.windows import BLOCK
+from vbp_lightning.data.imagery.windows import BLOCK, overlap
 
 _OPEN_IMAGES = 32
-"""Handles that a process holds at most."""
+"""Largest number of images that a process keeps open."""
 
 _NON_ROAD, _ROAD, _INVALID = range(3)
 
 
 class LabelPlanes:
-    """Road and valid pixels of a scene, compressed: blocks of one value take next to nothing.
+    """Road and valid pixels of a scene, compressed in blocks; a block of one value is one number.
 
     Args:
         height: Rows of the scene.
@@ -54,49 +55,53 @@ class LabelPlanes:
 
     def codes(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
         """0 for non-road, 1 for road, 2 for invalid pixels of a window inside the scene."""
-        codes = np.empty((rows.stop - rows.start, cols.stop - cols.start), np.uint8)
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        codes = np.empty((height, width), np.uint8)
         for down in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             for across in range(cols.start // BLOCK, -(-cols.stop // BLOCK)):
                 stored = self._blocks[down, across]
                 top, left = down * BLOCK, across * BLOCK
-                bottom = min(top + BLOCK, self.shape[0])
-                right = min(left + BLOCK, self.shape[1])
-                first, last = max(rows.start, top), min(rows.stop, bottom)
-                west, east = max(cols.start, left), min(cols.stop, right)
-                target = codes[
-                    first - rows.start : last - rows.start, west - cols.start : east - cols.start
-                ]
+                shape = min(BLOCK, self.shape[0] - top), min(BLOCK, self.shape[1] - left)
+                inside, own = overlap(rows.start - top, cols.start - left, height, width, shape)
                 if isinstance(stored, int):
-                    target[...] = stored
-                    continue
-                block = np.frombuffer(zlib.decompress(stored), np.uint8)
-                block = block.reshape(bottom - top, right - left)
-                target[...] = block[first - top : last - top, west - left : east - left]
+                    codes[own] = stored
+                else:
+                    block = np.frombuffer(zlib.decompress(stored), np.uint8)
+                    codes[own] = block.reshape(shape)[inside]
         return codes
 
 
+@dataclass(frozen=True, eq=False)
 class StreamedPlane:
-    """The road pixels of a scene, or its valid ones, indexed by a window as an array is."""
+    """The road pixels of a scene, or its valid pixels, indexed by slices like an array (H, W).
 
-    def __init__(self, planes: LabelPlanes, road: bool) -> None:
-        self.shape = planes.shape
-        self._planes = planes
-        self._road = road
+    Args:
+        planes: Both, compressed.
+        road: Whether to return the road pixels.
+    """
+
+    planes: LabelPlanes
+    road: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.planes.shape
 
     def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.bool_]:
-        codes = self._planes.codes(*window)
-        pixels: NDArray[np.bool_] = codes == _ROAD if self._road else codes != _INVALID
+        codes = self.planes.codes(*window)
+        pixels: NDArray[np.bool_] = codes == _ROAD if self.road else codes != _INVALID
         return pixels
 
 
 class ImagePool:
-    """Open images of this process: opened when first read, the longest unused closed first.
+    """Open images of this process: opened when first read, the least recently used closed first.
 
-    A handle never crosses a fork or a pickle: every process opens its own.
+    No handle is passed on by a fork or a pickle: every process opens its own.
 
     Args:
         reading: How images are read.
-        cache: GDAL's block cache, bytes a process.
+        cache: Size of GDAL's block cache in bytes, for each process.
     """
 
     def __init__(self, reading: Reading, cache: int) -> None:
@@ -112,10 +117,10 @@ class ImagePool:
         """The bands (C, h, w) of a window.
 
         Raises:
-            DataError: The file is damaged, or has gone.
+            DataError: The file is damaged or missing.
         """
         if self._owner != os.getpid():
-            # What was inherited belongs to the parent: forgotten, not closed.
+            # Inherited handles belong to the parent process: they are dropped, not closed.
             self._images, self._owner = OrderedDict(), os.getpid()
         with rasterio.Env(GDAL_CACHEMAX=self._cache, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             image = self._images.pop(scene.name, None)
@@ -128,33 +133,34 @@ class ImagePool:
             return image.read(window)[0]
 
 
+@dataclass(frozen=True, eq=False)
 class StreamedBands:
-    """The bands of a scene, indexed by a window as an array (C, H, W) is.
+    """The bands of a scene, indexed by slices like an array (C, H, W).
 
     Args:
         info: The scene.
-        planes: Its labels: where it is valid.
-        pool: Where its image is open.
-        fill: What invalid pixels hold, one value a band.
+        planes: Its labels, which say where it is valid.
+        pool: The open images.
+        fill: (C,) what invalid pixels hold.
     """
 
-    def __init__(
-        self, info: SceneInfo, planes: LabelPlanes, pool: ImagePool, fill: NDArray[Any]
-    ) -> None:
-        self.shape = (info.count, *info.grid.shape)
-        self._scene = info.scene
-        self._planes = planes
-        self._pool = pool
-        self._fill = fill
+    info: SceneInfo
+    planes: LabelPlanes
+    pool: ImagePool
+    fill: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height and width."""
+        return self.info.count, *self.info.grid.shape
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.info.count
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]:
         _, rows, cols = window
-        place = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
-        bands = self._pool.read(self._scene, place)
-        gaps = self._planes.codes(rows, cols) == _INVALID
-        if gaps.any():
-            bands[:, gaps] = self._fill[:, None]
+        bands = self.pool.read(self.info.scene, Window.from_slices(rows, cols))
+        nodata = self.planes.codes(rows, cols) == _INVALID
+        if nodata.any():
+            bands[:, nodata] = self.fill[:, None]
         return bands

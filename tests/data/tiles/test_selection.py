@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.data.tiles.choice import choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.selection import choose_by_share, choose_by_verdict
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 
 THRESHOLD = 0.05
