@@ -1,4 +1,4 @@
-"""Splits by scene."""
+"""The splits of scenes, blocks and tiles."""
 
 import logging
 from dataclasses import replace
@@ -9,6 +9,7 @@ import pytest
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
@@ -17,8 +18,9 @@ from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.grid import tile_grid
-from vbp_lightning.data.tiles.planning import assign_tiles, overlaps
+from vbp_lightning.data.tiles.planning import assign_tiles, outlines_in, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
+    Region,
     block_regions,
     draw_splits,
     read_regions,
@@ -36,7 +38,7 @@ names = st.lists(st.text("abc", min_size=1, max_size=4), min_size=3, max_size=30
 
 
 @given(names, st.integers(0, 5), st.randoms(use_true_random=False))
-def test_every_scene_has_one_split_whatever_the_order(names, seed, random):
+def test_every_scene_has_one_split_independent_of_the_order(names, seed, random):
     splits = draw_splits(alone(names), 0.2, 0.1, seed)
     assert splits.keys() == set(names)
     shuffled = random.sample(names, len(names))
@@ -82,14 +84,14 @@ def test_a_scene_keeps_its_own_split():
     assert sorted(splits[name] for name in "cde") == ["train", "train", "val"]
 
 
-def test_one_scene_is_left_to_train():
+def test_at_least_one_scene_is_for_training():
     assert draw_splits(alone("a"), 0.4, 0.4, 0) == {"a": "train"}
     assert sorted(draw_splits(alone("ab"), 0.4, 0.4, 0).values()) == ["test", "train"]
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_scenes_of_one_place_are_kept_on_one_side(seed):
-    # Twelve scenes of 40 m in pairs that overlap by 10 m; one of each pair in another CRS.
+def test_overlapping_scenes_get_the_same_split(seed):
+    # Twelve scenes of 40 m in pairs that overlap by 10 m.
     infos = []
     for pair in range(6):
         infos.append(info_of(f"{pair}a", 1000 * pair))
@@ -99,13 +101,13 @@ def test_scenes_of_one_place_are_kept_on_one_side(seed):
     assert set(splits.values()) == {"train", "val", "test"}
 
 
-def test_an_undecided_scene_follows_the_one_it_overlaps():
+def test_a_scene_without_split_gets_that_of_the_scene_it_overlaps():
     infos = [info_of("a", 0, "test"), info_of("b", 30), info_of("c", 5000), info_of("d", 9000)]
     assert whole(scene_regions(infos, overlaps(infos), 0, 0, 0))["b"] == "test"
 
 
 def brute_overlap(first, second):
-    """Whether two upright rasters of one CRS share more than a pixel each way."""
+    """Whether two north-up rasters of one CRS overlap by more than a pixel in both directions."""
 
     def extent(info):
         t = info.grid.transform
@@ -126,7 +128,7 @@ def test_overlaps_against_rectangles(places):
                 assert ((a, b) in pairs) == brute_overlap(infos[a], infos[b])
 
 
-def test_overlap_is_seen_across_reference_systems():
+def test_overlaps_are_found_across_reference_systems():
     utm = info_of("utm")
     lon, lat = longitude_latitude(utm.grid, np.array([40.0]), np.array([32.0]))
     grid = PixelGrid(50, 50, Affine(5e-6, 0, lon[0], 0, -5e-6, lat[0]), CRS.from_epsg(4326))
@@ -185,6 +187,61 @@ def test_tiles_of_blocks_against_pixels(height, width, block, tile_size, margin,
         assert split == expected
 
 
+def test_tiles_of_pixels_without_split_are_left_out():
+    regions = [Region(0, 0, 20, 30, "train"), Region(20, 0, 20, 30, "train")]
+    regions += [Region(0, 40, 40, 24, "val")]
+    corners = tile_grid((64, 64), 8, 4, False)
+    found = assign_tiles(corners, 8, 0, regions)
+    for (row, col), split in zip(corners.tolist(), found.tolist(), strict=True):
+        train, val = row + 8 <= 40 and col + 8 <= 30, row + 8 <= 40 and col >= 40
+        assert split == (0 if train else 1 if val else -1)
+
+
+def rotated_grid(angle, pixel, lon, lat):
+    """A raster of degrees, rotated about its upper-left corner; pixels are metres wide."""
+    size = np.array([pixel / 111_320 / np.cos(np.radians(lat)), pixel / 111_320])
+    c, s = np.cos(angle), np.sin(angle)
+    transform = Affine(c * size[0], s * size[0], lon, s * size[1], -c * size[1], lat)
+    return PixelGrid(60, 50, transform, CRS.from_epsg(4326))
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("margin", [0, 6])
+def test_training_tiles_near_held_out_pixels_of_another_crs(angle, margin):
+    train = info_of("a", split="train", width=160, height=160)
+    lon, lat = longitude_latitude(train.grid, np.array([70.0]), np.array([80.0]))
+    grid = rotated_grid(angle, 0.7, lon[0], lat[0])
+    val = info_of("b", split="val")
+    val = replace(val, grid=grid)
+    infos = [train, val]
+    regions = scene_regions(infos, [(0, 1)], 0, 0, 0)
+    plan, _ = plan_tiles(infos, regions, [(0, 1)], 8, 4, 8, False, margin)
+    # Many points inside of the held-out scene, in pixels of the training scene.
+    rows, cols = np.mgrid[0.5:59.5:300j, 0.5:49.5:300j]
+    a, b, c, d, e, f = grid.transform[:6]
+    to_utm = Transformer.from_crs(4326, 32632, always_xy=True)
+    x, y = to_utm.transform(a * cols + b * rows + c, d * cols + e * rows + f)
+    held_cols, held_rows = (x - 4e5) / 0.5, (5e6 - y) / 0.5
+    assert ((held_cols > 0) & (held_cols < 160)).any()
+    kept = {tuple(corner) for corner in plan.corners.tolist()}
+    near, left_out = margin - 0.5, 0
+    for row, col in tile_grid((160, 160), 8, 4, False).tolist():
+        past_rows = np.maximum(row - held_rows, held_rows - row - 8)
+        past_cols = np.maximum(col - held_cols, held_cols - col - 8)
+        distance = np.maximum(past_rows, past_cols).min()
+        left_out += (row, col) not in kept
+        if abs(distance - near) > 0.3:  # the points are up to 0.3 pixels apart
+            assert ((row, col) in kept) == (distance > near)
+    assert plan.shared == left_out > 0
+
+
+def test_outlines_in_the_same_crs_are_shifted_by_whole_pixels():
+    own, other = info_of("a").grid, info_of("b", x=20.0).grid
+    (outline,) = outlines_in(own, other, [Region(2, 3, 16, 24, "val")])
+    assert outline.bounds == pytest.approx((43.5, 2.5, 66.5, 17.5), abs=1e-6)
+    assert outlines_in(own, other, []).tolist() == []
+
+
 @given(st.integers(0, 30), st.integers(1, 40))
 def test_training_pixels_against_the_regions(top, rows):
     info = info_of("a")
@@ -208,11 +265,26 @@ def test_a_written_split_reads_back(tmp_path):
         assert read_regions(tmp_path / "splits.csv", infos) == regions
 
 
-def test_a_list_of_ones_own(tmp_path):
+def test_a_list_written_by_the_user(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("scene,split\nb,test\na,train\nelsewhere,val\n")
     regions = read_regions(path, [info_of("a"), info_of("b")])
     assert whole(regions) == {"a": "train", "b": "test"}
+
+
+@pytest.mark.parametrize("content", [b"", b"scene,split\na,train\na,train,4,5\n", b"\xff\xfe\x00,"])
+def test_a_file_that_is_no_csv(tmp_path, content):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"mine\.csv: cannot be read as a CSV .*data\.split_file"):
+        read_regions(path, [info_of("a")])
+
+
+def test_names_are_read_as_text(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("split,scene\ntest,007\nval,NA\ntrain,1.0\n")
+    regions = read_regions(path, [info_of(name) for name in ("007", "NA", "1.0")])
+    assert whole(regions) == {"007": "test", "NA": "val", "1.0": "train"}
 
 
 @pytest.mark.parametrize(
@@ -230,7 +302,7 @@ def test_a_list_of_ones_own(tmp_path):
         ),
     ],
 )
-def test_faults_of_a_list(tmp_path, text, said):
+def test_errors_of_a_list(tmp_path, text, said):
     path = tmp_path / "mine.csv"
     path.write_text(text)
     with pytest.raises(DataError) as caught:
@@ -241,14 +313,14 @@ def test_faults_of_a_list(tmp_path, text, said):
     assert "data.split_file" in line
 
 
-def test_blocks_of_metres_need_a_place():
+def test_blocks_in_metres_need_a_georeferenced_scene():
     with pytest.raises(DataError, match=r"a\.tif: is not georeferenced.*data\.block_unit"):
         block_regions([info_of("a", crs=None)], 100, "m", 0.2, 0.2, 0)
 
 
 @pytest.fixture
 def warned(listed, make_scene, caplog):
-    """What is said of scenes of 80 × 64 px of 0.5 m, at given places and in given CRSs."""
+    """The warnings for scenes of 80 × 64 px of 0.5 m, at given places and in given CRSs."""
 
     def say(**places):
         scenes = []
@@ -262,7 +334,7 @@ def warned(listed, make_scene, caplog):
     return say
 
 
-def test_neighbours_and_other_reference_systems_are_not(warned):
+def test_no_warning_for_neighbours_and_other_reference_systems(warned):
     messages = warned(
         a=("train", 0, 0, "EPSG:32632"),
         b=("val", 40, 0, "EPSG:32632"),  # begins where a ends
@@ -272,7 +344,7 @@ def test_neighbours_and_other_reference_systems_are_not(warned):
     assert messages == []
 
 
-def test_scenes_without_reference_are_not_compared(listed, make_scene, caplog):
+def test_no_warning_for_scenes_without_reference(listed, make_scene, caplog):
     scenes = tuple(make_scene(split, split) for split in ("train", "val", "test"))
     RoadTileDataModule(listed(scenes), tile_size=16).setup()
     assert caplog.messages == []

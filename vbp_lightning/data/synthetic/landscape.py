@@ -45,7 +45,7 @@ def divide(
     """Cuts the scene into parcels by straight cuts along two directions.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         extent: Edge of the scene, metres.
         angle: Direction of the cuts, radians.
         shares: How often each use is drawn, relative weights.
@@ -91,7 +91,7 @@ def paint_ground(
 
 
 def _rows(across: Array, spacing: float, pixel: float) -> Array:
-    """Furrows: a wave across them, as far as the pixels can show it."""
+    """Furrows: a wave across them, weaker where it is finer than the pixels."""
     contrast = np.exp(-((1.1 * pixel / spacing) ** 2) * 4)
     return np.asarray(np.sin(2 * np.pi / spacing * across) * contrast, dtype=np.float32)
 
@@ -104,7 +104,7 @@ def _paint_parcel(
         return
     pixel = canvas.grid.pixel
     border = float(rng.uniform(0.3, 2.0))
-    # Ragged by the grain: a tractor does not plough to the centimetre.
+    # The grain makes the border of a field irregular.
     depth = parcel.shape.depth(u, v) - np.float32(border) + 0.35 * canvas.grain[window]
     alpha = coverage(depth, pixel)
     across = v if parcel.shape.length > parcel.shape.width else u

@@ -41,7 +41,7 @@ def illuminate(canvas: Canvas, sun: Sun) -> None:
     canvas.rgb[...] *= np.where(height > 1.5, light, 1)[..., None]
     shadow = np.clip((_cover(height, pixel, sun) - height) / 0.7, 0, 1)
     shadow = ndimage.gaussian_filter(shadow.astype(np.float32), 0.35 / pixel)
-    # What is left is light of the sky: bluer.
+    # The remaining light comes from the sky and is bluer.
     taken = np.float32(sun.depth) * colour(1.04, 1.0, 0.92)
     canvas.rgb[...] *= 1 - shadow[..., None] * taken
 

@@ -72,7 +72,7 @@ def draw_network(
     or in a dead end.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         grid: The scene.
         angle: Preferred direction, radians: that of the parcels.
         tile: Edge of a tile, pixels.
@@ -81,7 +81,7 @@ def draw_network(
     mask = np.zeros((grid.size, grid.size), dtype=np.bool_)
     roads: list[Road] = []
     weights = np.exp(rng.normal(0, 0.5, len(KINDS))) * np.array([0.5, 1.0, 1.2, 1.0, 0.9])
-    # Above this the scene would run out of land without roads.
+    # Above this few tiles without roads would be left.
     for attempt in range(24):
         first = attempt == 0 or not roads
         kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]

@@ -160,7 +160,7 @@ def plan_tiles(
         tile_size: Tile size in pixels.
         train_stride: Distance between training tiles in pixels.
         stride: Distance between other tiles in pixels.
-        cover_edges: Whether last tiles, shifted inwards, take the pixels that the strides leave.
+        cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
         margin: Pixels between training tiles and held-out pixels.
     """
     neighbours: dict[int, list[SceneInfo]] = defaultdict(list)

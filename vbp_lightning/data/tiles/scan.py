@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 
 from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split, VectorLabels
@@ -164,9 +165,9 @@ def overlap_warnings(
     """
 
     def example(split: Split, others: Sequence[Split]) -> str:
-        """The first two scenes of which one shows extent of a split, the other of others."""
+        """Names the first two overlapping scenes, one of a split and one of the others."""
         for pair in pairs:
-            for one, other in (infos[pair[0]], infos[pair[1]]), (infos[pair[1]], infos[pair[0]]):
+            for one, other in permutations(infos[number] for number in pair):
                 own = [r for r in regions[one.scene.name] if r.split == split]
                 theirs = [r for r in regions[other.scene.name] if r.split in others]
                 outlines = outlines_in(one.grid, other.grid, theirs)

@@ -16,6 +16,7 @@ from vbp_lightning.data.datasets.scene import SPLITS, DataError, Split
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.imagery.windows import overlap
+from vbp_lightning.errors import reason
 from vbp_lightning.files import replacing
 
 _FIELDS = ("scene", "row", "col", "height", "width", "split")
@@ -212,7 +213,9 @@ def read_regions(path: Path, infos: Sequence[SceneInfo]) -> dict[str, list[Regio
             path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
         )
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV ({error}) {key}: give another") from error
+        raise DataError(
+            f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
+        ) from error
     if table.empty or not {"scene", "split"} <= set(table.columns):
         raise DataError(f"{path}: needs a header with scene and split, and lines below it {key}")
     shapes = {info.scene.name: info.grid.shape for info in infos}

@@ -189,14 +189,11 @@ def _scan(
     """Reads a scene: whole and kept, or in chunks of ``limit`` bytes of which labels are kept."""
     height, width = info.grid.shape
     planes = LabelPlanes(height, width)
-    road = np.zeros(len(plan.corners), np.int64)
-    valid = np.zeros(len(plan.corners), np.int64)
+    road, valid = np.zeros((2, len(plan.corners)), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
-        pixels_at_a_time = (
-            height * width if limit is None else limit * height * width // info.nbytes
-        )
-        chunks = list(scan_windows((height, width), opened.is_striped, pixels_at_a_time))
+        chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
+        chunks = list(scan_windows((height, width), opened.is_striped, chunk_pixels))
         if info.scene.white_area and len(chunks) > 1:
             opened.find_white_gaps(chunks)
         for chunk in chunks:
@@ -234,22 +231,17 @@ def build_store(
     """
     fill = nodata_values(mean, scanned[0].info.dtype)
     pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
-    bands: list[Bands] = []
-    road: list[Plane] = []
-    valid: list[Plane] = []
-    is_streamed = False
-    for item in scanned:
-        if isinstance(item.held, LabelPlanes):
-            is_streamed = True
-            bands.append(StreamedBands(item.info, item.held, pool, fill))
-            road.append(StreamedPlane(item.held, road=True))
-            valid.append(StreamedPlane(item.held, road=False))
-            continue
-        nodata = ~item.held.valid
+
+    def arrays(item: ScannedScene) -> tuple[Bands, Plane, Plane]:
+        held = item.held
+        if isinstance(held, LabelPlanes):
+            bands = StreamedBands(item.info, held, pool, fill)
+            return bands, StreamedPlane(held, road=True), StreamedPlane(held, road=False)
+        nodata = ~held.valid
         if nodata.any():
-            for band, value in zip(item.held.bands, fill, strict=True):
+            for band, value in zip(held.bands, fill, strict=True):
                 band[nodata] = value
-        bands.append(item.held.bands)
-        road.append(item.held.road)
-        valid.append(item.held.valid)
-    return SceneStore(bands, road, valid, fill, is_streamed)
+        return held.bands, held.road, held.valid
+
+    bands, road, valid = zip(*map(arrays, scanned), strict=True)
+    return SceneStore(bands, road, valid, fill, isinstance(scanned[0].held, LabelPlanes))
