@@ -44,7 +44,7 @@ def tile_at(dataset, row, col):
 
 
 def places_of(dataset, tiles):
-    """The places in the scene where unchanged tiles lie."""
+    """The places in the scene that unchanged tiles were cut from."""
     place_of = {
         tile_at(dataset, row, col).numpy().tobytes(): (row, col)
         for row in range(30 - SIZE + 1)
@@ -54,7 +54,7 @@ def places_of(dataset, tiles):
 
 
 @pytest.mark.parametrize("augment", [None, NOTHING], ids=["none", "all off"])
-def test_without_augmentation_tiles_are_as_they_lie(augment):
+def test_without_augmentation_tiles_are_unchanged(augment):
     dataset = training_tiles(augment)
     tiles, labels = dataset.__getitems__(keys(3))
     assert torch.equal(tiles, tile_at(dataset, 8, 8).expand(3, 2, SIZE, SIZE))
@@ -75,7 +75,7 @@ def test_orientation_by_hand():
 @pytest.mark.parametrize(
     ("flips", "rotations", "count"), [(True, True, 8), (True, False, 4), (False, True, 2)]
 )
-def test_all_symmetries_come_out_equally_often(flips, rotations, count):
+def test_all_symmetries_are_equally_frequent(flips, rotations, count):
     dataset = training_tiles(Augmentation(flips, rotations, brightness=0, contrast=0))
     tiles, _ = dataset.__getitems__(keys(4000))
     plain = tile_at(dataset, 8, 8)
@@ -114,7 +114,7 @@ def test_brightness_and_contrast_are_affine_in_the_training_statistics():
     assert abs(np.corrcoef(gains, shifts)[0, 1]) < 0.2
 
 
-def test_a_draw_depends_on_seed_epoch_and_index_alone():
+def test_augmentation_depends_on_seed_epoch_and_index_alone():
     dataset = training_tiles(Augmentation(jitter=3))
     tiles, _ = dataset.__getitems__(keys(20))
     parts = [dataset.__getitems__(keys(5, first=first))[0] for first in (0, 5, 10, 15)]
