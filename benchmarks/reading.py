@@ -119,7 +119,7 @@ def tiles(folder: Path) -> None:
             raster.read()
 
     def cut(bands: np.ndarray, places: np.ndarray) -> None:
-        store = SceneStore([bands], [], [], np.zeros(len(bands)), is_streamed=False)
+        store = SceneStore([bands], [], np.zeros(len(bands)), is_streamed=False)
         for start in range(0, len(places), 64):
             crops(store, places[start : start + 64], 96, 0)
 

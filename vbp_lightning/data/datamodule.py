@@ -44,6 +44,7 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
+from vbp_lightning.data.tiles.streaming import ROAD_PIXEL
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
 from vbp_lightning.data.tiles.tiles_csv import write_tiles
@@ -416,9 +417,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         size = self.tile_size + 2 * self.context
         masks = np.zeros((len(tiles), size, size), dtype=bool)
         for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
-            plane = self._store.road[scene]
-            place, own = overlap(row - self.context, col - self.context, size, size, plane.shape)
-            mask[own] = plane[place]
+            labels = self._store.labels[scene]
+            place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
+            mask[own] = labels[place] == ROAD_PIXEL
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:

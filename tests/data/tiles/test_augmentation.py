@@ -7,6 +7,7 @@ import torch
 from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
 from vbp_lightning.data.tiles.dataset import TileDataset, TrainingTiles
 from vbp_lightning.data.tiles.store import SceneStore
+from vbp_lightning.data.tiles.streaming import pixel_labels
 
 SIZE = 6
 NOTHING = Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=0)
@@ -21,7 +22,7 @@ def training_tiles(augment, *, seed=0, road=None, valid=None, positions=((0, 8, 
     labels = [
         int(road[row : row + size, col : col + size].mean() >= 0.25) for _, row, col in places
     ]
-    store = SceneStore([scene], [road & valid], [valid], fill=np.zeros(2), is_streamed=False)
+    store = SceneStore([scene], [pixel_labels(road & valid, valid)], np.zeros(2), False)
     return TrainingTiles(
         TileDataset(store, places, np.array(labels), tile_size=SIZE, context=0),
         road_share=0.25,

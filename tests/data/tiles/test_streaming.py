@@ -16,30 +16,31 @@ from vbp_lightning.data.datasets.folder import FolderScenes
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
 from vbp_lightning.data.imagery.windows import BLOCK
 from vbp_lightning.data.tiles.sampling import BalancedBatches
-from vbp_lightning.data.tiles.streaming import LabelPlanes, StreamedPlane
+from vbp_lightning.data.tiles.streaming import INVALID_PIXEL, CompressedLabels, pixel_labels
 
 TINY = 1e-4  # GiB: nothing fits
 _WORKERS = ((0, "fork"), (2, "fork"), (2, "spawn"))
 
 
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 3), st.integers(0, 99))
-def test_label_planes_return_the_stored_labels(height, width, strip, seed):
+def test_compressed_labels_return_what_was_stored(height, width, strip, seed):
     rng = np.random.default_rng(seed)
     road, valid = (rng.random((2, height, width)) < 0.5).astype(bool)
     road[:, width // 2 :] = False
     valid[:, width // 2 :] = True
     road &= valid
-    planes = LabelPlanes(height, width)
+    expected = np.full((height, width), 2)
+    expected[valid] = road[valid]
+    labels = CompressedLabels(height, width)
     rows = strip * BLOCK
     for top in range(0, height, rows):
         for left in range(0, width, BLOCK):
             part = np.s_[top : top + rows, left : left + BLOCK]
-            planes.store(top, left, road[part], valid[part])
+            labels.store(top, left, pixel_labels(road[part], valid[part]))
     top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
     bottom, right = int(rng.integers(top, height)) + 1, int(rng.integers(left, width)) + 1
     for window in (np.s_[0:height, 0:width], np.s_[top:bottom, left:right]):
-        assert np.array_equal(StreamedPlane(planes, road=True)[window], road[window])
-        assert np.array_equal(StreamedPlane(planes, road=False)[window], valid[window])
+        assert np.array_equal(labels[window], expected[window])
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_white_areas_that_cross_chunks_of_a_streamed_scene(tmp_path, write):
     held.setup()
     streamed.setup()
     assert streamed._store.is_streamed
-    valid = streamed._store.valid[0][0:700, 0:600]
+    valid = streamed._store.labels[0][0:700, 0:600] != INVALID_PIXEL
     expected = np.ones((700, 600), bool)
     expected[200:640, 500:560] = False
     assert np.array_equal(valid, expected)
@@ -238,5 +239,5 @@ def test_streaming_allocates_a_fraction_of_the_pixels(tmp_path, write):
         tracemalloc.stop()
         assert module._store.is_streamed == (memory < 1)
     held, streamed = peaks
-    assert held > 3 * 5 * mask.size  # three scenes of three bands, road and valid pixels
+    assert held > 3 * 4 * mask.size  # three scenes of three bands and labels
     assert streamed < held / 4

@@ -19,6 +19,7 @@ from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
 from vbp_lightning.data.tiles.grid import exceeds, labels_of
 from vbp_lightning.data.tiles.keyed_random import keyed_uniforms
 from vbp_lightning.data.tiles.store import Bands, SceneStore
+from vbp_lightning.data.tiles.streaming import INVALID_PIXEL, ROAD_PIXEL
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """Raw tiles float32 (N, C, H, W), each with its context, and labels int64 (N,)."""
@@ -178,11 +179,11 @@ class TrainingTiles(Dataset[Batch]):
         shifted[:, 1:] += np.floor(draws * (2 * reach + 1)).astype(np.int64) - reach
         road, valid = np.zeros((2, len(positions)), dtype=np.int64)
         for place, (scene, row, col) in enumerate(shifted.tolist()):
-            height, width = store.valid[scene].shape
+            height, width = store.labels[scene].shape
             if 0 <= row <= height - size and 0 <= col <= width - size:
-                window = np.s_[row : row + size, col : col + size]
-                road[place] = np.count_nonzero(store.road[scene][window])
-                valid[place] = np.count_nonzero(store.valid[scene][window])
+                window = store.labels[scene][row : row + size, col : col + size]
+                road[place] = np.count_nonzero(window == ROAD_PIXEL)
+                valid[place] = np.count_nonzero(window != INVALID_PIXEL)
         kept = (valid > 0) & ~exceeds(size**2 - valid, size**2, self.max_invalid)
         kept &= labels_of(road, np.maximum(valid, 1), self.road_share) == labels
         return np.where(kept[:, None], shifted, positions)

@@ -9,8 +9,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Split
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
@@ -114,6 +112,9 @@ def scene_regions(
         test_fraction: Fraction of the drawn scenes for testing.
         seed: Seed of the draw.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     first, second = np.array(pairs, np.int64).reshape(-1, 2).T
     links = coo_array((np.ones(len(first)), (first, second)), shape=(len(infos),) * 2)
     count, group_of = connected_components(links, directed=False) if infos else (0, None)

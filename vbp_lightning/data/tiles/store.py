@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from vbp_lightning.data.datasets.scene import Scene
 from vbp_lightning.data.imagery.normalisation import BandStatistics, nodata_values
 from vbp_lightning.data.imagery.raster import Reading
-from vbp_lightning.data.imagery.reading import (
-    OpenScene,
-    Pixels,
-    SceneInfo,
-    for_each_scene,
-)
+from vbp_lightning.data.imagery.reading import OpenScene, SceneInfo, for_each_scene
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
 from vbp_lightning.data.tiles.planning import TilePlan
 from vbp_lightning.data.tiles.splits import Region, Regions, training_pixels
-from vbp_lightning.data.tiles.streaming import ImagePool, LabelPlanes, StreamedBands, StreamedPlane
+from vbp_lightning.data.tiles.streaming import (
+    INVALID_PIXEL,
+    CompressedLabels,
+    ImagePool,
+    StreamedBands,
+    pixel_labels,
+)
 
 _CHUNK_SHARE = 1 / 128
 """Fraction of the memory budget that a chunk of a scanned scene may take: each of several threads
@@ -60,8 +61,8 @@ class SharedArray:
 Bands: TypeAlias = NDArray[Any] | SharedArray | StreamedBands
 """The bands (C, H, W) of a scene, indexed by slices; nodata pixels hold the training mean."""
 
-Plane: TypeAlias = NDArray[np.bool_] | SharedArray | StreamedPlane
-"""True or false for each pixel (H, W) of a scene, indexed by slices."""
+Labels: TypeAlias = NDArray[np.uint8] | SharedArray | CompressedLabels
+"""The pixel labels (H, W) of a scene, indexed by slices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,8 @@ class ScannedScene:
         road_pixels: Valid road pixels of the scene.
         valid_pixels: Valid pixels of the scene.
         largest_mask_value: The largest value of the road mask.
-        held: Its pixels, or the labels alone if the imagery stays on disk.
+        labels: Its pixel labels.
+        bands: (C, H, W) its imagery; None if that stays on disk.
     """
 
     info: SceneInfo
@@ -86,7 +88,8 @@ class ScannedScene:
     road_pixels: int
     valid_pixels: int
     largest_mask_value: float
-    held: Pixels | LabelPlanes
+    labels: NDArray[np.uint8] | CompressedLabels
+    bands: NDArray[Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +98,13 @@ class SceneStore:
 
     Args:
         bands: (C, H, W) of each scene; nodata pixels hold ``fill``.
-        road: (H, W) valid road pixels of each scene.
-        valid: (H, W) valid pixels of each scene.
+        labels: (H, W) pixel labels of each scene.
         fill: (C,) the training mean of each band in the type of the bands.
         is_streamed: Whether bands are read from disk with each window.
     """
 
     bands: Sequence[Bands]
-    road: Sequence[Plane]
-    valid: Sequence[Plane]
+    labels: Sequence[Labels]
     fill: NDArray[Any]
     is_streamed: bool
 
@@ -111,11 +112,11 @@ class SceneStore:
         """The same in memory that spawned processes can map instead of copying it."""
         if self.is_streamed:
             return self
-        bands, road, valid = (
+        bands, labels = (
             [SharedArray(np.asarray(array)) for array in arrays]
-            for arrays in (self.bands, self.road, self.valid)
+            for arrays in (self.bands, self.labels)
         )
-        return replace(self, bands=bands, road=road, valid=valid)
+        return replace(self, bands=bands, labels=labels)
 
 
 def scan_scenes(
@@ -188,7 +189,7 @@ def _scan(
 ) -> ScannedScene:
     """Reads a scene: whole and kept, or in chunks of ``limit`` bytes of which labels are kept."""
     height, width = info.grid.shape
-    planes = LabelPlanes(height, width)
+    compressed = CompressedLabels(height, width)
     road, valid = np.zeros((2, len(plan.corners)), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
@@ -198,8 +199,9 @@ def _scan(
             opened.find_white_gaps(chunks)
         for chunk in chunks:
             pixels = opened.read(chunk)
+            labels = pixel_labels(pixels.road, pixels.valid)
             if limit is not None:
-                planes.store(chunk.row_off, chunk.col_off, pixels.road, pixels.valid)
+                compressed.store(chunk.row_off, chunk.col_off, labels)
             corners = plan.corners - np.array([chunk.row_off, chunk.col_off])
             here = ((corners > -tile_size) & (corners < [chunk.height, chunk.width])).all(axis=1)
             road[here] += tile_counts(pixels.road, corners[here], tile_size)
@@ -209,8 +211,8 @@ def _scan(
             statistics.add(pixels.bands, pixels.valid & training_pixels(regions, chunk))
         opened.check()
         largest = opened.largest_mask_value
-    held = pixels if limit is None else planes
-    return ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, held)
+    held = (labels, pixels.bands) if limit is None else (compressed, None)
+    return ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, *held)
 
 
 def build_store(
@@ -232,16 +234,15 @@ def build_store(
     fill = nodata_values(mean, scanned[0].info.dtype)
     pool = ImagePool(reading, int(memory * _CACHE_SHARE) // (workers + 1))
 
-    def arrays(item: ScannedScene) -> tuple[Bands, Plane, Plane]:
-        held = item.held
-        if isinstance(held, LabelPlanes):
-            bands = StreamedBands(item.info, held, pool, fill)
-            return bands, StreamedPlane(held, road=True), StreamedPlane(held, road=False)
-        nodata = ~held.valid
+    def bands(item: ScannedScene) -> Bands:
+        if isinstance(item.labels, CompressedLabels):
+            return StreamedBands(item.info, item.labels, pool, fill)
+        assert item.bands is not None
+        nodata = item.labels == INVALID_PIXEL
         if nodata.any():
-            for band, value in zip(held.bands, fill, strict=True):
+            for band, value in zip(item.bands, fill, strict=True):
                 band[nodata] = value
-        return held.bands, held.road, held.valid
+        return item.bands
 
-    bands, road, valid = zip(*map(arrays, scanned), strict=True)
-    return SceneStore(bands, road, valid, fill, isinstance(scanned[0].held, LabelPlanes))
+    labels = [item.labels for item in scanned]
+    return SceneStore(list(map(bands, scanned)), labels, fill, scanned[0].bands is None)

@@ -19,11 +19,19 @@ from vbp_lightning.data.imagery.windows import BLOCK, overlap
 _OPEN_IMAGES = 32
 """Largest number of images that a process keeps open."""
 
-_NON_ROAD, _ROAD, _INVALID = range(3)
+ROAD_PIXEL, INVALID_PIXEL = 1, 2
+"""Labels of pixels; all others are 0."""
 
 
-class LabelPlanes:
-    """Road and valid pixels of a scene, compressed in blocks; a block of one value is one number.
+def pixel_labels(road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Road and valid pixels (h, w) as one array of ``ROAD_PIXEL``, ``INVALID_PIXEL`` and 0."""
+    return np.where(valid, road.astype(np.uint8), np.uint8(INVALID_PIXEL))
+
+
+class CompressedLabels:
+    """The pixel labels of a scene in compressed blocks, indexed by slices like an array (H, W).
+
+    A block of one value is kept as a number.
 
     Args:
         height: Rows of the scene.
@@ -34,29 +42,27 @@ class LabelPlanes:
         self.shape = (height, width)
         self._blocks: dict[tuple[int, int], bytes | int] = {}
 
-    def store(self, top: int, left: int, road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-        """Keeps a window.
+    def store(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        """Stores a window.
 
         Args:
             top: Its first row, a multiple of ``BLOCK``.
             left: Its first column, a multiple of ``BLOCK``.
-            road: (h, w), multiples of ``BLOCK`` but at the scene's far edges.
-            valid: Likewise.
+            labels: (h, w), multiples of ``BLOCK`` except at the scene's far edges.
         """
-        codes = np.where(valid, road.astype(np.uint8), np.uint8(_INVALID))
-        for row in range(0, len(codes), BLOCK):
-            for col in range(0, codes.shape[1], BLOCK):
-                block = codes[row : row + BLOCK, col : col + BLOCK]
+        for row in range(0, len(labels), BLOCK):
+            for col in range(0, labels.shape[1], BLOCK):
+                block = labels[row : row + BLOCK, col : col + BLOCK]
                 first = int(block[0, 0])
                 uniform = bool((block == first).all())
                 self._blocks[(top + row) // BLOCK, (left + col) // BLOCK] = (
                     first if uniform else zlib.compress(block.tobytes(), 1)
                 )
 
-    def codes(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """0 for non-road, 1 for road, 2 for invalid pixels of a window inside the scene."""
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.uint8]:
+        rows, cols = window
         height, width = rows.stop - rows.start, cols.stop - cols.start
-        codes = np.empty((height, width), np.uint8)
+        labels = np.empty((height, width), np.uint8)
         for down in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             for across in range(cols.start // BLOCK, -(-cols.stop // BLOCK)):
                 stored = self._blocks[down, across]
@@ -64,34 +70,11 @@ class LabelPlanes:
                 shape = min(BLOCK, self.shape[0] - top), min(BLOCK, self.shape[1] - left)
                 inside, own = overlap(rows.start - top, cols.start - left, height, width, shape)
                 if isinstance(stored, int):
-                    codes[own] = stored
+                    labels[own] = stored
                 else:
                     block = np.frombuffer(zlib.decompress(stored), np.uint8)
-                    codes[own] = block.reshape(shape)[inside]
-        return codes
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedPlane:
-    """The road pixels of a scene, or its valid pixels, indexed by slices like an array (H, W).
-
-    Args:
-        planes: Both, compressed.
-        road: Whether to return the road pixels.
-    """
-
-    planes: LabelPlanes
-    road: bool
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.planes.shape
-
-    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.bool_]:
-        codes = self.planes.codes(*window)
-        pixels: NDArray[np.bool_] = codes == _ROAD if self.road else codes != _INVALID
-        return pixels
+                    labels[own] = block.reshape(shape)[inside]
+        return labels
 
 
 class ImagePool:
@@ -139,13 +122,13 @@ class StreamedBands:
 
     Args:
         info: The scene.
-        planes: Its labels, which say where it is valid.
+        labels: Its pixel labels, which say where it is valid.
         pool: The open images.
         fill: (C,) what invalid pixels hold.
     """
 
     info: SceneInfo
-    planes: LabelPlanes
+    labels: CompressedLabels
     pool: ImagePool
     fill: NDArray[Any]
 
@@ -160,7 +143,7 @@ class StreamedBands:
     def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]:
         _, rows, cols = window
         bands = self.pool.read(self.info.scene, Window.from_slices(rows, cols))
-        nodata = self.planes.codes(rows, cols) == _INVALID
+        nodata = self.labels[rows, cols] == INVALID_PIXEL
         if nodata.any():
             bands[:, nodata] = self.fill[:, None]
         return bands
