@@ -187,7 +187,7 @@ def _tiles(rng: np.random.Generator, palette: Palette) -> Colour:
 
 
 def _paint_gable(canvas: Canvas, tone: Colour, house: Rectangle, rng: np.random.Generator) -> None:
-    """Two slopes that meet at a ridge; the heights make their light."""
+    """Two slopes that meet at a ridge; the heights determine their shading."""
     window, u, v = house.local(canvas.grid)
     depth = house.depth(u, v)
     alpha = coverage(depth, canvas.grid.pixel)

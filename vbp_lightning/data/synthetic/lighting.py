@@ -36,7 +36,7 @@ def illuminate(canvas: Canvas, sun: Sun) -> None:
     pixel, height = canvas.grid.pixel, canvas.height
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.6), pixel)
     towards = right * np.float32(np.cos(sun.azimuth)) + down * np.float32(np.sin(sun.azimuth))
-    # A slope that rises towards the sun is turned away from it; cliffs are clipped.
+    # A slope that rises towards the sun faces away from it and is darker; steep slopes are clipped.
     light = 1 - np.float32(0.22) * np.clip(towards, -1.3, 1.3)
     canvas.rgb[...] *= np.where(height > 1.5, light, 1)[..., None]
     shadow = np.clip((_cover(height, pixel, sun) - height) / 0.7, 0, 1)
