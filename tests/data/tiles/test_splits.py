@@ -18,12 +18,13 @@ from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.grid import tile_grid
-from vbp_lightning.data.tiles.planning import assign_tiles, outlines_in, overlaps, plan_tiles
+from vbp_lightning.data.tiles.planning import assign_tiles, in_pixels_of, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
     Region,
     block_regions,
     draw_splits,
     read_regions,
+    rectangles,
     scene_regions,
     training_pixels,
     write_regions,
@@ -235,11 +236,37 @@ def test_training_tiles_near_held_out_pixels_of_another_crs(angle, margin):
     assert plan.shared == left_out > 0
 
 
-def test_outlines_in_the_same_crs_are_shifted_by_whole_pixels():
+def test_shapes_in_pixels_of_a_scene_of_the_same_crs_are_shifted_by_whole_pixels():
     own, other = info_of("a").grid, info_of("b", x=20.0).grid
-    (outline,) = outlines_in(own, other, [Region(2, 3, 16, 24, "val")])
-    assert outline.bounds == pytest.approx((43.5, 2.5, 66.5, 17.5), abs=1e-6)
-    assert outlines_in(own, other, []).tolist() == []
+    (moved,) = in_pixels_of(own, rectangles([Region(2, 3, 16, 24, "val")], 0.5), other)
+    assert moved.bounds == pytest.approx((43.5, 2.5, 66.5, 17.5), abs=1e-6)
+    assert in_pixels_of(own, rectangles([]), other).tolist() == []
+
+
+def degrees(first, last, side):
+    """A scene of degrees from one (longitude, latitude) to another; pixels have some side."""
+    shape = round((first[1] - last[1]) / side), round((last[0] - first[0]) / side)
+    grid = PixelGrid(*shape, Affine(side, 0, first[0], 0, -side, first[1]), CRS.from_epsg(4326))
+    return replace(info_of("b"), grid=grid)
+
+
+def test_a_held_out_scene_of_the_whole_world():
+    infos = [info_of("a"), degrees((-180, 90), (180, -90), 0.1)]
+    assert overlaps(infos) == [(0, 1)]
+    regions = {"a": [Region(0, 0, 64, 80, "train")], "b": [Region(0, 0, 1800, 3600, "val")]}
+    plan, _ = plan_tiles(infos, regions, [(0, 1)], 16, 16, 16, False, 0)
+    assert (len(plan.corners), plan.shared) == (0, 4 * 5)
+
+
+def test_a_training_scene_of_a_continent():
+    infos = [info_of("a"), degrees((-20, 70), (50, 30), 0.1)]
+    regions = {"a": [Region(0, 0, 64, 80, "val")], "b": [Region(0, 0, 400, 700, "train")]}
+    _, plan = plan_tiles(infos, regions, [(0, 1)], 16, 16, 16, False, 0)
+    lon, lat = longitude_latitude(infos[0].grid, np.array([40.0]), np.array([32.0]))
+    row, col = int((70 - lat[0]) / 0.1) // 16 * 16, int((lon[0] + 20) / 0.1) // 16 * 16
+    assert plan.shared == 1
+    assert [row, col] not in plan.corners.tolist()
+    assert len(plan.corners) == 25 * 43 - 1
 
 
 @given(st.integers(0, 30), st.integers(1, 40))

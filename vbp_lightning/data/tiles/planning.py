@@ -26,8 +26,8 @@ _TRAIN = SPLITS.index("train")
 _HALF = 0.5
 """Pixels that outlines are moved inwards, so that scenes that only touch do not intersect."""
 
-_EDGE_PARTS = 8
-"""Straight parts of a rectangle's longer edge in another CRS, where it is curved."""
+_LONGEST_EDGE = 256
+"""Pixels; longer edges are divided, since straight edges are curved in another CRS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,32 +64,33 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
     return sorted((placed[a], placed[b]) for a, b in found if a < b)
 
 
-def outlines_in(
-    grid: PixelGrid, other: PixelGrid, regions: Sequence[Region]
+def in_pixels_of(
+    other: PixelGrid, shapes: NDArray[np.object_], grid: PixelGrid
 ) -> NDArray[np.object_]:
-    """Outlines of regions of another scene, half a pixel inwards, in the pixels of this one.
+    """Shapes in the pixel coordinates of another scene.
 
     Args:
-        grid: Of this scene, georeferenced.
-        other: Of the other scene, georeferenced.
-        regions: (N,) regions of the other scene.
+        other: The other scene, georeferenced.
+        shapes: (N,) polygons in the pixels of ``grid``; x is the column and y the row.
+        grid: The scene of the shapes, georeferenced.
 
     Returns:
-        (N,) polygons; x is the column and y the row of this scene.
+        (N,) polygons in the pixels of ``other``.
     """
     assert grid.crs is not None
     assert other.crs is not None
-    to_own = transformer(projection(other.crs.to_wkt()), projection(grid.crs.to_wkt()))
+    to_other = transformer(projection(grid.crs.to_wkt()), projection(other.crs.to_wkt()))
 
     def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = to_own.transform(*coordinates(other.transform, *points.T))
-        return np.stack(coordinates(~grid.transform, x, y), axis=1)
+        x, y = to_other.transform(*coordinates(grid.transform, *points.T))
+        # Infinite outside the domain of the other CRS: far away from all its pixels.
+        x, y = np.nan_to_num(x, posinf=1e12), np.nan_to_num(y, posinf=1e12)
+        return np.stack(coordinates(~other.transform, x, y), axis=1)
 
-    parts = [max(r.height, r.width) / _EDGE_PARTS for r in regions]
-    outlines: NDArray[np.object_] = shapely.transform(
-        shapely.segmentize(rectangles(regions, _HALF), parts), to_pixels
+    moved: NDArray[np.object_] = shapely.transform(
+        shapely.segmentize(shapes, _LONGEST_EDGE), to_pixels
     )
-    return outlines
+    return moved
 
 
 def intersecting(shapes: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -175,11 +176,12 @@ def plan_tiles(
         held, splits = held[splits > _TRAIN], splits[splits > _TRAIN]
         train = tile_grid(shape, tile_size, train_stride, cover_edges)
         train = train[assign_tiles(train, tile_size, margin, own) == _TRAIN]
+        widened = _squares(train, tile_size, margin - _HALF)
         shared = np.zeros(len(train), dtype=bool)
         for other in neighbours[number]:
-            parts = [r for r in regions[other.scene.name] if r.split != "train"]
-            widened = _squares(train, tile_size, margin - _HALF)
-            shared |= intersecting(widened, outlines_in(info.grid, other.grid, parts))
+            held_out = [r for r in regions[other.scene.name] if r.split != "train"]
+            squares = in_pixels_of(other.grid, widened, info.grid)
+            shared |= intersecting(squares, rectangles(held_out, _HALF))
         train = train[~shared]
         plans.append(
             TilePlan(

@@ -9,7 +9,7 @@ from pathlib import Path
 from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split, VectorLabels
 from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.tiles.planning import intersecting, outlines_in
+from vbp_lightning.data.tiles.planning import in_pixels_of, intersecting
 from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
 from vbp_lightning.data.tiles.store import ScannedScene, SceneStore
 from vbp_lightning.data.tiles.tile_table import TileTable
@@ -168,10 +168,10 @@ def overlap_warnings(
         """Names the first two overlapping scenes, one of a split and one of the others."""
         for pair in pairs:
             for one, other in permutations(infos[number] for number in pair):
-                own = [r for r in regions[one.scene.name] if r.split == split]
+                own = rectangles([r for r in regions[one.scene.name] if r.split == split], 0.5)
                 theirs = [r for r in regions[other.scene.name] if r.split in others]
-                outlines = outlines_in(one.grid, other.grid, theirs)
-                if intersecting(rectangles(own, 0.5), outlines).any():
+                moved = in_pixels_of(other.grid, own, one.grid)
+                if intersecting(moved, rectangles(theirs, 0.5)).any():
                     return f", as {one.scene.image} and {other.scene.image}"
         return ""
 
