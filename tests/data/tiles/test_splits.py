@@ -17,6 +17,7 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
 from vbp_lightning.data.imagery.reading import SceneInfo
+from vbp_lightning.data.tiles import planning
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.planning import assign_tiles, in_pixels_of, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
@@ -186,6 +187,18 @@ def test_tiles_of_blocks_against_pixels(height, width, block, tile_size, margin,
         if expected == 0 and set(wide.flat) != {0}:
             expected = -1
         assert split == expected
+
+
+def test_tiles_are_assigned_in_chunks(monkeypatch):
+    infos = [info_of("a", height=200, width=200), info_of("b", 30, height=200, width=200)]
+    regions = block_regions(infos, 40, "px", 0.3, 0.2, 0)
+    settings = infos, regions, overlaps(infos), 16, 4, 16, False, 3
+    expected = plan_tiles(*settings)
+    monkeypatch.setattr(planning, "_CHUNK", 7)
+    for plan, same in zip(expected, plan_tiles(*settings), strict=True):
+        assert np.array_equal(plan.corners, same.corners)
+        assert np.array_equal(plan.splits, same.splits)
+        assert plan.shared == same.shared > 0
 
 
 def test_tiles_of_pixels_without_split_are_left_out():

@@ -26,6 +26,9 @@ _TRAIN = SPLITS.index("train")
 _HALF = 0.5
 """Pixels that outlines are moved inwards, so that scenes that only touch do not intersect."""
 
+_CHUNK = 100_000
+"""Tiles whose outlines exist at once: each takes some 400 bytes."""
+
 _LONGEST_EDGE = 256
 """Pixels; longer edges are divided, since straight edges are curved in another CRS."""
 
@@ -118,17 +121,22 @@ def assign_tiles(
         (N,) indices into ``SPLITS``; -1 for none.
     """
     # A quarter of a pixel inwards, so that tiles do not intersect regions that they only touch.
-    tiles = _squares(corners, tile_size, -0.25)
-    widened = _squares(corners, tile_size, margin - 0.25)
     extent = shapely.union_all(rectangles(regions))
     shapely.prepare(extent)
-    covered = shapely.covers(extent, tiles)
+    others = [rectangles([r for r in regions if r.split != split]) for split in SPLITS]
     splits = np.full(len(corners), -1, np.int64)
-    for number, split in enumerate(SPLITS):
-        others = rectangles([r for r in regions if r.split != split])
-        touched = intersecting(widened if split == "train" else tiles, others)
-        splits[covered & ~touched] = number
+    for chunk in _chunks(len(corners)):
+        tiles = _squares(corners[chunk], tile_size, -0.25)
+        widened = _squares(corners[chunk], tile_size, margin - 0.25)
+        covered = shapely.covers(extent, tiles)
+        for number in range(len(SPLITS)):
+            touched = intersecting(widened if number == _TRAIN else tiles, others[number])
+            splits[chunk][covered & ~touched] = number
     return splits
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
 
 
 def _squares(corners: NDArray[np.int64], tile_size: int, widened: float) -> NDArray[np.object_]:
@@ -176,12 +184,14 @@ def plan_tiles(
         held, splits = held[splits > _TRAIN], splits[splits > _TRAIN]
         train = tile_grid(shape, tile_size, train_stride, cover_edges)
         train = train[assign_tiles(train, tile_size, margin, own) == _TRAIN]
-        widened = _squares(train, tile_size, margin - _HALF)
         shared = np.zeros(len(train), dtype=bool)
         for other in neighbours[number]:
-            held_out = [r for r in regions[other.scene.name] if r.split != "train"]
-            squares = in_pixels_of(other.grid, widened, info.grid)
-            shared |= intersecting(squares, rectangles(held_out, _HALF))
+            parts = [r for r in regions[other.scene.name] if r.split != "train"]
+            held_out = rectangles(parts, _HALF)
+            for chunk in _chunks(len(train)):
+                widened = _squares(train[chunk], tile_size, margin - _HALF)
+                moved = in_pixels_of(other.grid, widened, info.grid)
+                shared[chunk] |= intersecting(moved, held_out)
         train = train[~shared]
         plans.append(
             TilePlan(

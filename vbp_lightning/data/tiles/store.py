@@ -190,7 +190,8 @@ def _scan(
     """Reads a scene: whole and kept, or in chunks of ``limit`` bytes of which labels are kept."""
     height, width = info.grid.shape
     compressed = CompressedLabels(height, width)
-    road, valid = np.zeros((2, len(plan.corners)), np.int64)
+    rows, cols = plan.corners.T
+    road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
@@ -199,13 +200,15 @@ def _scan(
             opened.find_white_gaps(chunks)
         for chunk in chunks:
             pixels = opened.read(chunk)
+            top, left = chunk.row_off, chunk.col_off
             labels = pixel_labels(pixels.road, pixels.valid)
             if limit is not None:
-                compressed.store(chunk.row_off, chunk.col_off, labels)
-            corners = plan.corners - np.array([chunk.row_off, chunk.col_off])
-            here = ((corners > -tile_size) & (corners < [chunk.height, chunk.width])).all(axis=1)
-            road[here] += tile_counts(pixels.road, corners[here], tile_size)
-            valid[here] += tile_counts(pixels.valid, corners[here], tile_size)
+                compressed.store(top, left, labels)
+            here = (rows > top - tile_size) & (rows < top + chunk.height)
+            here &= (cols > left - tile_size) & (cols < left + chunk.width)
+            corners = plan.corners[here] - [top, left]
+            road[here] += tile_counts(pixels.road, corners, tile_size)
+            valid[here] += tile_counts(pixels.valid, corners, tile_size)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
             statistics.add(pixels.bands, pixels.valid & training_pixels(regions, chunk))
