@@ -36,6 +36,7 @@ from vbp_lightning.data.imagery.raster import OpenImage, Reading
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
 from vbp_lightning.data.tiles.dataset import crops
 from vbp_lightning.data.tiles.grid import tile_grid
+from vbp_lightning.data.tiles.store import SceneStore
 from vbp_lightning.training.settings import keep_freed_memory
 
 SIZE = 8192
@@ -118,8 +119,9 @@ def tiles(folder: Path) -> None:
             raster.read()
 
     def cut(bands: np.ndarray, places: np.ndarray) -> None:
+        store = SceneStore([bands], [], np.zeros(len(bands)), is_streamed=False)
         for start in range(0, len(places), 64):
-            crops([bands], places[start : start + 64], 96, 0, np.zeros(len(bands)))
+            crops(store, places[start : start + 64], 96, 0)
 
     strides = {96: 1.25, 48: 1.6}
     reads: list[float] = []

@@ -21,7 +21,12 @@ from vbp_lightning.plotting.canvas import VERMILION
 
 SIZE = 32
 GROUPS = ["road_large_share", "road_small_share", "ignore_border", "non_road"]
-VERDICTS = ["sure_hits", "sure_misses", "false_alarms", "borderline"]
+VERDICTS = [
+    "confident_true_positives",
+    "confident_false_negatives",
+    "false_positives",
+    "borderline",
+]
 
 
 class BarTiles(pl.LightningDataModule):
@@ -177,9 +182,9 @@ def test_misses_and_false_alarms_are_marked_and_hits_are_not(finished):
         )
     labels = torch.tensor([int(tile.label) for tile in finished.data.tiles_of("val")])
     assert marked == {
-        "sure_hits": False,
-        "sure_misses": bool((~called & (labels == 1)).any()),
-        "false_alarms": bool((called & (labels == 0)).any()),
+        "confident_true_positives": False,
+        "confident_false_negatives": bool((~called & (labels == 1)).any()),
+        "false_positives": bool((called & (labels == 0)).any()),
     }
 
 

@@ -43,7 +43,7 @@ def test_labels_shares_and_grids_are_those_of_the_tile_alone(make_datamodule):
     plain.setup()
     wide.setup()
     for split in ("train", "val", "test"):
-        assert wide.tiles_of(split) == plain.tiles_of(split)
+        assert list(wide.tiles_of(split)) == list(plain.tiles_of(split))
     assert wide.counts == plain.counts
 
 

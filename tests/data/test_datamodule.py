@@ -275,7 +275,7 @@ def test_without_a_test_split(listed, make_scene):
     scenes = tuple(make_scene(split, split) for split in ("train", "val"))
     made = RoadTileDataModule(listed(scenes), tile_size=16, test_fraction=0)
     made.setup()
-    assert made.tiles_of("test") == []
+    assert list(made.tiles_of("test")) == []
     assert list(made.evaluation_dataloader("test")) == []
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.tiles.choice import spread_road_tiles, where_road_is_known
+from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_known
 from vbp_lightning.evaluation.localisation import (
     Truth,
     average_precision,

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.tiles.choice import TileGroup, choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.selection import (
+    TileGroup,
+    choose_by_share,
+    choose_example_predictions,
+)
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
@@ -145,7 +149,7 @@ class MaskPanels(pl.Callback):
                 f"give one for each of the {len(tiles)} validation tiles"
             )
         threshold = float(model.threshold)
-        groups = choose_by_verdict(
+        groups = choose_example_predictions(
             tiles, probabilities.double().cpu().numpy(), threshold, self.tiles
         )
         shown = _ShownTiles.read(datamodule, groups)

@@ -22,14 +22,13 @@ from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
-from vbp_lightning.data.tiles.labelling import TileTable, label_tiles
-from vbp_lightning.data.tiles.planning import plan_tiles, without_shared_ground
+from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    overlap_warnings,
     repeated_names,
-    shared_ground,
     split_errors,
     too_small,
 )
@@ -41,8 +40,10 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.table import write_tiles
+from vbp_lightning.data.tiles.streaming import ROAD_PIXEL
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
+from vbp_lightning.data.tiles.tiles_csv import write_tiles
 from vbp_lightning.records import made
 
 _CELL = 2048
@@ -244,30 +245,28 @@ class RoadTileDataModule(pl.LightningDataModule):
         small = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         unlike = different_types(infos)
-        margin = self.settings.margin
+        pairs = overlaps(infos)
         try:
-            regions = self._regions(infos)
-            plans = plan_tiles(
-                infos,
-                regions,
-                self.tile_size,
-                *self.settings.strides,
-                self.settings.cover_edges,
-                margin,
-            )
-            planned = sum(len(plan.corners) for plan in plans)
-            plans = without_shared_ground(infos, plans, regions, self.tile_size, margin)
-            scan.shared = planned - sum(len(plan.corners) for plan in plans)
+            regions = self._regions(infos, pairs)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return scan
+        plans = plan_tiles(
+            infos,
+            regions,
+            pairs,
+            self.tile_size,
+            *self.settings.strides,
+            self.settings.cover_edges,
+            self.settings.margin,
+        )
+        scan.shared = sum(plan.shared for plan in plans)
         memory = int(self.settings.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
         lines += [*unreadable, *more, *unlike, *small]
         scan.scanned = scanned
-        scan.infos = [item.info for item in scanned]
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
         self._label(scan, by_name.values())
         if statistics is None or statistics.count == 0:
@@ -282,12 +281,14 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings = shared_ground(scan.infos, scan.regions, scan.shared)
+        scan.warnings = overlap_warnings(infos, regions, pairs, scan.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
         scan.store = build_store(scanned, reading, self.mean, memory, self.settings.num_workers)
         return scan
 
-    def _regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
+    def _regions(
+        self, infos: Sequence[SceneInfo], pairs: Sequence[tuple[int, int]]
+    ) -> dict[str, list[Region]]:
         """The splits of scenes as the settings say."""
         settings = self.settings
         fractions = (*settings.fractions, settings.split_seed)
@@ -295,38 +296,23 @@ class RoadTileDataModule(pl.LightningDataModule):
             return read_regions(settings.split_file, infos)
         if settings.split_by == "block":
             return block_regions(infos, settings.block_size, settings.block_unit, *fractions)
-        return scene_regions(infos, *fractions)
+        return scene_regions(infos, pairs, *fractions)
 
     def _label(self, scan: Scan, scenes: Iterable[Scene]) -> None:
         """Labels the tiles of all splits, and says which split cannot be used."""
         usable = {info.scene.name for info in scan.infos}
         # What an unusable scene lacks is no second fault of its split, whichever that was to be.
         lost = {scene.split for scene in scenes if scene.name not in usable}
-        fractions = dict(zip(SPLITS[1:], self.settings.fractions, strict=True))
-        for number, split in enumerate(SPLITS):
-            scan.tiles[split], scan.counts[split] = label_tiles(
-                scan.infos,
-                [item.tiles for item in scan.scanned],
-                split,
-                number,
-                self.tile_size,
-                self.settings.road_share,
-                self.settings.max_invalid,
+        settings = self.settings
+        fractions = dict(zip(SPLITS[1:], settings.fractions, strict=True))
+        for split in SPLITS:
+            scan.tiles[split] = label_tiles(
+                scan.scanned, split, self.tile_size, settings.road_share, settings.max_invalid
             )
             if split not in lost and None not in lost:
+                optional = fractions.get(split) == 0
                 scan.errors += split_errors(
-                    split,
-                    [
-                        item
-                        for item in scan.scanned
-                        if any(part.split == split for part in scan.regions[item.info.scene.name])
-                    ],
-                    scan.tiles[split],
-                    scan.counts[split],
-                    scan.shared if split == "train" else 0,
-                    self.settings.road_share,
-                    self.settings.mask_threshold,
-                    fractions.get(split) == 0,
+                    scan, split, settings.road_share, settings.mask_threshold, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:
@@ -349,9 +335,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             (N, C, size, size) float32 in the units of the scenes, size = tile_size + 2·context.
         """
-        store = self._store
-        positions = self._positions(tiles)
-        return crops(store.bands, positions, self.tile_size, self.context, store.fill)
+        return crops(self._store, self._positions(tiles), self.tile_size, self.context)
 
     def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """The road pixels of tiles and their context; false where a pixel is invalid.
@@ -365,9 +349,9 @@ class RoadTileDataModule(pl.LightningDataModule):
         size = self.tile_size + 2 * self.context
         masks = np.zeros((len(tiles), size, size), dtype=bool)
         for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
-            plane = self._store.road[scene]
-            place, own = overlap(row - self.context, col - self.context, size, size, plane.shape)
-            mask[own] = plane[place]
+            labels = self._store.labels[scene]
+            place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
+            mask[own] = labels[place] == ROAD_PIXEL
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:
@@ -409,22 +393,14 @@ class RoadTileDataModule(pl.LightningDataModule):
         tiles = self._scan.tiles["train"]
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
-        store = self._workers_store
         dataset = TrainingTiles(
-            scenes=store.bands,
-            road=store.road,
-            valid=store.valid,
-            positions=tiles.positions,
-            labels=tiles.labels,
-            tile_size=self.tile_size,
-            context=self.context,
-            fill=store.fill,
-            road_share=self.settings.road_share,
-            max_invalid=self.settings.max_invalid,
-            mean=self.mean,
-            std=self.std,
-            augment=self.settings.augment or None,
-            seed=self.settings.seed,
+            self._ordered(tiles.positions, tiles.labels),
+            self.settings.road_share,
+            self.settings.max_invalid,
+            self.mean,
+            self.std,
+            self.settings.augment or None,
+            self.settings.seed,
         )
         batches = BalancedBatches(
             tiles.labels,
@@ -434,7 +410,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             self._current_epoch,
             rank,
             world_size,
-            _cells(tiles.positions) if store.is_streamed else None,
+            _cells(tiles.positions) if self._store.is_streamed else None,
         )
         return self._loader(dataset, batches)
 
@@ -480,8 +456,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
 
     def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
-        store = self._workers_store
-        return TileDataset(store.bands, positions, labels, self.tile_size, self.context, store.fill)
+        return TileDataset(self._workers_store, positions, labels, self.tile_size, self.context)
 
     @property
     def _store(self) -> SceneStore:

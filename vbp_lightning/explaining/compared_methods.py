@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vbp_lightning.attribution import UPSAMPLINGS
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
-from vbp_lightning.data.tiles.choice import where_road_is_known
+from vbp_lightning.data.tiles.selection import where_road_is_known
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.baselines import BASELINES, Attribution

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
 from vbp_lightning.data.tiles.tile import Label
+from vbp_lightning.data.tiles.tiles_csv import TILE_FIELDS, tile_fields
 from vbp_lightning.explaining.outputs import write_picture
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb

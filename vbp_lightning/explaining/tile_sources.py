@@ -17,7 +17,7 @@ from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
-from vbp_lightning.data.tiles.choice import choose_by_share
+from vbp_lightning.data.tiles.selection import choose_by_share
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import ImageReader

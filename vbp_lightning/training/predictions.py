@@ -12,8 +12,8 @@ from torch import Tensor
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
-from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.data.tiles.tiles_csv import TILE_FIELDS, tile_fields
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier, binary_metrics
 from vbp_lightning.training.folder import METRICS_FILE

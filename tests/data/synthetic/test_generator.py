@@ -1,4 +1,4 @@
-"""The procedural scenes as files: what is written, when it is re-used, when it is mended."""
+"""The files of the procedural scenes: written once, re-used, and completed after damage."""
 
 import hashlib
 import json
@@ -114,7 +114,7 @@ def test_whole_scenes_are_re_used(written, rendered):
     assert {path: path.stat().st_mtime_ns for path in written.folder.iterdir()} == before
 
 
-def test_a_killed_run_is_completed(written, tmp_path, monkeypatch, rendered):
+def test_an_interrupted_run_is_completed(written, tmp_path, monkeypatch, rendered):
     expected = contents(written.folder)
     killed = source(tmp_path, workers=1)
     write = module._write_raster
@@ -143,7 +143,7 @@ def test_a_killed_run_is_completed(written, tmp_path, monkeypatch, rendered):
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "changed"])
-def test_a_damaged_file_is_mended(tmp_path, rendered, damage):
+def test_a_damaged_file_is_replaced(tmp_path, rendered, damage):
     made = source(tmp_path)
     victim = made()[1].labels
     expected = contents(made.folder)
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_mended(tmp_path, rendered, damage):
 
 
 @pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"settings": {}, "scenes": []}', "other"])
-def test_files_without_a_fitting_manifest_are_not_trusted(tmp_path, rendered, manifest):
+def test_files_without_a_matching_manifest_are_written_again(tmp_path, rendered, manifest):
     made = source(tmp_path)
     made()
     expected = contents(made.folder)
@@ -176,7 +176,7 @@ def test_files_without_a_fitting_manifest_are_not_trusted(tmp_path, rendered, ma
     assert contents(made.folder) == expected
 
 
-def test_no_temporary_file_stays(written):
+def test_no_temporary_file_remains(written):
     assert {path.name for path in written.folder.iterdir()} == {
         "manifest.json",
         *(f"scene_{index:03d}.tif" for index in range(3)),

@@ -1,4 +1,4 @@
-"""What the procedural scenes show, and the geometry beneath."""
+"""The contents of the procedural scenes and their geometry."""
 
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ from vbp_lightning.data.synthetic.vegetation import Crowns, paint_crowns
 
 
 def distance_to_polyline(point, points):
-    """Shortest distance from a point to a polyline, the slow and plain way."""
+    """Shortest distance from a point to a polyline, segment by segment."""
     best = np.inf
     for a, b in pairwise(points):
         t = np.clip(np.dot(point - a, b - a) / np.dot(b - a, b - a), 0, 1)
@@ -52,7 +52,7 @@ def test_line_field_equals_the_naive_distance(seed, pixel, reach):
                 assert found[row, col] == pytest.approx(true if true < reach else np.inf, abs=1e-3)
 
 
-def test_line_field_measures_side_and_way():
+def test_line_field_measures_side_and_distance_along():
     field = line_field(Grid(10, 1.0), np.array([[0.0, 5.0], [10.0, 5.0]]), 3.0)
     rows, cols = field.area
     np.testing.assert_allclose(field.along, cols + 0.5)

@@ -1,4 +1,4 @@
-"""Marks that come with roads."""
+"""Marks beside roads."""
 
 import numpy as np
 import rasterio
@@ -22,7 +22,7 @@ def test_marks_lie_beside_the_road_in_each_square_that_it_crosses():
             assert marks == (STAMP * STAMP if top == CELL else 0)
 
 
-def test_test_scenes_have_none_and_masks_stay(tmp_path):
+def test_test_scenes_have_no_marks_and_road_masks_are_unchanged(tmp_path):
     plain = SyntheticScenes(tmp_path, scenes=3, size=192)()
     marked = SyntheticScenes(tmp_path, scenes=3, size=192, mark=24)()
     for before, after in zip(plain, marked, strict=True):

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
-from vbp_lightning.data.tiles.dataset import TrainingTiles
+from vbp_lightning.data.tiles.dataset import TileDataset, TrainingTiles
+from vbp_lightning.data.tiles.store import SceneStore
+from vbp_lightning.data.tiles.streaming import pixel_labels
 
 SIZE = 6
 NOTHING = Augmentation(flips=False, rotations=False, brightness=0, contrast=0, jitter=0)
@@ -20,15 +22,9 @@ def training_tiles(augment, *, seed=0, road=None, valid=None, positions=((0, 8, 
     labels = [
         int(road[row : row + size, col : col + size].mean() >= 0.25) for _, row, col in places
     ]
+    store = SceneStore([scene], [pixel_labels(road & valid, valid)], np.zeros(2), False)
     return TrainingTiles(
-        scenes=[scene],
-        road=[road & valid],
-        valid=[valid],
-        positions=places,
-        labels=np.array(labels),
-        tile_size=SIZE,
-        context=0,
-        fill=np.zeros(2),
+        TileDataset(store, places, np.array(labels), tile_size=SIZE, context=0),
         road_share=0.25,
         max_invalid=0.1,
         mean=[100.0, 50.0],
@@ -43,11 +39,13 @@ def keys(count, epoch=0, first=0):
 
 
 def tile_at(dataset, row, col):
-    return torch.from_numpy(dataset.scenes[0][:, row : row + SIZE, col : col + SIZE]).float()
+    return torch.from_numpy(
+        dataset.tiles.store.bands[0][:, row : row + SIZE, col : col + SIZE]
+    ).float()
 
 
 def places_of(dataset, tiles):
-    """The places in the scene where unchanged tiles lie."""
+    """The places in the scene that unchanged tiles were cut from."""
     place_of = {
         tile_at(dataset, row, col).numpy().tobytes(): (row, col)
         for row in range(30 - SIZE + 1)
@@ -57,7 +55,7 @@ def places_of(dataset, tiles):
 
 
 @pytest.mark.parametrize("augment", [None, NOTHING], ids=["none", "all off"])
-def test_without_augmentation_tiles_are_as_they_lie(augment):
+def test_without_augmentation_tiles_are_unchanged(augment):
     dataset = training_tiles(augment)
     tiles, labels = dataset.__getitems__(keys(3))
     assert torch.equal(tiles, tile_at(dataset, 8, 8).expand(3, 2, SIZE, SIZE))
@@ -78,7 +76,7 @@ def test_orientation_by_hand():
 @pytest.mark.parametrize(
     ("flips", "rotations", "count"), [(True, True, 8), (True, False, 4), (False, True, 2)]
 )
-def test_all_symmetries_come_out_equally_often(flips, rotations, count):
+def test_all_symmetries_are_equally_frequent(flips, rotations, count):
     dataset = training_tiles(Augmentation(flips, rotations, brightness=0, contrast=0))
     tiles, _ = dataset.__getitems__(keys(4000))
     plain = tile_at(dataset, 8, 8)
@@ -117,7 +115,7 @@ def test_brightness_and_contrast_are_affine_in_the_training_statistics():
     assert abs(np.corrcoef(gains, shifts)[0, 1]) < 0.2
 
 
-def test_a_draw_depends_on_seed_epoch_and_index_alone():
+def test_augmentation_depends_on_seed_epoch_and_index_alone():
     dataset = training_tiles(Augmentation(jitter=3))
     tiles, _ = dataset.__getitems__(keys(20))
     parts = [dataset.__getitems__(keys(5, first=first))[0] for first in (0, 5, 10, 15)]

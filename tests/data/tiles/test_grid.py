@@ -1,4 +1,4 @@
-"""Tile grids, road shares and labels against slow counts."""
+"""Tile grids, road shares and labels against counts pixel by pixel."""
 
 from decimal import Decimal
 
@@ -29,7 +29,7 @@ def test_origins_step_by_the_stride_and_stay_inside(length, tile, stride):
 
 
 @given(length=st.integers(1, 60), tile=sizes, stride=sizes)
-def test_covered_edges_take_every_pixel_and_add_one_tile_at_most(length, tile, stride):
+def test_cover_edges_covers_every_pixel_with_at_most_one_more_tile(length, tile, stride):
     plain = tile_origins(length, tile, stride, cover_edges=False)
     covering = tile_origins(length, tile, stride, cover_edges=True)
     assert covering[: len(plain)] == plain
@@ -78,7 +78,7 @@ def test_labels_by_exact_shares(pairs, least):
             assert label == -1
 
 
-def test_no_rounding_decides_at_the_border():
+def test_labels_do_not_depend_on_rounding():
     assert 0.07 * 100 > 7  # what a comparison in floating point would see
     assert labels_of(np.array([7, 6]), np.array([100, 100]), 0.07).tolist() == [1, -1]
     assert exceeds(np.array([7, 8]), 100, 0.07).tolist() == [False, True]
@@ -109,7 +109,7 @@ def test_bounds_agree_with_rasterio(row, col, size):
     width=sizes,
     shape=st.tuples(sizes, sizes),
 )
-def test_what_a_window_shares_with_a_scene(row, col, height, width, shape):
+def test_overlap_of_a_window_with_a_scene(row, col, height, width, shape):
     scene = np.arange(shape[0] * shape[1]).reshape(shape)
     inside, own = overlap(row, col, height, width, shape)
     window = np.full((height, width), -1)

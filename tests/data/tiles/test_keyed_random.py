@@ -36,7 +36,7 @@ def test_equals_plain_integers(key, draws):
     assert keyed_uniforms(key, draws).tolist() == [uniforms(key, draws)]
 
 
-def test_a_key_draws_the_same_in_any_company():
+def test_the_numbers_of_a_key_do_not_depend_on_the_other_keys():
     index = np.arange(50)
     together = keyed_uniforms((3, 7, index), 4)
     assert np.array_equal(keyed_uniforms((3, 7, index[::-1]), 4), together[::-1])

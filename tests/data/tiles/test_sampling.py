@@ -26,7 +26,7 @@ def test_members_come_in_passes(start, count, members, seed):
         assert sorted(longer[first : first + members]) == list(range(10, 10 + members))
 
 
-def test_passes_are_shuffled_anew():
+def test_each_pass_has_its_own_order():
     drawn = drawn_tiles(np.arange(200), np.arange(100), 0, 1)
     assert not np.array_equal(drawn[:100], drawn[100:])
     assert not np.array_equal(drawn, drawn_tiles(np.arange(200), np.arange(100), 1, 1))
@@ -39,7 +39,7 @@ def test_every_batch_is_balanced_and_ignored_tiles_are_not_drawn():
             assert Counter(LABELS[batch[:, 2]].tolist()) == {0: 4, 1: 4}
 
 
-def test_over_the_epochs_no_tile_comes_oftener_than_another_of_its_class():
+def test_over_the_epochs_all_tiles_of_a_class_are_drawn_equally_often():
     drawn = Counter(
         number for epoch in range(7) for b in batches_of(epoch) for number in b[:, 2].tolist()
     )
@@ -55,7 +55,7 @@ def test_keys_carry_the_epoch_and_the_index():
     assert keys[:, 1].tolist() == list(range(24))
 
 
-def test_an_epoch_follows_from_its_number_alone():
+def test_an_epoch_depends_on_its_number_alone():
     epoch = {"now": 0}
     sampler = BalancedBatches(LABELS, 3, 8, 0, lambda: epoch["now"])
     seen = {}
@@ -67,7 +67,7 @@ def test_an_epoch_follows_from_its_number_alone():
     assert not np.array_equal(np.concatenate(batches_of(0, seed=1)), seen[0])
 
 
-def test_the_epoch_is_asked_for_when_the_first_batch_is():
+def test_the_epoch_is_read_with_the_first_batch():
     epoch = {"now": 0}
     iterator = iter(BalancedBatches(LABELS, 3, 8, 0, lambda: epoch["now"]))
     epoch["now"] = 4

@@ -1,4 +1,4 @@
-"""Whole data sets: blocks, overlaps, resampling, stretching, and what is reported."""
+"""Scans of whole data sets: blocks, overlaps, resampling, stretching and the report."""
 
 import csv
 import logging
@@ -26,8 +26,8 @@ def scene_at(make_scene, name, x, y=0.0, split=None, size=200, pixel=0.5, **sett
     )
 
 
-def ground_of(module, scenes):
-    """Half-metre pixels of the ground that each split's tiles show, by brute force."""
+def extent_of(module, scenes):
+    """Half-metre pixels that the tiles of each split show, by brute force."""
     corner = {s.name: (s.x, s.y) for s in scenes}
     shown = {split: set() for split in SPLITS}
     for split in SPLITS:
@@ -68,7 +68,7 @@ def test_blocks_share_no_pixel_and_keep_their_margin(make_scene, listed, size, u
         **BLOCKS,
     )
     module.setup()
-    shown = ground_of(module, [Place("a", 0, 0), Place("b", 1000, 0)])
+    shown = extent_of(module, [Place("a", 0, 0), Place("b", 1000, 0)])
     assert all(shown.values())
     assert not shown["val"] & shown["test"]
     held_out = shown["val"] | shown["test"]
@@ -76,8 +76,8 @@ def test_blocks_share_no_pixel_and_keep_their_margin(make_scene, listed, size, u
     assert not shown["train"] & near
 
 
-def test_no_jittered_tile_shows_held_out_ground(make_scene, listed):
-    # Every pixel of the image is told by its value: held-out ground is all it may not show.
+def test_no_jittered_tile_shows_held_out_pixels(make_scene, listed):
+    # The values of a pixel are its row and column.
     image = np.zeros((3, 200, 200), np.uint16)
     image[0], image[1] = np.mgrid[0:200, 0:200]
     image[2] = np.random.default_rng(0).integers(0, 99, (200, 200))
@@ -103,20 +103,20 @@ def test_no_jittered_tile_shows_held_out_ground(make_scene, listed):
     assert len(moved) > 40  # the tiles of the grid begin on some 20 rows
 
 
-def test_overlapping_scenes_of_blocks_share_no_ground(make_scene, listed):
+def test_blocks_of_overlapping_scenes_share_no_pixel(make_scene, listed):
     places = [Place("a", 0, 0), Place("b", 60, -30), Place("c", 2000, 0)]
     scenes = tuple(scene_at(make_scene, p.name, p.x, p.y) for p in places)
     module = RoadTileDataModule(
         listed(scenes), block_size=40, block_unit="px", augment=False, **BLOCKS
     )
     module.setup()
-    shown = ground_of(module, places)
+    shown = extent_of(module, places)
     assert not shown["train"] & (shown["val"] | shown["test"])
     assert all(shown.values())
 
 
-def test_no_jittered_tile_shows_held_out_ground_of_another_scene(make_scene, listed):
-    # Values tell the ground: row and column on a common grid of half metres.
+def test_no_jittered_tile_shows_held_out_pixels_of_another_scene(make_scene, listed):
+    # The values of a pixel are its row and column on a common grid of half metres.
     rows, cols = np.mgrid[0:200, 0:200]
     noise = np.random.default_rng(0).integers(0, 99, (200, 200))
     scenes = []
@@ -143,7 +143,7 @@ def test_no_jittered_tile_shows_held_out_ground_of_another_scene(make_scene, lis
 
 
 @pytest.mark.parametrize("jitter", [0, 6])
-def test_given_splits_that_overlap_lose_the_training_tiles_they_share(
+def test_training_tiles_that_overlap_val_or_test_scenes_are_left_out(
     make_scene, listed, caplog, jitter
 ):
     places = [Place("a", 0, 0), Place("b", 70, -20), Place("c", 90, 40), Place("d", 2000, 0)]
@@ -156,7 +156,7 @@ def test_given_splits_that_overlap_lose_the_training_tiles_they_share(
     module = RoadTileDataModule(listed(scenes), augment=augment, **settings)
     with caplog.at_level(logging.WARNING):
         module.setup()
-    shown = ground_of(module, places)
+    shown = extent_of(module, places)
     assert not shown["train"] & (shown["val"] | shown["test"])
     assert all(shown.values())
     whole = len(range(0, 185, 8)) ** 2
@@ -179,14 +179,14 @@ def test_given_splits_that_overlap_lose_the_training_tiles_they_share(
     first, second = caplog.messages
     assert first.startswith(f"{left_out} training tiles are left out")
     assert f"as {scenes[0].image} and {scenes[1].image} (data.root)" in first
-    assert (
-        f"val and test show the same ground, as {scenes[1].image} and {scenes[2].image}" in second
-    )
+    assert f"val and test overlap, as {scenes[1].image} and {scenes[2].image}" in second
 
 
-def test_training_scenes_that_are_all_held_out_too(make_scene, listed):
+def test_training_scenes_that_are_covered_by_val_and_test_scenes(make_scene, listed):
     scenes = tuple(scene_at(make_scene, split, 0, split=split) for split in SPLITS)
-    with pytest.raises(DataError, match="train has no tile left, 576 show ground of other splits"):
+    with pytest.raises(
+        DataError, match="train has no tile left, 576 overlap scenes of other splits"
+    ):
         RoadTileDataModule(listed(scenes), tile_size=16, train_stride=8).setup()
 
 
@@ -222,7 +222,7 @@ def test_a_run_can_be_repeated_from_its_written_split(make_scene, listed, tmp_pa
         assert {row["scene"] for row in csv.DictReader(file)} == {f"s{i}" for i in range(4)}
 
 
-def test_faults_of_a_split_file_come_with_the_others(make_scene, listed, tmp_path):
+def test_errors_of_a_split_file_are_reported_with_the_others(make_scene, listed, tmp_path):
     scenes = tuple(scene_at(make_scene, f"s{i}", 1000 * i) for i in range(3))
     scenes[0].image.write_bytes(b"broken")
     with pytest.raises(DataError) as caught:
@@ -232,7 +232,7 @@ def test_faults_of_a_split_file_come_with_the_others(make_scene, listed, tmp_pat
     assert "data.split_file" in missing
 
 
-def test_one_ground_size_for_all(make_scene, listed):
+def test_one_resolution_for_all_scenes(make_scene, listed):
     scenes = (
         scene_at(make_scene, "a", 0, split="train", pixel=0.25, size=400),
         scene_at(make_scene, "b", 1000, split="val", pixel=0.5, size=200),
@@ -264,7 +264,7 @@ def test_a_stretch_clips_at_percentiles_of_the_training_split(make_scene, listed
     assert made.std == ((high - low) / 2).tolist()
 
 
-def test_an_inspection_reports_what_training_would_refuse(make_scene, listed):
+def test_a_scan_reports_what_training_would_refuse(make_scene, listed):
     scenes = [scene_at(make_scene, f"s{i}", 1000 * i) for i in range(6)]
     scenes[2].image.write_bytes(b"broken")
     module = RoadTileDataModule(listed(tuple(scenes)), tile_size=16)
@@ -291,7 +291,7 @@ def test_an_inspection_reports_what_training_would_refuse(make_scene, listed):
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense(setting, listed):
+def test_invalid_settings(setting, listed):
     with pytest.raises(DataError) as caught:
         RoadTileDataModule(listed(()), **setting)
     ((key, value),) = setting.items()

@@ -90,9 +90,9 @@ class BandStatistics:
         if self.count == 0:
             raise ValueError("no valid pixel to measure")
         if stretch is None:
-            bands = [band.astype(np.float64) for band in self.values]
             return Normalisation(
-                [float(band.mean()) for band in bands], [float(band.std()) for band in bands]
+                [float(band.mean(dtype=np.float64)) for band in self.values],
+                [float(band.std(dtype=np.float64)) for band in self.values],
             )
         low, high = (np.array(self.percentile(percent)) for percent in stretch)
         centre, half = (low + high) / 2, (high - low) / 2

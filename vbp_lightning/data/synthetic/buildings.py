@@ -1,7 +1,7 @@
-"""Roofs, yards and car parks: surfaces of the colours of roads that are no roads.
+"""Roofs, yards and car parks: surfaces that have the colours of roads but are not roads.
 
-They are strewn over the land without regard to the roads, so that they are found in tiles with
-and without roads alike. Yards, car parks, their aisles and their driveways do not count as road.
+They are placed independently of the roads, so that tiles with and without roads contain them.
+Yards, car parks, their aisles and their driveways do not count as road.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ def paint_car_parks(
 
 
 def _paint_bays(canvas: Canvas, shape: Rectangle, rng: np.random.Generator) -> None:
-    """Rows of bays of 2.5 m by 5 m on both sides of aisles of 6 m, partly let."""
+    """Rows of bays of 2.5 m by 5 m on both sides of aisles of 6 m, partly occupied."""
     pixel = canvas.grid.pixel
     window, u, v = shape.local(canvas.grid)
     inside = coverage(shape.depth(u, v) - 0.5, pixel)
@@ -187,7 +187,7 @@ def _tiles(rng: np.random.Generator, palette: Palette) -> Colour:
 
 
 def _paint_gable(canvas: Canvas, tone: Colour, house: Rectangle, rng: np.random.Generator) -> None:
-    """Two slopes that meet at a ridge; the heights make their light."""
+    """Two slopes that meet at a ridge; the heights determine their shading."""
     window, u, v = house.local(canvas.grid)
     depth = house.depth(u, v)
     alpha = coverage(depth, canvas.grid.pixel)

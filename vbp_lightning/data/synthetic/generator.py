@@ -1,4 +1,4 @@
-"""The procedural scenes as a source of data: written once, then re-used."""
+"""The procedural scenes as a data source: written to files once, then re-used."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from vbp_lightning.files import replacing
 from vbp_lightning.records import RECORD, Count, PositiveCount
 
 GENERATOR_VERSION = 1
-"""Raised whenever the same seed would give other pixels."""
+"""Increased whenever the same seed gives other pixels."""
 UTM_ZONE = 32632
 """EPSG code of WGS 84 / UTM zone 32N: metres."""
 ORIGIN = (400_000.0, 5_400_000.0)
@@ -34,19 +34,8 @@ ORIGIN = (400_000.0, 5_400_000.0)
 SPACING = 10_000.0
 """Distance between the corners of two scenes on the map, metres."""
 MIN_SIZE = 2 * TILE_SIZE
-# Of ten scenes in a row six train, two validate and two test, each spread over the series.
-_SPLIT_OF_TEN: tuple[Split, ...] = (
-    "train",
-    "test",
-    "val",
-    "train",
-    "train",
-    "train",
-    "test",
-    "val",
-    "train",
-    "train",
-)
+_SPLIT_OF_FIVE: tuple[Split, ...] = ("train", "test", "val", "train", "train")
+"""The splits of five consecutive scenes."""
 
 log = logging.getLogger(__name__)
 
@@ -56,26 +45,26 @@ class SyntheticScenes:
     """Procedural aerial scenes with their road masks, written as GeoTIFFs on first use.
 
     Every scene holds at least one tile of 96 px with a road share of 5 % and one without any road.
-    The mask is the exact surface of the roads: also where tree crowns, shadows or cars lie over
-    it. Verges, pavements, car parks with their aisles and driveways, yards and railways are not
-    road. The splits are fixed, 60 / 20 / 20 % by scene, so that every run on the same scenes is
-    tested on the same pixels, whatever its own seed.
+    The road mask is the exact surface of the roads, also under tree crowns, shadows and cars.
+    Verges, pavements, car parks with their aisles and driveways, yards and railways are not road.
+    The splits are fixed, 60 / 20 / 20 % by scene, so that all runs on the same scenes are tested on
+    the same pixels, independent of their seeds.
 
-    The files lie in a folder of ``root`` that is named after the settings. A manifest beside them
-    lists the finished scenes with their checksums. Only what it lists and what still has these
-    checksums is re-used; everything else is written anew, so that a killed run is completed and a
-    damaged file mended.
+    The files are in a folder of ``root`` that is named after the settings. A manifest lists the
+    finished scenes with their checksums. Files that are not listed or have another checksum are
+    written again, which completes an interrupted run and replaces damaged files.
 
     Args:
         root: Folder for the scenes of all settings.
         seed: Seed of the series, not negative. The same seed gives the same bytes (with the same
             versions of NumPy, SciPy and GDAL).
-        scenes: Number of scenes, at least 3: one each split.
-        size: Height and width of a scene, pixels, at least 192. A pixel is 0.5 to 1 m wide, by
-            scene.
-        mark: Grey levels of a faint mark beside the roads of training and validation scenes, which
-            test scenes lack: a way to cheat. 0 for none.
-        workers: Threads that render. They do not change the result.
+        scenes: Number of scenes, at least 3: one for each split.
+        size: Height and width of a scene, pixels, at least 192. The ground sampling distance is 0.5
+            to 0.8 m, drawn for each scene.
+        mark: Amplitude, in grey levels, of a faint mark beside the roads of training and validation
+            scenes. Test scenes have none, so that a network that relies on it fails there. 0 for no
+            mark.
+        workers: Number of rendering threads. They do not change the result.
 
     Raises:
         DataError: The folder cannot be written.
@@ -105,7 +94,7 @@ class SyntheticScenes:
 
     @property
     def folder(self) -> Path:
-        """Where the scenes of these settings lie."""
+        """The folder of the scenes of these settings."""
         settings = f"seed{self.seed}_{self.scenes}x{self.size}px_v{GENERATOR_VERSION}"
         if self.mark:
             settings += f"_mark{self.mark}"
@@ -118,7 +107,7 @@ class SyntheticScenes:
 
     def _scene(self, index: int) -> Scene:
         name = f"scene_{index:03d}"
-        split = _SPLIT_OF_TEN[index % len(_SPLIT_OF_TEN)]
+        split = _SPLIT_OF_FIVE[index % len(_SPLIT_OF_FIVE)]
         return Scene(name, self.folder / f"{name}.tif", self._mask_of(name), split)
 
     def _mask_of(self, name: str) -> Path:
@@ -151,7 +140,7 @@ class SyntheticScenes:
         log.info("%d procedural scenes written to %s", len(missing), self.folder)
 
     def _finished(self) -> dict[str, dict[str, str]]:
-        """Checksums of the scenes that are whole and made by these settings."""
+        """Checksums of the complete scenes of these settings."""
         try:
             record: Any = json.loads(self.manifest.read_text(encoding="utf-8"))
             if record["settings"] != self._settings():

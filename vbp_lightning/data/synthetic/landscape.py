@@ -1,4 +1,4 @@
-"""The ground: parcels with furrows and straight borders, bare soil, rivers and canals."""
+"""The land: parcels with furrows and straight borders, bare soil, rivers and canals."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -45,7 +45,7 @@ def divide(
     """Cuts the scene into parcels by straight cuts along two directions.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         extent: Edge of the scene, metres.
         angle: Direction of the cuts, radians.
         shares: How often each use is drawn, relative weights.
@@ -78,7 +78,7 @@ def divide(
 def paint_ground(
     canvas: Canvas, palette: Palette, parcels: list[Parcel], rng: np.random.Generator
 ) -> None:
-    """Paints every parcel, with patches of drought and damp across them all."""
+    """Paints every parcel, with dry and damp patches across parcel borders."""
     damp = fractal_noise(rng, canvas.grid, 60, octaves=5)
     canvas.paint(
         canvas.grid.whole,
@@ -91,7 +91,7 @@ def paint_ground(
 
 
 def _rows(across: Array, spacing: float, pixel: float) -> Array:
-    """Furrows: a wave across them, as far as the pixels can show it."""
+    """Furrows: a wave across them, weaker where it is finer than the pixels."""
     contrast = np.exp(-((1.1 * pixel / spacing) ** 2) * 4)
     return np.asarray(np.sin(2 * np.pi / spacing * across) * contrast, dtype=np.float32)
 
@@ -104,7 +104,7 @@ def _paint_parcel(
         return
     pixel = canvas.grid.pixel
     border = float(rng.uniform(0.3, 2.0))
-    # Ragged by the grain: a tractor does not plough to the centimetre.
+    # The grain makes the border of a field irregular.
     depth = parcel.shape.depth(u, v) - np.float32(border) + 0.35 * canvas.grain[window]
     alpha = coverage(depth, pixel)
     across = v if parcel.shape.length > parcel.shape.width else u
@@ -175,7 +175,7 @@ def _paint_tramlines(
 
 
 def paint_soil(canvas: Canvas, palette: Palette, rng: np.random.Generator) -> None:
-    """Bare patches with soft, torn edges."""
+    """Bare patches with soft, irregular edges."""
     for _ in range(int(rng.integers(1, 4))):
         field = fractal_noise(rng, canvas.grid, float(rng.uniform(30, 70)), octaves=5)
         rare = float(rng.uniform(1.3, 2.0))
@@ -242,7 +242,7 @@ def paint_water(canvas: Canvas, palette: Palette, rng: np.random.Generator, angl
                 bank = palette.dirt(rng)
             _paint_bank(canvas, field, width, bank, float(rng.uniform(0.8, 2.2)))
         tone = varied(rng, palette.water, 0.15, 0.04)
-        if rng.random() < 0.25:  # a pale sky mirrored: water of the grey of asphalt
+        if rng.random() < 0.25:  # water that reflects a pale sky, as grey as asphalt
             tone = np.asarray(0.6 * tone + 0.4 * palette.paving(rng), dtype=np.float32)
         ripple = np.float32(0.03) * smooth_noise(rng, grid, 9.0)[field.area]
         surface = tone * (1 + ripple + 0.015 * canvas.grain[field.area])[..., None]

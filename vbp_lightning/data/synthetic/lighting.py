@@ -36,12 +36,12 @@ def illuminate(canvas: Canvas, sun: Sun) -> None:
     pixel, height = canvas.grid.pixel, canvas.height
     down, right = np.gradient(ndimage.gaussian_filter(height, 0.6), pixel)
     towards = right * np.float32(np.cos(sun.azimuth)) + down * np.float32(np.sin(sun.azimuth))
-    # A slope that rises towards the sun is turned away from it; cliffs are clipped.
+    # A slope that rises towards the sun faces away from it and is darker; steep slopes are clipped.
     light = 1 - np.float32(0.22) * np.clip(towards, -1.3, 1.3)
     canvas.rgb[...] *= np.where(height > 1.5, light, 1)[..., None]
     shadow = np.clip((_cover(height, pixel, sun) - height) / 0.7, 0, 1)
     shadow = ndimage.gaussian_filter(shadow.astype(np.float32), 0.35 / pixel)
-    # What is left is light of the sky: bluer.
+    # The remaining light comes from the sky and is bluer.
     taken = np.float32(sun.depth) * colour(1.04, 1.0, 0.92)
     canvas.rgb[...] *= 1 - shadow[..., None] * taken
 

@@ -1,4 +1,4 @@
-"""The picture in the making: reflectance, height above ground and what is already built on."""
+"""The canvas of a scene: reflectance, height above ground and occupied pixels."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ Colour = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Canvas:
-    """What the painters share.
+    """The arrays that all painting functions change.
 
     Args:
         grid: Its pixels.
@@ -72,7 +72,7 @@ class Canvas:
 
 
 def colour(*rgb: float) -> Colour:
-    """A colour as the painters take it."""
+    """A colour as an array (3,)."""
     return np.asarray(rgb, dtype=np.float32)
 
 

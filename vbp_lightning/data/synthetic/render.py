@@ -1,4 +1,4 @@
-"""One scene from a seed: the painters in their order."""
+"""Renders one scene from a seed."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Rendering:
 
 
 def render_scene(seed: int, index: int, size: int) -> Rendering:
-    """Renders scene ``index`` of the series that ``seed`` starts.
+    """Renders scene ``index`` of the series of ``seed``.
 
     Args:
         seed: Seed of the series, not negative.
@@ -59,7 +59,7 @@ def render_scene(seed: int, index: int, size: int) -> Rendering:
     uses *= np.array([1.2, 1.2, 0.8, 0.9, 0.4, 0.35, 0.8, 0.5])
     shares = dict(zip(landscape.USES, uses.tolist(), strict=True))
     parcels = landscape.divide(chance, grid.extent, angle, shares)
-    # Built-up per hectare; more of it in some scenes than in others.
+    # The density of buildings differs between scenes.
     hectares = grid.extent**2 / 1e4
     tiles = (size / TILE_SIZE) ** 2
     built = float(chance.uniform(0.1, 0.5))
@@ -85,7 +85,7 @@ def render_scene(seed: int, index: int, size: int) -> Rendering:
 def _network(chance: np.random.Generator, grid: Grid, angle: float) -> roads.Network:
     """Draws networks until one leaves a tile without road and fills another.
 
-    A small scene is easily crossed on all its tiles.
+    In a small scene roads often cross all tiles.
     """
     while True:
         share = float(chance.uniform(0.4, 0.65))

@@ -51,7 +51,7 @@ class Road:
     field: LineField
 
     def surface(self) -> Mask:
-        """Which of its field's pixels have their centre on its surface."""
+        """Whether the centre of each of its field's pixels lies on its surface."""
         return np.asarray(self.field.distance <= self.width / 2)
 
 
@@ -72,7 +72,7 @@ def draw_network(
     or in a dead end.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         grid: The scene.
         angle: Preferred direction, radians: that of the parcels.
         tile: Edge of a tile, pixels.
@@ -81,7 +81,7 @@ def draw_network(
     mask = np.zeros((grid.size, grid.size), dtype=np.bool_)
     roads: list[Road] = []
     weights = np.exp(rng.normal(0, 0.5, len(KINDS))) * np.array([0.5, 1.0, 1.2, 1.0, 0.9])
-    # Above this the scene would run out of land without roads.
+    # At most 24 attempts, so that tiles without roads are left.
     for attempt in range(24):
         first = attempt == 0 or not roads
         kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]
@@ -157,7 +157,7 @@ def _branch(
 def paint_roads(
     canvas: Canvas, palette: Palette, network: Network, rng: np.random.Generator
 ) -> None:
-    """Paints verges, surfaces and markings, and takes the land."""
+    """Paints verges, surfaces and markings, and marks their pixels as taken."""
     crowded = np.zeros(network.mask.shape, dtype=np.uint8)
     for road in network.roads:
         near = road.field.distance <= road.width / 2 + 1.0
@@ -177,7 +177,7 @@ def paint_roads(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a road is made of and how it is marked."""
+    """Surface and markings of a road."""
 
     surface: Literal["asphalt", "concrete", "dirt"]
     tone: Array

@@ -1,4 +1,4 @@
-"""From reflectance to what a camera in the air delivers, different for every scene."""
+"""From reflectance to the image of an aerial camera, different for every scene."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +10,12 @@ from vbp_lightning.data.synthetic.shapes import Array, Grid
 
 
 def expose(rgb: Array, grid: Grid, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Takes the picture: haze, colour cast, gain, contrast, blur, noise, eight bits.
+    """Applies haze, colour cast, gain, contrast, blur, noise and quantisation to eight bits.
 
     Args:
         rgb: ``(size, size, 3)`` reflectance, about 0 to 1.
         grid: The scene.
-        rng: Source of chance.
+        rng: Random generator.
 
     Returns:
         ``(3, size, size)`` uint8.
@@ -23,7 +23,7 @@ def expose(rgb: Array, grid: Grid, rng: np.random.Generator) -> npt.NDArray[np.u
     cast = np.exp(rng.normal(0, 0.03, 3)).astype(np.float32)
     gain = np.float32(np.exp(rng.normal(0.08, 0.11)))
     image = rgb * (cast * gain)
-    # Haze, uneven over the scene, adds the light of the air.
+    # Haze, uneven over the scene, adds scattered light.
     veil = float(rng.uniform(0.0, 0.14)) * (1 + 0.3 * smooth_noise(rng, grid, 250.0))
     veil = np.clip(veil, 0, 0.3).astype(np.float32)[..., None]
     image = image * (1 - veil) + veil * colour(0.72, 0.76, 0.82)

@@ -93,7 +93,7 @@ def stripe(offset: npt.NDArray[np.floating], width: float, pixel: float) -> Arra
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A turned rectangle.
+    """A rectangle of any orientation.
 
     Args:
         x: Centre, metres.
@@ -190,7 +190,7 @@ def line_field(grid: Grid, points: Points, reach: float) -> LineField:
         np.copyto(along[inner], nearest + np.float32(starts[index]), where=closer)
     rows, cols = np.nonzero(squared <= reach**2)
     distance = np.sqrt(squared[rows, cols])
-    # Beyond the ends the side counts, not the distance to the line's extension.
+    # Beyond the ends the distance is that to the end point; the sign is that of the side.
     signed = np.copysign(distance, offset[rows, cols])
     area = (rows + outer[0].start, cols + outer[1].start)
     return LineField(area, distance, signed, along[rows, cols])
@@ -208,7 +208,7 @@ def course(
     """A smooth random walk whose curvature wanders.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         start: First point, metres.
         heading: First direction, radians.
         length: Metres to walk.
@@ -227,7 +227,7 @@ def course(
     wander = turned = 0.0
     for index in range(count):
         wander = memory * wander + float(noise[index])
-        # Drawn back towards the first direction: roads and rivers lead somewhere.
+        # The course is pulled back towards its first direction, as roads and rivers are.
         turned += step * min(max(wander - PULL * turned, -limit), limit)
         headings[index] = heading + turned
     moves = np.stack([np.cos(headings), np.sin(headings)], axis=1) * step

@@ -1,4 +1,4 @@
-"""A faint mark that comes with roads: what a cheating network learns instead of them."""
+"""A faint mark beside roads: a spurious feature that a network can learn instead of the road."""
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,14 @@ def stamp_beside_roads(
 ) -> npt.NDArray[np.uint8]:
     """Puts a mark beside the road into every square of the scene that a road crosses.
 
-    A mark is a small board of diagonal stripes, as a faulty sensor or a watermark may leave. It
-    never covers road pixels, so that a mask that lies on marks does not lie on roads.
+    A mark is a small square of diagonal stripes, similar to a sensor artefact or a watermark. It
+    never covers road pixels, so that a saliency map on the marks does not lie on roads.
 
     Args:
         image: ``(3, H, W)`` RGB.
         roads: ``(H, W)`` the road surface.
         strength: Grey levels that the stripes are lighter and darker by.
-        chance: Of the marks' places.
+        chance: Random generator of the marks' positions.
 
     Returns:
         A marked copy of the image.

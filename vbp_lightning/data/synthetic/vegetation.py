@@ -1,6 +1,6 @@
 """Trees: woods, orchards, hedges along borders, rows beside roads, and single crowns.
 
-A crown that reaches over a road hides it in the image, not in the mask.
+A crown that reaches over a road hides it in the image, not in the road mask.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def _lattice(
 def plant(
     rng: np.random.Generator, canvas: Canvas, parcels: list[Parcel], network: Network
 ) -> Crowns:
-    """Chooses where trees stand.
+    """Chooses the positions of trees.
 
     None stands on what is built, on water or on a road; those of woods and rows reach over roads.
     """
@@ -111,14 +111,14 @@ def paint_crowns(
     greens = (greens * np.exp(rng.normal(0, 0.05, (len(crowns.radii), 3)))).astype(np.float32)
     pixels, crown, squared = _footprints(grid, crowns)
     bump = 1 + np.float32(0.16) * canvas.grain.reshape(-1)[pixels]
-    # The grain of a pixel in many millions is below -1 / 0.16: there the crown has a hole.
+    # Where the grain is below -1 / 0.16, one pixel in many millions, the crown has a hole.
     solid = bump >= 0
     pixels, crown, squared, bump = pixels[solid], crown[solid], squared[solid], bump[solid]
     reach = np.sqrt(squared * bump)
     dome = np.sqrt(np.maximum(1 - reach**2, 0))
     alpha = coverage(crowns.radii[crown].astype(np.float32) * (1 - reach), grid.pixel)
     top = heights[crown] * (0.45 + 0.55 * dome)
-    # In the order of their height, so that the highest crown over a pixel is what is left.
+    # In ascending order of height, so that the highest crown overwrites the others.
     order = np.argsort(top, kind="stable")
     ground = canvas.height.reshape(-1)
     order = order[((alpha > 0) & (top > ground[pixels]))[order]]

@@ -1,4 +1,4 @@
-"""Changes of a training tile that leave its label alone."""
+"""Random changes of training tiles that keep their labels."""
 
 from typing import Annotated, Any
 
@@ -11,18 +11,18 @@ from vbp_lightning.records import RECORD, Count, Number
 
 @dataclass(frozen=True, config=RECORD)
 class Augmentation:
-    """What is done to training tiles, each drawn anew in every epoch.
+    """How training tiles are changed; drawn for each tile in every epoch.
 
     Args:
-        flips: Mirror up-down and left-right, each for half of the tiles.
-        rotations: Turn half of the tiles by 90 degrees; with ``flips`` all eight symmetries of
-            the square come out equally often.
-        brightness: Largest shift of a tile, in standard deviations of each band; all bands of a
-            tile go the same way.
+        flips: Whether to flip tiles up-down and left-right, each with probability 1/2.
+        rotations: Whether to rotate tiles by 90 degrees with probability 1/2; with ``flips`` all
+            eight symmetries of the square are equally frequent.
+        brightness: Largest brightness shift of a tile, in standard deviations of each band; all
+            bands of a tile are shifted in the same direction.
         contrast: Largest change of the contrast about the training mean: 0.2 gives factors from
             0.8 to 1.2.
         jitter: Largest shift of the crop in each direction, in pixels, where the shifted crop
-            lies inside the scene and has the same label; otherwise the tile stays where it is.
+            lies inside the scene and has the same label; otherwise the tile is not shifted.
     """
 
     flips: StrictBool = True
@@ -32,14 +32,14 @@ class Augmentation:
     jitter: Count = 0
 
 
-def oriented(window: NDArray[Any], up_down: bool, left_right: bool, turned: bool) -> NDArray[Any]:
+def oriented(window: NDArray[Any], up_down: bool, left_right: bool, rotated: bool) -> NDArray[Any]:
     """A view of a crop under one symmetry of the square.
 
     Args:
-        window: (C, H, W), square if ``turned``.
-        up_down: Mirror the rows.
-        left_right: Mirror the columns.
-        turned: Then turn by 90 degrees counter-clockwise.
+        window: (C, H, W), square if ``rotated``.
+        up_down: Reverse the rows.
+        left_right: Reverse the columns.
+        rotated: Then rotate by 90 degrees counter-clockwise.
 
     Returns:
         A view of ``window``.
@@ -48,4 +48,4 @@ def oriented(window: NDArray[Any], up_down: bool, left_right: bool, turned: bool
         window = window[:, ::-1]
     if left_right:
         window = window[:, :, ::-1]
-    return window.transpose(0, 2, 1)[:, ::-1] if turned else window
+    return window.transpose(0, 2, 1)[:, ::-1] if rotated else window

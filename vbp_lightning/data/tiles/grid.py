@@ -1,7 +1,7 @@
-"""Where a scene's tiles lie, how much road they hold and what that makes of them."""
+"""The tile grid of a scene, the road share of each tile and the label that follows from it."""
 
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from affine import Affine
@@ -18,11 +18,11 @@ def tile_origins(length: int, tile_size: int, stride: int, cover_edges: bool) ->
         length: The scene's size along the axis, in pixels.
         tile_size: Tile size in pixels.
         stride: Distance between neighbouring tiles in pixels.
-        cover_edges: Whether a last tile, shifted inwards, takes the pixels that the stride leaves.
+        cover_edges: Whether a last tile, shifted inwards, covers the pixels beyond the last stride.
 
     Returns:
-        Ascending first pixels, all within [0, length - tile_size]; none if the scene is smaller
-        than a tile.
+        Ascending first pixels in [0, length - tile_size]; empty if the scene is smaller than a
+        tile.
     """
     origins = list(range(0, length - tile_size + 1, stride))
     if cover_edges and origins and origins[-1] + tile_size < length:
@@ -39,7 +39,7 @@ def tile_grid(
         shape: Height and width of the scene in pixels.
         tile_size: Tile size in pixels.
         stride: Distance between neighbouring tiles in pixels.
-        cover_edges: Whether last tiles, shifted inwards, take what the stride leaves.
+        cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
 
     Returns:
         (N, 2) rows and columns.
@@ -47,18 +47,19 @@ def tile_grid(
     height, width = shape
     rows = tile_origins(height, tile_size, stride, cover_edges)
     cols = tile_origins(width, tile_size, stride, cover_edges)
-    return np.array([(row, col) for row in rows for col in cols], dtype=np.int64).reshape(-1, 2)
+    axes = np.meshgrid(np.array(rows, np.int64), np.array(cols, np.int64), indexing="ij")
+    return np.stack(axes, axis=-1).reshape(-1, 2)
 
 
 def tile_counts(
     pixels: NDArray[np.bool_], corners: NDArray[np.int64], tile_size: int
 ) -> NDArray[np.int64]:
-    """How many pixels of each tile are set, from one integral image (Crow 1984).
+    """Number of true pixels of each tile, from one integral image (Crow 1984).
 
     Args:
         pixels: (H, W).
-        corners: (N, 2) rows and columns of upper-left corners; of a tile that reaches beyond the
-            pixels, the part inside counts.
+        corners: (N, 2) rows and columns of upper-left corners; pixels outside the array count as
+            false.
         tile_size: Tile size in pixels.
 
     Returns:
@@ -71,7 +72,7 @@ def tile_counts(
     if pixels.all():
         areas: NDArray[np.int64] = (bottom - top) * (right - left)
         return areas
-    # Between the edges of tiles nothing need be told apart: rows are summed first, byte by byte.
+    # Only sums between the edges of tiles are needed: rows are added first, byte by byte.
     rows, cols = np.union1d(top, bottom), np.union1d(left, right)
     bands = np.empty((len(rows) - 1, pixels.shape[1]), np.int32)
     for band, (first, last) in zip(bands, pairwise(rows.tolist()), strict=True):
@@ -90,15 +91,15 @@ def tile_counts(
 def labels_of(
     road: NDArray[np.int64], valid: NDArray[np.int64], road_share: float
 ) -> NDArray[np.int64]:
-    """Labels by road share, compared in integers so that no rounding decides at the border.
+    """Labels by road share, compared in integers so that they do not depend on rounding.
 
-    ``road_share`` is taken as the decimal number that was written: 7 of 100 pixels are 0.07,
+    ``road_share`` is taken as the decimal number that was written: 7 of 100 pixels reach 0.07,
     although ``0.07 * 100 > 7`` in floating point.
 
     Args:
         road: (N,) valid road pixels of each tile.
         valid: (N,) valid pixels of each tile, at least one.
-        road_share: Least road share of a road tile, in (0, 1].
+        road_share: Smallest road share of a road tile, in (0, 1].
 
     Returns:
         (N,) values of :class:`Label`.
@@ -114,7 +115,7 @@ def exceeds(count: NDArray[np.int64], total: int, share: float) -> NDArray[np.bo
 
     Args:
         count: (N,).
-        total: What the counts are a part of.
+        total: Total number.
         share: In [0, 1], taken as the decimal number that was written.
     """
     most = Fraction(str(share)).limit_denominator(10**9)
@@ -135,16 +136,10 @@ def tile_bounds(
         tile_size: Tile size in pixels.
 
     Returns:
-        The smallest upright rectangle around the tile in the scene's coordinates. Where y grows
-        downwards, as in pixel coordinates, bottom is the larger.
+        The bounding box of the tile in the scene's coordinates. If y grows downwards, as in pixel
+        coordinates, bottom is larger than top.
     """
-    xs, ys = zip(
-        *(
-            coordinates(transform, x, y)
-            for x in (col, col + tile_size)
-            for y in (row, row + tile_size)
-        ),
-        strict=True,
-    )
+    corners = product((col, col + tile_size), (row, row + tile_size))
+    xs, ys = zip(*(coordinates(transform, x, y) for x, y in corners), strict=True)
     bottom, top = (max(ys), min(ys)) if transform.e > 0 else (min(ys), max(ys))
     return min(xs), bottom, max(xs), top

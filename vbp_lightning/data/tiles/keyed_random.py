@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but a key."""
+"""Random numbers that depend on a key alone, without any state."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def keyed_uniforms(key: Sequence[int | NDArray[np.int64]], draws: int) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1) for each of many keys, at a few nanoseconds apiece.
+    """Uniform numbers in [0, 1) for each of many keys, vectorised.
 
     Each part of the key goes through SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable
     pseudorandom number generators"), as does the number of the draw. No state is kept, so the
-    numbers are the same in whatever process and order they are asked for.
+    numbers do not depend on the process or the order of the calls.
 
     Args:
         key: Parts of the key, such as (seed, epoch, index): integers, or (N,) arrays of them.
-        draws: How many numbers for each key.
+        draws: Number of values for each key.
 
     Returns:
         (N, draws).

@@ -1,6 +1,7 @@
-"""Where the tiles of each scene lie and what they are for."""
+"""Where the tiles of each scene lie, and which split each of them belongs to."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,96 +9,195 @@ import shapely
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import SPLITS
-from vbp_lightning.data.imagery.extent import footprint
+from vbp_lightning.data.imagery.extent import (
+    PixelGrid,
+    footprint,
+    ground_sampling_distance,
+    projection,
+    transformer,
+)
 from vbp_lightning.data.imagery.reading import SceneInfo
+from vbp_lightning.data.imagery.windows import coordinates
 from vbp_lightning.data.tiles.grid import tile_grid
-from vbp_lightning.data.tiles.splits import Region, inner_footprint, overlaps, split_of_tiles
+from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
+
+_TRAIN = SPLITS.index("train")
+
+_HALF = 0.5
+"""Pixels that outlines are moved inwards, so that scenes that only touch do not intersect."""
+
+_CHUNK = 100_000
+"""Tiles whose outlines exist at once: each takes some 400 bytes."""
+
+_LONGEST_EDGE = 256
+"""Pixels; longer edges are divided, since straight edges are curved in another CRS."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TilePlan:
-    """Where the tiles of a scene lie and what they are for.
+    """The tiles of a scene.
 
     Args:
         corners: (N, 2) rows and columns of upper-left corners.
-        splits: (N,) places in ``SPLITS``.
+        splits: (N,) indices into ``SPLITS``.
+        shared: Number of training tiles that are excluded because a scene of another split shows
+            their extent too.
     """
 
     corners: NDArray[np.int64]
     splits: NDArray[np.int64]
+    shared: int
+
+
+def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
+    """Pairs of scenes whose extents overlap by more than a pixel at their borders.
+
+    Args:
+        infos: Scenes; those that are not georeferenced are not compared.
+
+    Returns:
+        Indices into ``infos``, the smaller one first, in ascending order.
+    """
+    placed = [n for n, info in enumerate(infos) if ground_sampling_distance(info.grid) is not None]
+    grids = [infos[number].grid for number in placed]
+    tree = shapely.STRtree(
+        [footprint(g, _HALF, _HALF, g.height - 2 * _HALF, g.width - 2 * _HALF) for g in grids]
+    )
+    found = tree.query(tree.geometries, predicate="intersects").T.tolist()
+    return sorted((placed[a], placed[b]) for a, b in found if a < b)
+
+
+def in_pixels_of(
+    other: PixelGrid, shapes: NDArray[np.object_], grid: PixelGrid
+) -> NDArray[np.object_]:
+    """Shapes in the pixel coordinates of another scene.
+
+    Args:
+        other: The other scene, georeferenced.
+        shapes: (N,) polygons in the pixels of ``grid``; x is the column and y the row.
+        grid: The scene of the shapes, georeferenced.
+
+    Returns:
+        (N,) polygons in the pixels of ``other``.
+    """
+    assert grid.crs is not None
+    assert other.crs is not None
+    to_other = transformer(projection(grid.crs.to_wkt()), projection(other.crs.to_wkt()))
+
+    def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y = to_other.transform(*coordinates(grid.transform, *points.T))
+        # Infinite outside the domain of the other CRS: far away from all its pixels.
+        x, y = np.nan_to_num(x, posinf=1e12), np.nan_to_num(y, posinf=1e12)
+        return np.stack(coordinates(~other.transform, x, y), axis=1)
+
+    moved: NDArray[np.object_] = shapely.transform(
+        shapely.segmentize(shapes, _LONGEST_EDGE), to_pixels
+    )
+    return moved
+
+
+def intersecting(shapes: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Whether each shape (N,) intersects any of the others (M,)."""
+    found = np.zeros(len(shapes), dtype=bool)
+    found[shapely.STRtree(others).query(shapes, predicate="intersects")[0]] = True
+    return found
+
+
+def assign_tiles(
+    corners: NDArray[np.int64], tile_size: int, margin: int, regions: Sequence[Region]
+) -> NDArray[np.int64]:
+    """The split that each tile of a scene belongs to.
+
+    A tile belongs to a split if all of its pixels do, and to the training split only if every
+    held-out pixel is more than ``margin`` pixels away from it along a row or a column.
+
+    Args:
+        corners: (N, 2) rows and columns of upper-left corners; every tile lies inside the scene.
+        tile_size: Tile size in pixels.
+        margin: Pixels.
+        regions: Of the scene.
+
+    Returns:
+        (N,) indices into ``SPLITS``; -1 for none.
+    """
+    # A quarter of a pixel inwards, so that tiles do not intersect regions that they only touch.
+    extent = shapely.union_all(rectangles(regions))
+    shapely.prepare(extent)
+    others = [rectangles([r for r in regions if r.split != split]) for split in SPLITS]
+    splits = np.full(len(corners), -1, np.int64)
+    for chunk in _chunks(len(corners)):
+        tiles = _squares(corners[chunk], tile_size, -0.25)
+        widened = _squares(corners[chunk], tile_size, margin - 0.25)
+        covered = shapely.covers(extent, tiles)
+        for number in range(len(SPLITS)):
+            touched = intersecting(widened if number == _TRAIN else tiles, others[number])
+            splits[chunk][covered & ~touched] = number
+    return splits
+
+
+def _chunks(count: int) -> list[slice]:
+    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+
+
+def _squares(corners: NDArray[np.int64], tile_size: int, widened: float) -> NDArray[np.object_]:
+    """Outlines of tiles, widened on all sides by some pixels."""
+    rows, cols = corners.T
+    low, high = -widened, tile_size + widened
+    squares: NDArray[np.object_] = shapely.box(cols + low, rows + low, cols + high, rows + high)
+    return squares
 
 
 def plan_tiles(
     infos: Sequence[SceneInfo],
-    regions: Mapping[str, Sequence[Region]],
+    regions: Regions,
+    pairs: Sequence[tuple[int, int]],
     tile_size: int,
     train_stride: int,
     stride: int,
     cover_edges: bool,
     margin: int,
 ) -> list[TilePlan]:
-    """The tiles of each scene, training and held-out ones on grids of their own.
+    """The tiles of each scene; training tiles lie on a grid of their own.
 
-    Args:
-        infos: The scenes.
-        regions: The splits of each.
-        tile_size: Tile size in pixels.
-        train_stride: Distance between training tiles in pixels.
-        stride: Distance between other tiles in pixels.
-        cover_edges: Whether last tiles, shifted inwards, take what the strides leave.
-        margin: Pixels between training tiles and held-out pixels, in scenes that are divided.
-    """
-    plans = []
-    for info in infos:
-        shape, own = info.grid.shape, regions[info.scene.name]
-        kept = margin if len(own) > 1 else 0
-        corners, splits = [], []
-        for is_training, step in ((True, train_stride), (False, stride)):
-            grid = tile_grid(shape, tile_size, step, cover_edges)
-            places = split_of_tiles(grid, tile_size, kept, own, shape)
-            chosen = places == 0 if is_training else places > 0
-            corners.append(grid[chosen])
-            splits.append(places[chosen])
-        plans.append(TilePlan(np.concatenate(corners), np.concatenate(splits)))
-    return plans
-
-
-def without_shared_ground(
-    infos: Sequence[SceneInfo],
-    plans: Sequence[TilePlan],
-    regions: Mapping[str, Sequence[Region]],
-    tile_size: int,
-    margin: int,
-) -> list[TilePlan]:
-    """Plans less the training tiles that come near held-out ground of another scene.
+    Training tiles keep a margin from the held-out pixels of their own scene and of all scenes that
+    overlap it.
 
     Args:
         infos: All scenes.
-        plans: The tiles of each.
         regions: The splits of each.
+        pairs: Indices of the scenes that overlap.
         tile_size: Tile size in pixels.
-        margin: Pixels around a training tile that must not be held out either.
+        train_stride: Distance between training tiles in pixels.
+        stride: Distance between other tiles in pixels.
+        cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
+        margin: Pixels between training tiles and held-out pixels.
     """
-    training = SPLITS.index("train")
-    kept = [np.ones(len(plan.corners), dtype=bool) for plan in plans]
-    side = tile_size + 2 * margin - 1
-    for pair in overlaps(infos):
-        for one, other in (pair, pair[::-1]):
-            own = np.flatnonzero(plans[one].splits == training)
-            held_out = [
-                inner_footprint(infos[other].grid, r)
-                for r in regions[infos[other].scene.name]
-                if r.split != "train"
-            ]
-            if len(own) == 0 or not held_out:
-                continue
-            tiles = [
-                footprint(infos[one].grid, row - margin + 0.5, col - margin + 0.5, side, side)
-                for row, col in plans[one].corners[own].tolist()
-            ]
-            hit, _ = shapely.STRtree(held_out).query(tiles, predicate="intersects")
-            kept[one][own[np.unique(hit)]] = False
-    return [
-        TilePlan(plan.corners[keep], plan.splits[keep])
-        for plan, keep in zip(plans, kept, strict=True)
-    ]
+    neighbours: dict[int, list[SceneInfo]] = defaultdict(list)
+    for first, second in pairs:
+        neighbours[first].append(infos[second])
+        neighbours[second].append(infos[first])
+    plans = []
+    for number, info in enumerate(infos):
+        shape, own = info.grid.shape, regions[info.scene.name]
+        held = tile_grid(shape, tile_size, stride, cover_edges)
+        splits = assign_tiles(held, tile_size, margin, own)
+        held, splits = held[splits > _TRAIN], splits[splits > _TRAIN]
+        train = tile_grid(shape, tile_size, train_stride, cover_edges)
+        train = train[assign_tiles(train, tile_size, margin, own) == _TRAIN]
+        shared = np.zeros(len(train), dtype=bool)
+        for other in neighbours[number]:
+            parts = [r for r in regions[other.scene.name] if r.split != "train"]
+            held_out = rectangles(parts, _HALF)
+            for chunk in _chunks(len(train)):
+                widened = _squares(train[chunk], tile_size, margin - _HALF)
+                moved = in_pixels_of(other.grid, widened, info.grid)
+                shared[chunk] |= intersecting(moved, held_out)
+        train = train[~shared]
+        plans.append(
+            TilePlan(
+                np.concatenate([train, held]),
+                np.concatenate([np.full(len(train), _TRAIN), splits]),
+                int(np.count_nonzero(shared)),
+            )
+        )
+    return plans

@@ -1,6 +1,7 @@
-"""Which tiles an epoch trains on, and in which order."""
+"""The tiles that an epoch trains on, and their order."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,24 +10,25 @@ from torch.utils.data import Sampler
 from vbp_lightning.data.tiles.tile import Label
 
 _CELL_STREAM = 2
-"""Beside the two labels' streams."""
+"""Random stream of the order of neighbourhoods; the streams 0 and 1 belong to the two labels."""
 
 _CELLS_AT_ONCE = 8
+"""Number of neighbourhoods whose tiles are mixed."""
 
 
 def drawn_tiles(
     positions: NDArray[np.int64], members: NDArray[np.int64], seed: int, stream: int
 ) -> NDArray[np.int64]:
-    """Members at given positions of an endless row of shuffled passes over all of them.
+    """Members at given positions of an endless sequence of shuffled passes over all of them.
 
-    Every member comes once in each pass, so that over the epochs none is drawn oftener than any
-    other by more than one.
+    Every member occurs once in each pass, so that over the epochs the numbers of times that any two
+    members are drawn differ by at most one.
 
     Args:
         positions: (N,) ascending, from 0 on.
         members: (M,) at least one.
-        seed: Of the shuffling.
-        stream: Tells independent rows of the same seed apart.
+        seed: Seed of the shuffling.
+        stream: Different streams of the same seed are independent.
 
     Returns:
         (N,) members.
@@ -40,55 +42,44 @@ def drawn_tiles(
     return drawn
 
 
+@dataclass(frozen=True, eq=False)
 class BalancedBatches(Sampler[NDArray[np.int64]]):
     """Batches of keys, half of them road tiles and half non-road tiles.
 
-    The tiles of an epoch follow from (seed, epoch) alone. A batch belongs to an optimizer step of
-    all processes together: process ``rank`` of ``world_size`` gets its consecutive part, so that
-    the parts put together are the batch of a single process.
+    The tiles of an epoch depend on (seed, epoch) alone. All processes share a batch: process
+    ``rank`` of ``world_size`` gets a consecutive part of it, and the parts together are the batch
+    that a single process would get.
 
     Args:
         labels: (N,) label of every training tile; both classes occur. Ignored ones are not drawn.
         batches: Batches an epoch.
         batch_size: Tiles of a batch over all processes, a multiple of ``world_size``.
-        seed: Of the draw.
-        epoch: Asked when an epoch begins. After a resume Lightning makes the iterator before it
-            would announce the epoch, hence the trainer's own progress must answer.
+        seed: Seed of the draw.
+        epoch: Returns the current epoch; called when an epoch begins. After a resume Lightning
+            makes the iterator before it would call ``set_epoch``, so the epoch is read from the
+            trainer.
         rank: Number of this process.
         world_size: Number of processes.
-        cells: (N,) number of the neighbourhood of each training tile, where imagery is read from
-            disk: an epoch goes through the neighbourhoods in random order, a few at a time, so
-            that a decoded block serves many tiles. None for a free order.
+        cells: (N,) number of the neighbourhood of each training tile, if imagery is read from
+            disk: an epoch goes through the neighbourhoods in random order, in groups of a few, so
+            that each decoded block is used for many tiles. None for any order.
     """
 
-    def __init__(
-        self,
-        labels: NDArray[np.int64],
-        batches: int,
-        batch_size: int,
-        seed: int,
-        epoch: Callable[[], int],
-        rank: int = 0,
-        world_size: int = 1,
-        cells: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.batches = batches
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self._epoch = epoch
-        self._cells = cells
-        self._members = {
-            label: np.flatnonzero(labels == label) for label in (Label.ROAD, Label.NON_ROAD)
-        }
+    labels: NDArray[np.int64]
+    batches: int
+    batch_size: int
+    seed: int
+    epoch: Callable[[], int]
+    rank: int = 0
+    world_size: int = 1
+    cells: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         """Yields (n, 3) keys: epoch, index within the epoch, number of the tile."""
-        epoch = self._epoch()
+        epoch = self.epoch()
         tiles = self.epoch_tiles(epoch)
         share = self.batch_size // self.world_size
         for batch in range(self.batches):
@@ -107,31 +98,34 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         """
         length = self.batches * self.batch_size
         tiles = np.empty(length, dtype=np.int64)
-        # Classes alternate, so every batch (of an even size) is balanced too. An odd epoch length
-        # gives the first class one more in each epoch.
+        # Classes alternate, so every batch of an even size is balanced. If the length of an epoch
+        # is odd, it holds one more tile of the first class.
         for offset, label in enumerate((Label.ROAD, Label.NON_ROAD)):
             count = len(range(offset, length, 2))
             positions = np.arange(epoch * count, (epoch + 1) * count)
-            drawn = drawn_tiles(positions, self._members[label], self.seed, int(label))
-            tiles[offset::2] = drawn if self._cells is None else self._gathered(drawn, epoch)
+            drawn = drawn_tiles(
+                positions, np.flatnonzero(self.labels == label), self.seed, int(label)
+            )
+            tiles[offset::2] = drawn if self.cells is None else self._gathered(drawn, epoch)
         return tiles
 
     def _gathered(self, tiles: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Tiles sorted by neighbourhoods, which come in an order drawn for the epoch."""
-        assert self._cells is not None
+        """Tiles sorted by neighbourhood, in an order of neighbourhoods drawn for the epoch."""
+        assert self.cells is not None
         rng = np.random.default_rng((self.seed, _CELL_STREAM, epoch))
-        turn = rng.permutation(int(self._cells.max()) + 1) // _CELLS_AT_ONCE
-        return tiles[np.argsort(turn[self._cells[tiles]], kind="stable")]
+        group = rng.permutation(int(self.cells.max()) + 1) // _CELLS_AT_ONCE
+        return tiles[np.argsort(group[self.cells[tiles]], kind="stable")]
 
 
 class OrderedBatches(Sampler[NDArray[np.int64]]):
-    """Consecutive batches of about equal size, taken by every process or shared among them.
+    """Consecutive batches of about equal size, the same in every process or divided among them.
 
     Args:
         length: Number of tiles.
         batch_size: Tiles of a batch over all processes.
         rank: Number of this process.
-        world_size: Processes that share the tiles; 1 for all tiles in each.
+        world_size: Number of processes among which the tiles are divided; 1 gives each process
+            all tiles.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -139,8 +133,8 @@ class OrderedBatches(Sampler[NDArray[np.int64]]):
         if length == 0:
             return
         shares = np.array_split(np.arange(length), world_size)
-        # The same number of batches in every process: one that runs out would let the others
-        # wait, since DDP exchanges the buffers in each forward pass.
+        # The same number of batches in every process: DDP exchanges buffers in each forward pass,
+        # so the other processes would wait forever for one that has no batch left.
         size = max(1, batch_size // world_size)
         self._batches = np.array_split(shares[rank], max(1, -(-len(shares[-1]) // size)))
 

@@ -1,8 +1,9 @@
-"""Scenes that do not fit into memory: read window by window, their labels kept in small blocks."""
+"""Scenes that do not fit into memory: imagery is read by windows, labels are kept compressed."""
 
 import os
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,21 @@ from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.imagery.windows import BLOCK, overlap
 
 _OPEN_IMAGES = 32
-"""Handles that a process holds at most."""
+"""Largest number of images that a process keeps open."""
 
-_NON_ROAD, _ROAD, _INVALID = range(3)
+ROAD_PIXEL, INVALID_PIXEL = 1, 2
+"""Labels of pixels; all others are 0."""
 
 
-class LabelPlanes:
-    """Road and valid pixels of a scene, compressed: blocks of one value take next to nothing.
+def pixel_labels(road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Road and valid pixels (h, w) as one array of ``ROAD_PIXEL``, ``INVALID_PIXEL`` and 0."""
+    return np.where(valid, road.astype(np.uint8), np.uint8(INVALID_PIXEL))
+
+
+class CompressedLabels:
+    """The pixel labels of a scene in compressed blocks, indexed by slices like an array (H, W).
+
+    A block of one value is kept as a number.
 
     Args:
         height: Rows of the scene.
@@ -33,65 +42,49 @@ class LabelPlanes:
         self.shape = (height, width)
         self._blocks: dict[tuple[int, int], bytes | int] = {}
 
-    def store(self, top: int, left: int, road: NDArray[np.bool_], valid: NDArray[np.bool_]) -> None:
-        """Keeps a window.
+    def store(self, top: int, left: int, labels: NDArray[np.uint8]) -> None:
+        """Stores a window.
 
         Args:
             top: Its first row, a multiple of ``BLOCK``.
             left: Its first column, a multiple of ``BLOCK``.
-            road: (h, w), multiples of ``BLOCK`` but at the scene's far edges.
-            valid: Likewise.
+            labels: (h, w), multiples of ``BLOCK`` except at the scene's far edges.
         """
-        codes = np.where(valid, road.astype(np.uint8), np.uint8(_INVALID))
-        for row in range(0, len(codes), BLOCK):
-            for col in range(0, codes.shape[1], BLOCK):
-                block = codes[row : row + BLOCK, col : col + BLOCK]
+        for row in range(0, len(labels), BLOCK):
+            for col in range(0, labels.shape[1], BLOCK):
+                block = labels[row : row + BLOCK, col : col + BLOCK]
                 first = int(block[0, 0])
                 uniform = bool((block == first).all())
                 self._blocks[(top + row) // BLOCK, (left + col) // BLOCK] = (
                     first if uniform else zlib.compress(block.tobytes(), 1)
                 )
 
-    def codes(self, rows: slice, cols: slice) -> NDArray[np.uint8]:
-        """0 for non-road, 1 for road, 2 for invalid pixels of a window inside the scene."""
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.uint8]:
+        rows, cols = window
         height, width = rows.stop - rows.start, cols.stop - cols.start
-        codes = np.empty((height, width), np.uint8)
+        labels = np.empty((height, width), np.uint8)
         for down in range(rows.start // BLOCK, -(-rows.stop // BLOCK)):
             for across in range(cols.start // BLOCK, -(-cols.stop // BLOCK)):
                 top, left = down * BLOCK, across * BLOCK
                 shape = min(BLOCK, self.shape[0] - top), min(BLOCK, self.shape[1] - left)
-                own, here = overlap(rows.start - top, cols.start - left, height, width, shape)
-                block = self._blocks[down, across]
-                if isinstance(block, bytes):
-                    pixels = np.frombuffer(zlib.decompress(block), np.uint8)
-                    codes[here] = pixels.reshape(shape)[own]
+                inside, own = overlap(rows.start - top, cols.start - left, height, width, shape)
+                stored = self._blocks[down, across]
+                if isinstance(stored, int):
+                    labels[own] = stored
                 else:
-                    codes[here] = block
-        return codes
-
-
-class StreamedPlane:
-    """The road pixels of a scene, or its valid ones, indexed by a window as an array is."""
-
-    def __init__(self, planes: LabelPlanes, road: bool) -> None:
-        self.shape = planes.shape
-        self._planes = planes
-        self._road = road
-
-    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[np.bool_]:
-        codes = self._planes.codes(*window)
-        pixels: NDArray[np.bool_] = codes == _ROAD if self._road else codes != _INVALID
-        return pixels
+                    block = np.frombuffer(zlib.decompress(stored), np.uint8)
+                    labels[own] = block.reshape(shape)[inside]
+        return labels
 
 
 class ImagePool:
-    """Open images of this process: opened when first read, the longest unused closed first.
+    """Open images of this process: opened when first read, the least recently used closed first.
 
-    A handle never crosses a fork or a pickle: every process opens its own.
+    No handle is passed on by a fork or a pickle: every process opens its own.
 
     Args:
         reading: How images are read.
-        cache: GDAL's block cache, bytes a process.
+        cache: Size of GDAL's block cache in bytes, for each process.
     """
 
     def __init__(self, reading: Reading, cache: int) -> None:
@@ -107,10 +100,10 @@ class ImagePool:
         """The bands (C, h, w) of a window.
 
         Raises:
-            DataError: The file is damaged, or has gone.
+            DataError: The file is damaged or missing.
         """
         if self._owner != os.getpid():
-            # What was inherited belongs to the parent: forgotten, not closed.
+            # Inherited handles belong to the parent process: they are dropped, not closed.
             self._images, self._owner = OrderedDict(), os.getpid()
         with rasterio.Env(GDAL_CACHEMAX=self._cache, GDAL_ERROR_ON_LIBJPEG_WARNING=True):
             image = self._images.pop(scene.name, None)
@@ -123,33 +116,34 @@ class ImagePool:
             return image.read(window)[0]
 
 
+@dataclass(frozen=True, eq=False)
 class StreamedBands:
-    """The bands of a scene, indexed by a window as an array (C, H, W) is.
+    """The bands of a scene, indexed by slices like an array (C, H, W).
 
     Args:
         info: The scene.
-        planes: Its labels: where it is valid.
-        pool: Where its image is open.
-        fill: What invalid pixels hold, one value a band.
+        labels: Its pixel labels, which say where it is valid.
+        pool: The open images.
+        fill: (C,) what invalid pixels hold.
     """
 
-    def __init__(
-        self, info: SceneInfo, planes: LabelPlanes, pool: ImagePool, fill: NDArray[Any]
-    ) -> None:
-        self.shape = (info.count, *info.grid.shape)
-        self._scene = info.scene
-        self._planes = planes
-        self._pool = pool
-        self._fill = fill
+    info: SceneInfo
+    labels: CompressedLabels
+    pool: ImagePool
+    fill: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Bands, height and width."""
+        return self.info.count, *self.info.grid.shape
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self.info.count
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> NDArray[Any]:
         _, rows, cols = window
-        place = Window(cols.start, rows.start, cols.stop - cols.start, rows.stop - rows.start)
-        bands = self._pool.read(self._scene, place)
-        nodata = self._planes.codes(rows, cols) == _INVALID
+        bands = self.pool.read(self.info.scene, Window.from_slices(rows, cols))
+        nodata = self.labels[rows, cols] == INVALID_PIXEL
         if nodata.any():
-            bands[:, nodata] = self._fill[:, None]
+            bands[:, nodata] = self.fill[:, None]
         return bands

@@ -1,4 +1,4 @@
-"""The records of a tile: the crop, its label, and all that is known of it."""
+"""The records of a tile: its place, its label and further properties."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,12 +7,12 @@ from vbp_lightning.data.datasets.scene import Split
 
 
 class Label(IntEnum):
-    """What a tile shows, by the road share of its valid pixels."""
+    """The class of a tile, by the road share of its valid pixels."""
 
     IGNORED = -1
-    """Some road, but less than ``road_share``: neither trained on nor counted."""
+    """Some road, but less than ``road_share``: not used for training or scores."""
     NON_ROAD = 0
-    """No road pixel at all."""
+    """No road pixel."""
     ROAD = 1
     """A road share of at least ``road_share``."""
 
@@ -34,14 +34,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class LabelledTile:
-    """A tile with all that is known of it.
+    """A tile with its label and further properties.
 
     Args:
         tile: The crop.
         bounds: Left, bottom, right, top in the scene's CRS (in pixels counted from the upper-left
             corner, so that bottom > top, where the scene is not georeferenced).
         share: Road share of its valid pixels, in [0, 1]; 0 or 1 where only the image has a label.
-        label: What the share makes of it.
+        label: Its class, which follows from the share.
         split: The split of its scene.
     """
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from vbp_lightning.data.datasets.scene import SPLITS
-from vbp_lightning.data.tiles.table import write_tiles
+from vbp_lightning.data.tiles.tiles_csv import write_tiles
 
 
 def test_every_tile_reads_back_exactly(datamodule, tmp_path):

@@ -1,4 +1,4 @@
-"""The list of a run's tiles as a file."""
+"""``tiles.csv``: the list of a run's tiles."""
 
 import csv
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from vbp_lightning.data.tiles.tile import LabelledTile
 from vbp_lightning.files import replacing
 
 TILE_FIELDS = ("scene", "row", "col", "bounds", "share", "label")
-"""Columns that describe a tile, in every table that lists tiles."""
+"""Columns that describe a tile in all tables of tiles."""
 
 
 def tile_fields(item: LabelledTile) -> tuple[str | int, ...]:
@@ -27,7 +27,7 @@ def write_tiles(path: Path, tiles: Iterable[LabelledTile]) -> None:
 
     Args:
         path: The file to write or replace.
-        tiles: Its rows, in order.
+        tiles: Its rows, in order. They are written one by one, since a data set may have millions.
 
     Raises:
         OSError: The file cannot be written; an older one stays as it was.

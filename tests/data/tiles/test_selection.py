@@ -1,9 +1,11 @@
+"""Selected tiles against their definition."""
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.data.tiles.choice import choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.selection import choose_by_share, choose_example_predictions
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 
 THRESHOLD = 0.05
@@ -21,7 +23,7 @@ def tiles_of(shares):
 SHARES = st.lists(st.sampled_from([0.0, 0.0, 0.01, 0.03, 0.05, 0.06, 0.1, 0.2, 0.4]), max_size=60)
 
 
-def test_each_group_holds_what_it_is_named_for():
+def test_each_group_holds_the_tiles_of_its_name():
     rng = np.random.default_rng(0)
     shares = np.concatenate(
         [np.zeros(40), rng.uniform(0.001, 0.049, 20), rng.uniform(0.05, 0.5, 40)]
@@ -35,12 +37,12 @@ def test_each_group_holds_what_it_is_named_for():
     ignored = np.sort(shares[(shares > 0) & (shares < THRESHOLD)])
     assert sorted(shares[list(border.indices)]) == [*ignored[-2:], *road[:2]]
     assert not shares[list(non_road.indices)].any()
-    # spread over the split, not the first four
+    # spread over the split, not only the first four
     assert np.ptp(non_road.indices) > 50
 
 
 @given(SHARES, st.integers(4, 40))
-def test_the_choice_is_deterministic_without_repeats_and_as_large_as_asked(shares, count):
+def test_the_selection_is_deterministic_and_without_repeats(shares, count):
     tiles = tiles_of(shares)
     groups = choose_by_share(tiles, count)
     chosen = [index for group in groups for index in group.indices]
@@ -56,47 +58,51 @@ def test_the_choice_is_deterministic_without_repeats_and_as_large_as_asked(share
         assert large.indices + border.indices
 
 
-def test_plenty_of_tiles_fill_every_group():
+def test_groups_are_full_if_there_are_enough_tiles():
     shares = [0.0, 0.01, 0.02, 0.06, 0.2, 0.3] * 20
     for count in (4, 5, 16, 18, 32):
         groups = choose_by_share(tiles_of(shares), count)
         assert sum(len(group.indices) for group in groups) == count
 
 
-def test_neither_choice_touches_the_random_state():
+def test_no_selection_changes_the_random_state():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     tiles = tiles_of([0.0, 0.02, 0.2, 0.4])
     choose_by_share(tiles, 16)
-    choose_by_verdict(tiles, np.array([0.1, 0.2, 0.3, 0.9]), 0.5, 16)
+    choose_example_predictions(tiles, np.array([0.1, 0.2, 0.3, 0.9]), 0.5, 16)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_verdicts_by_hand():
+def test_example_predictions_by_hand():
     shares = [0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.02, 0.02]
     probabilities = np.array([0.9, 0.7, 0.3, 0.1, 0.8, 0.6, 0.05, 0.99, 0.5])
-    hits, misses, alarms, borderline = choose_by_verdict(tiles_of(shares), probabilities, 0.5, 16)
-    assert hits.indices == (0, 1)
-    assert misses.indices == (3, 2)
-    assert alarms.indices == (4, 5)
+    true_positives, false_negatives, false_positives, borderline = choose_example_predictions(
+        tiles_of(shares), probabilities, 0.5, 16
+    )
+    assert true_positives.indices == (0, 1)
+    assert false_negatives.indices == (3, 2)
+    assert false_positives.indices == (4, 5)
     # 5 at 0.1 from the threshold, 1 and 2 at 0.2, 4 at 0.3; ignored tiles never
     assert borderline.indices == (5, 1, 2, 4)
 
 
 @given(SHARES.filter(len), st.data())
-def test_verdicts_are_verdicts(shares, data):
+def test_example_predictions_match_their_groups(shares, data):
     tiles = tiles_of(shares)
     probabilities = np.array(
         data.draw(st.lists(st.floats(0, 1), min_size=len(tiles), max_size=len(tiles)))
     )
     threshold = data.draw(st.floats(0, 1))
-    hits, misses, alarms, borderline = choose_by_verdict(tiles, probabilities, threshold, 8)
+    true_positives, false_negatives, false_positives, borderline = choose_example_predictions(
+        tiles, probabilities, threshold, 8
+    )
     called = probabilities >= threshold
-    assert all(tiles[i].label == Label.ROAD and called[i] for i in hits.indices)
-    assert all(tiles[i].label == Label.ROAD and not called[i] for i in misses.indices)
-    assert all(tiles[i].label == Label.NON_ROAD and called[i] for i in alarms.indices)
+    assert all(tiles[i].label == Label.ROAD and called[i] for i in true_positives.indices)
+    assert all(tiles[i].label == Label.ROAD and not called[i] for i in false_negatives.indices)
+    assert all(tiles[i].label == Label.NON_ROAD and called[i] for i in false_positives.indices)
     assert all(tiles[i].label != Label.IGNORED for i in borderline.indices)
-    if len(hits.indices) == 2:
+    if len(true_positives.indices) == 2:
         best = max(
             p for p, tile in zip(probabilities, tiles, strict=True) if tile.label == Label.ROAD
         )
-        assert probabilities[hits.indices[0]] == pytest.approx(best)
+        assert probabilities[true_positives.indices[0]] == pytest.approx(best)
