@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vbp_lightning.data.tiles.choice import choose_by_share, choose_by_verdict
+from vbp_lightning.data.tiles.choice import choose_by_share, choose_example_predictions
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 
 THRESHOLD = 0.05
@@ -67,14 +67,16 @@ def test_neither_choice_touches_the_random_state():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     tiles = tiles_of([0.0, 0.02, 0.2, 0.4])
     choose_by_share(tiles, 16)
-    choose_by_verdict(tiles, np.array([0.1, 0.2, 0.3, 0.9]), 0.5, 16)
+    choose_example_predictions(tiles, np.array([0.1, 0.2, 0.3, 0.9]), 0.5, 16)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
-def test_verdicts_by_hand():
+def test_example_predictions_by_hand():
     shares = [0.2, 0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.02, 0.02]
     probabilities = np.array([0.9, 0.7, 0.3, 0.1, 0.8, 0.6, 0.05, 0.99, 0.5])
-    hits, misses, alarms, borderline = choose_by_verdict(tiles_of(shares), probabilities, 0.5, 16)
+    hits, misses, alarms, borderline = choose_example_predictions(
+        tiles_of(shares), probabilities, 0.5, 16
+    )
     assert hits.indices == (0, 1)
     assert misses.indices == (3, 2)
     assert alarms.indices == (4, 5)
@@ -83,13 +85,15 @@ def test_verdicts_by_hand():
 
 
 @given(SHARES.filter(len), st.data())
-def test_verdicts_are_verdicts(shares, data):
+def test_example_predictions_are_what_their_group_says(shares, data):
     tiles = tiles_of(shares)
     probabilities = np.array(
         data.draw(st.lists(st.floats(0, 1), min_size=len(tiles), max_size=len(tiles)))
     )
     threshold = data.draw(st.floats(0, 1))
-    hits, misses, alarms, borderline = choose_by_verdict(tiles, probabilities, threshold, 8)
+    hits, misses, alarms, borderline = choose_example_predictions(
+        tiles, probabilities, threshold, 8
+    )
     called = probabilities >= threshold
     assert all(tiles[i].label == Label.ROAD and called[i] for i in hits.indices)
     assert all(tiles[i].label == Label.ROAD and not called[i] for i in misses.indices)

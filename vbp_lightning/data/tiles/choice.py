@@ -60,16 +60,16 @@ def choose_by_share(tiles: Sequence[LabelledTile], count: int) -> list[TileGroup
     ]
 
 
-def choose_by_verdict(
+def choose_example_predictions(
     tiles: Sequence[LabelledTile],
     probabilities: npt.NDArray[np.float64],
     threshold: float,
     count: int,
 ) -> list[TileGroup]:
-    """Picks tiles for the sheet after the fit: sure hits, sure misses, false alarms, borderline.
+    """Picks tiles for the sheet after the fit: four groups of example predictions.
 
-    Ignored tiles have no right answer and are left out. A borderline tile that is also a miss or a
-    false alarm may be shown in both groups.
+    Ignored tiles have no right answer and are left out. A borderline tile that is also a false
+    negative or a false positive may be shown in both groups.
 
     Args:
         tiles: A split's tiles.
@@ -88,12 +88,18 @@ def choose_by_verdict(
     non_road = _ranked(tiles, Label.NON_ROAD, lambda index: -probabilities[index])
     near = sorted(road + non_road, key=lambda index: (abs(probabilities[index] - threshold), index))
     return [
-        TileGroup("sure_hits", "sure hits", tuple([i for i in road if called[i]][:first])),
         TileGroup(
-            "sure_misses", "sure misses", tuple([i for i in road[::-1] if not called[i]][:second])
+            "confident_true_positives",
+            "confident true positives",
+            tuple([i for i in road if called[i]][:first]),
         ),
         TileGroup(
-            "false_alarms", "false alarms", tuple([i for i in non_road if called[i]][:third])
+            "confident_false_negatives",
+            "confident false negatives",
+            tuple([i for i in road[::-1] if not called[i]][:second]),
+        ),
+        TileGroup(
+            "false_positives", "false positives", tuple([i for i in non_road if called[i]][:third])
         ),
         TileGroup("borderline", "near the threshold", tuple(near[:fourth])),
     ]
