@@ -41,9 +41,8 @@ class _ShownTiles:
     @classmethod
     def read(cls, datamodule: RoadTileDataModule, groups: list[TileGroup]) -> "_ShownTiles":
         tiles = datamodule.tiles_of("val")
-        indices = sorted({index for group in groups for index in group.indices})
-        raw = datamodule.read_tiles([tiles[index] for index in indices])
-        records = {index: tiles[index] for index in indices}
+        records = {i: tiles[i] for i in sorted({i for group in groups for i in group.indices})}
+        raw = datamodule.read_tiles(list(records.values()))
         return cls(groups, records, raw, to_rgb(raw.numpy()), datamodule.context)
 
 
@@ -98,13 +97,7 @@ class MaskPanels(pl.Callback):
             groups = choose_by_share(datamodule.tiles_of("val"), self.tiles)
             self._shown = _ShownTiles.read(datamodule, groups)
         epoch = trainer.current_epoch
-        logits, masks = self._method(pl_module).attribute_with_logits(
-            self._shown.raw.to(pl_module.device)
-        )
-        probabilities = logits.squeeze(1).double().sigmoid()
-        pages = self._pages(
-            self._shown, masks, probabilities, float(pl_module.threshold), f"epoch {epoch}: "
-        )
+        pages = self._pages(pl_module, self._shown, f"epoch {epoch}: ")
         _publish(trainer, "validation", f"epoch_{epoch:03d}", pages, epoch)
 
     def log_example_predictions(
@@ -140,20 +133,16 @@ class MaskPanels(pl.Callback):
                 f"probabilities has the shape {tuple(probabilities.shape)}; "
                 f"give one for each of the {len(tiles)} validation tiles"
             )
-        threshold = float(model.threshold)
         groups = choose_example_predictions(
-            tiles, probabilities.double().cpu().numpy(), threshold, self.tiles
+            tiles, probabilities.double().cpu().numpy(), float(model.threshold), self.tiles
         )
         shown = _ShownTiles.read(datamodule, groups)
-        masks = self._method(model).attribute(shown.raw.to(model.device))
-        pages = self._pages(
-            shown, masks, probabilities[list(shown.records)], threshold, "after the fit: "
-        )
-        # the epoch counter stands one past the last epoch once a fit has ended
+        pages = self._pages(model, shown, "after the fit: ")
+        # after a fit the counter is one past the last epoch
         epoch = max(0, trainer.current_epoch - 1)
         _publish(trainer, "examples", "example_predictions", pages, epoch)
         if self.chain:
-            figure = self._chain(model, shown, groups)
+            figure = self._chain(model, shown)
             _publish(trainer, "", "chain", {"chain": figure}, epoch)
 
     def _method(self, model: nn.Module) -> VisualBackProp:
@@ -163,32 +152,28 @@ class MaskPanels(pl.Callback):
     def _note(self) -> str:
         return f"VisualBackProp ({self.upsampling}): where features fire, not for which class"
 
-    def _pages(
-        self,
-        shown: _ShownTiles,
-        masks: Tensor,
-        probabilities: Tensor,
-        threshold: float,
-        occasion: str,
-    ) -> dict[str, RGB]:
-        """The pages of a sheet by tag; masks and probabilities in the order of the records."""
-        place = {index: number for number, index in enumerate(shown.records)}
-        masks_shown = masks.squeeze(1).float().cpu().numpy()
-        own = slice(shown.context, masks_shown.shape[-1] - shown.context)
+    def _pages(self, model: RoadClassifier, shown: _ShownTiles, occasion: str) -> dict[str, RGB]:
+        """The pages of a sheet by the last part of their tag."""
+        logits, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
+        probabilities = logits.squeeze(1).double().sigmoid().tolist()
+        threshold = float(model.threshold)
+        own = slice(shown.context, masks.shape[-1] - shown.context)
+        tiles, planes = (
+            values[:, own, own] for values in (shown.rgb, masks.squeeze(1).float().cpu().numpy())
+        )
         captions = [
             tile_caption(tile, probability, threshold)
-            for tile, probability in zip(
-                shown.records.values(), probabilities.tolist(), strict=True
-            )
+            for tile, probability in zip(shown.records.values(), probabilities, strict=True)
         ]
+        place = {index: number for number, index in enumerate(shown.records)}
         pages = {}
         for group in shown.groups:
             for number, indices in enumerate(_chunks(group.indices)):
                 places = [place[index] for index in indices]
                 name = group.name if number == 0 else f"{group.name}_{number + 1}"
                 pages[name] = mask_panel(
-                    shown.rgb[places, own, own],
-                    masks_shown[places, own, own],
+                    tiles[places],
+                    planes[places],
                     [captions[one] for one in places],
                     occasion + group.title,
                     f"road if P ≥ {threshold:.3f}",
@@ -196,9 +181,9 @@ class MaskPanels(pl.Callback):
                 )
         return pages
 
-    def _chain(self, model: RoadClassifier, shown: _ShownTiles, groups: Sequence[TileGroup]) -> RGB:
+    def _chain(self, model: RoadClassifier, shown: _ShownTiles) -> RGB:
         """The chain figure of the first tile of the first group that has one."""
-        first = next(group.indices[0] for group in groups if group.indices)
+        first = next(group.indices[0] for group in shown.groups if group.indices)
         place = list(shown.records).index(first)
         chain = self._method(model).chain(shown.raw[place : place + 1].to(model.device))
         steps = [

@@ -109,19 +109,11 @@ class RoadClassifier(pl.LightningModule):
             UserError: A later version of the project wrote it.
         """
         stored = converted(checkpoint["hyper_parameters"], "the checkpoint (resume)")
-        described = {
-            "model": (stored["architecture"], self.hparams["architecture"]),
-            "model.head": (f"head {stored['head']}", f"head {self.hparams['head']}"),
-            "data.bands": (f"{len(stored['mean'])} bands", f"{len(self.hparams['mean'])} bands"),
-            "data.context": (
-                f"a context of {stored.get('context', 0)} px",
-                f"a context of {self.hparams['context']} px",
-            ),
-        }
-        for key, (theirs, ours) in described.items():
-            if theirs != ours:
+        theirs, ours = _described(stored), _described(self.hparams)
+        for key in ours:
+            if theirs[key] != ours[key]:
                 raise CheckpointError(
-                    f"the checkpoint is of a network with {theirs}, not {ours} ({key});"
+                    f"the checkpoint is of a network with {theirs[key]}, not {ours[key]} ({key});"
                     " give the settings and the imagery it was trained with"
                 )
 
@@ -156,9 +148,7 @@ class RoadClassifier(pl.LightningModule):
             self.train_loss.reset()
             self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Collects logits and labels, as ``validation_step`` does."""
-        self.validation_step(batch, batch_index)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the test split at the stored threshold."""
@@ -217,3 +207,13 @@ class RoadClassifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _described(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The hyperparameters that a resumed run must share with its checkpoint, by config key."""
+    return {
+        "model": settings["architecture"],
+        "model.head": f"head {settings['head']}",
+        "data.bands": f"{len(settings['mean'])} bands",
+        "data.context": f"a context of {settings.get('context', 0)} px",
+    }

@@ -28,9 +28,8 @@ _M_MMAP_THRESHOLD = -3
 
 def available_cores() -> int:
     """The number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    return len(allowed) if allowed else os.cpu_count() or 1
 
 
 def multiplies_bfloat16() -> bool:
