@@ -103,10 +103,8 @@ def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:
         items: The share of them that is done is shown only if their number is known.
         what: The text before the bar.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, what, console=Console(stderr=True), transient=True)
+    with progress_bar() as bar:
+        yield from bar.track(items, description=what)
 
 
 def progress_bar() -> "Progress":

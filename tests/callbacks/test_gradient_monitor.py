@@ -64,7 +64,7 @@ def test_norms_are_those_of_every_step_before_clipping(tmp_path):
 def test_layers_without_gradient_are_named(tmp_path):
     fit(tmp_path, GradientFlow(every=2), freeze=True)
     logged = events(tmp_path)
-    text = logged.Tensors("gradient/verdicts/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = logged.Tensors("gradient/diagnoses/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "network.block3.0 dead" in text
     assert "network.prob dead" not in text
     assert logged.Scalars("gradient_zeros/network.block3.0")[0].value == 1

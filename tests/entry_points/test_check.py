@@ -11,7 +11,7 @@ def test_a_sound_data_set(call, tiny, tmp_path):
     process = call("train.py", *tiny, "check=true")
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip().endswith("Training can run.")
-    for part in ("Tiles", "Bands", "EPSG:32632", "Ground size of a pixel", "non-road", "ignored"):
+    for part in ("Tiles", "Bands", "EPSG:32632", "Ground sampling distance", "non-road", "ignored"):
         assert part in process.stdout
     (folder,) = (tmp_path / "outputs" / "check").iterdir()
     with Image.open(folder / "contact_sheet.png") as sheet:

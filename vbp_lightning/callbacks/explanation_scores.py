@@ -1,6 +1,10 @@
 """The callback that scores VisualBackProp masks against the road pixels every epoch."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -18,14 +22,14 @@ from vbp_lightning.evaluation.localisation import (
 )
 from vbp_lightning.models import RoadClassifier
 
-SCORES = (
-    "explanation/average_precision",
-    "explanation/relevance_mass",
-    "explanation/rank_accuracy",
-    "explanation/pointing_game_2px",
-    "explanation/chance",
-)
-"""Names of the scores, as they are logged."""
+SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
+    "explanation/average_precision": average_precision,
+    "explanation/relevance_mass": relevance_mass,
+    "explanation/rank_accuracy": rank_accuracy,
+    "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
+    "explanation/chance": lambda maps, truth: truth.mean(axis=(1, 2)),
+}
+"""The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""
 
 
 class ExplanationScores(pl.Callback):
@@ -92,11 +96,4 @@ class ExplanationScores(pl.Callback):
         device = next(model.parameters()).device
         masks = VisualBackProp(model, self.upsampling).attribute(tiles.to(device))
         maps = positive_part(masks[:, 0].double().cpu().numpy())
-        scores = (
-            average_precision(maps, truth),
-            relevance_mass(maps, truth),
-            rank_accuracy(maps, truth),
-            pointing_game(maps, truth, tolerance=2),
-            truth.mean(axis=(1, 2)),
-        )
-        return dict(zip(SCORES, (float(np.mean(values)) for values in scores), strict=True))
+        return {name: float(np.mean(score(maps, truth))) for name, score in SCORES.items()}

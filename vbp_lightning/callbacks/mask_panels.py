@@ -62,18 +62,16 @@ class MaskPanels(pl.Callback):
     Args:
         upsampling: Upsampling of VisualBackProp.
         tiles: Number of validation tiles, at least 4, divided evenly among the groups.
-        chain: Whether ``log_example_predictions`` also shows how the mask of one tile is computed.
 
     Raises:
         ValueError: ``tiles`` is below 4.
     """
 
-    def __init__(self, upsampling: str = "deconv", tiles: int = 16, chain: bool = True) -> None:
+    def __init__(self, upsampling: str = "deconv", tiles: int = 16) -> None:
         if tiles < 4:
             raise ValueError(f"tiles is {tiles}; the panel has four groups: give at least 4")
         self.upsampling = upsampling
         self.tiles = tiles
-        self.chain = chain
         self._shown: _ShownTiles | None = None
         use_fast_event_checksums()
 
@@ -141,9 +139,7 @@ class MaskPanels(pl.Callback):
         # after a fit the counter is one past the last epoch
         epoch = max(0, trainer.current_epoch - 1)
         _publish(trainer, "examples", "example_predictions", pages, epoch)
-        if self.chain:
-            figure = self._chain(model, shown)
-            _publish(trainer, "", "chain", {"chain": figure}, epoch)
+        _publish(trainer, "", "chain", {"chain": self._chain(model, shown)}, epoch)
 
     def _method(self, model: nn.Module) -> VisualBackProp:
         return VisualBackProp(model, upsampling=self.upsampling)

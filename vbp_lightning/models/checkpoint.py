@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything that they may carry."""
+"""Reading checkpoints without running code from them."""
 
 import pickle
 from pathlib import Path
@@ -11,7 +11,7 @@ from vbp_lightning.models.format import converted
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be used; the line names the file and says why."""
+    """A checkpoint cannot be used; the line names the file and the reason."""
 
 
 def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:

@@ -30,11 +30,6 @@ def run_stamp() -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def run_type(check: bool) -> str:
-    """The folder of checks or of runs: ``check`` or ``train``."""
-    return "check" if check else "train"
-
-
 def job_folder(overrides: str) -> str:
     """The name of the folder of a sweep's job: its overrides without special characters.
 
@@ -55,7 +50,7 @@ def job_folder(overrides: str) -> str:
 # Hydra uses them while it composes a config, also in the processes of its launchers, which import
 # this module
 OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("run_type", run_type, replace=True)
+OmegaConf.register_new_resolver("run_type", lambda c: "check" if c else "train", replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 

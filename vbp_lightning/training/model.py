@@ -7,7 +7,8 @@ from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.errors import UserError
-from vbp_lightning.models import RoadClassifier, initialize_from
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.networks import TOTAL_STRIDE
 
 

@@ -17,8 +17,8 @@ from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
-from vbp_lightning.models import RoadClassifier, binary_metrics
-from vbp_lightning.models.metrics import METRICS
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.metrics import METRICS, binary_metrics
 from vbp_lightning.training.folder import METRICS_FILE
 
 EVALUATED_SPLITS: tuple[Split, ...] = ("val", "test")

@@ -1,5 +1,6 @@
 """The report of a run before and after its training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from vbp_lightning.callbacks import ExplanationScores, MaskPanels, RunSummary
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import SPLITS
+from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.metrics import METRICS
 from vbp_lightning.training.predictions import (
@@ -68,13 +69,22 @@ def report_start(
         return
     datamodule.write_tiles(run_dir / TILES_FILE)
     datamodule.write_splits(run_dir / SPLITS_FILE)
-    names = list(datamodule.counts["train"])
-    table = Table("tiles", *(name.replace("_", "-") for name in names))
-    for split in SPLITS:
-        table.add_row(split, *(str(datamodule.counts[split][name]) for name in names))
-    Console().print(table)
+    Console().print(tile_table(datamodule.counts))
     for logger in trainer.loggers:
         logger.log_hyperparams(hyperparameters(cfg))
+
+
+def tile_table(counts: Mapping[Split, Mapping[str, int]]) -> Table:
+    """A table of the numbers of tiles by split.
+
+    Args:
+        counts: By split, then by label.
+    """
+    names = list(counts["train"])
+    table = Table("tiles", *(name.replace("_", "-") for name in names))
+    for split in SPLITS:
+        table.add_row(split, *(str(counts[split][name]) for name in names))
+    return table
 
 
 def report_end(
