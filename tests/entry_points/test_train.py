@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -85,6 +86,23 @@ def test_a_run_leaves_all_that_the_readme_lists(run, tiny, tmp_path):
     assert not list(run_dir.rglob("*.tmp*"))
 
 
+def as_version_0_1(run_dir):
+    """Changes a run's folder to what version 0.1 would have written."""
+    path = run_dir / ".hydra" / "run.yaml"
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    for added in ("format", "optimized_metric", "tags", "paths"):
+        del stored[added]
+    stored["data"]["augment"]["quarter_turns"] = stored["data"]["augment"].pop("rotations")
+    OmegaConf.save(OmegaConf.create(stored), path)
+    for path in (run_dir / "checkpoints").glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        settings = checkpoint["hyper_parameters"]
+        del settings["format"]
+        augment = settings["data"]["augment"]
+        augment["quarter_turns"] = augment.pop("rotations")
+        torch.save(checkpoint, path)
+
+
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
     run, command, tiny, tmp_path
 ):
@@ -106,15 +124,21 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert torch.load(last, weights_only=True)["epoch"] < 2
-    # the folder is moved too: nothing in it may point to where it was
+    # the folder is moved too: nothing in it may refer to the old place
+    shutil.copytree(tmp_path / "killed", tmp_path / "older")
     (tmp_path / "killed").rename(tmp_path / "moved")
-    resumed = run("train.py", "resume=moved")
-    assert resumed.returncode == 0, resumed.stderr
+    as_version_0_1(tmp_path / "older")
+    for folder in ("moved", "older"):
+        resumed = run("train.py", f"resume={folder}")
+        assert resumed.returncode == 0, resumed.stderr
+        assert_same_end(tmp_path / "through", tmp_path / folder)
 
+
+def assert_same_end(through, resumed):
     for name in ("best", "last"):
         one, other = (
-            torch.load(tmp_path / folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-            for folder in ("through", "moved")
+            torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+            for folder in (through, resumed)
         )
         assert one["epoch"] == other["epoch"]
         assert one["state_dict"].keys() == other["state_dict"].keys()
@@ -123,9 +147,8 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
         scores = [c["callbacks"]["RunCheckpoint:best"]["best_model_score"] for c in (one, other)]
         assert scores[0] == scores[1]
     for name in ("metrics.json", "predictions.csv", "tiles.csv"):
-        contents = [(tmp_path / folder / name).read_text() for folder in ("through", "moved")]
-        assert contents[0] == contents[1]
-    auroc = events_of(tmp_path / "moved").Scalars("val/auroc")
+        assert (through / name).read_text() == (resumed / name).read_text()
+    auroc = events_of(resumed).Scalars("val/auroc")
     assert [event.step for event in auroc] == [0, 1, 2]
 
 
