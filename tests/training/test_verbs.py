@@ -1,9 +1,12 @@
 """Lightning's own verbs on a classifier and a data module: fit, validate, test, predict."""
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
+from pytorch_lightning.accelerators import CPUAccelerator, CUDAAccelerator
 from sklearn import metrics as reference
 
 from tests.helpers.composed import composed
@@ -81,6 +84,18 @@ def test_predict_gives_every_tile_of_validation_and_test_in_order(fitted):
     train = trainer().predict(model, datamodule.predict_dataloader(["train"]))
     expected, _ = predicted(model, datamodule, "train")
     torch.testing.assert_close(torch.cat(train), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("accelerator", [CPUAccelerator, CUDAAccelerator])
+def test_batches_are_pinned_for_gpus(fitted, accelerator, monkeypatch):
+    datamodule = fitted[1]
+    stub = SimpleNamespace(
+        accelerator=accelerator(), world_size=1, global_rank=0, overfit_batches=0, current_epoch=0
+    )
+    monkeypatch.setattr(datamodule, "trainer", stub)
+    loaders = [datamodule.train_dataloader(), datamodule.val_dataloader()]
+    loaders += [datamodule.test_dataloader(), *datamodule.predict_dataloader()]
+    assert {loader.pin_memory for loader in loaders} == {accelerator is CUDAAccelerator}
 
 
 def test_predictions_do_not_depend_on_the_trainers_precision(fitted):

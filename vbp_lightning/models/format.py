@@ -17,7 +17,7 @@ def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
         source: The file and the config key that named it, for the error's line.
 
     Returns:
-        The same settings in format :data:`FORMAT`.
+        The same settings in the format ``FORMAT``.
 
     Raises:
         UserError: A later version of the project wrote them.

@@ -2,8 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,7 +13,7 @@ from vbp_lightning.callbacks.explanation_scores import SCORES
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.table import TILE_FIELDS, tile_fields
-from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
@@ -28,70 +27,51 @@ COLUMNS = [(split, end) for split in EVALUATED_SPLITS for end in ("", "_with_ign
 """The split and the end of the name of each metric, in the order of tables."""
 
 
-@dataclass(frozen=True)
-class SplitPredictions:
-    """Predictions of a classifier for every tile of a split, ignored tiles included.
-
-    Args:
-        tiles: The tiles, in the data module's order.
-        probabilities: ``(N,)`` float64, P(road).
-        threshold: P(road) from which a tile is called road.
-    """
-
-    tiles: Sequence[LabelledTile]
-    probabilities: Tensor
-    threshold: float
-
-    def labels(self) -> Tensor:
-        """``(N,)`` int64: 1 road, 0 non-road, -1 ignored."""
-        return torch.tensor([int(tile.label) for tile in self.tiles])
-
-    def labelled(self) -> "SplitPredictions":
-        """The same without the ignored tiles."""
-        kept = self.labels() != Label.IGNORED
-        tiles = [tile for tile in self.tiles if tile.label != Label.IGNORED]
-        return SplitPredictions(tiles, self.probabilities[kept], self.threshold)
-
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the labelled tiles, and under ``…_with_ignored`` those of all tiles.
-
-        Ignored tiles hold some road and count as road there; excluding them inflates the scores.
-        """
-        labelled = self.labelled()
-        strict = binary_metrics(labelled.probabilities, labelled.labels(), self.threshold)
-        holds_road = (self.labels() != Label.NON_ROAD).long()
-        full = binary_metrics(self.probabilities, holds_road, self.threshold)
-        return strict | {f"{name}_with_ignored": value for name, value in full.items()}
-
-
 def evaluate(
     trainer: pl.Trainer, model: RoadClassifier, datamodule: RoadTileDataModule
-) -> dict[str, SplitPredictions]:
-    """Predictions for all tiles of the validation and the test split.
+) -> dict[Split, Tensor]:
+    """P(road) of every tile of the validation and the test split, ignored tiles included.
 
     Args:
         trainer: Its ``predict`` is used; with several processes each predicts all tiles.
-        model: Its threshold is used.
+        model: With the weights to evaluate.
         datamodule: Set up.
+
+    Returns:
+        ``(N,)`` float64 by split, in the order of ``datamodule.tiles_of(split)``.
     """
     batches = trainer.predict(model, datamodule=datamodule)
     assert batches is not None
-    return {
-        split: SplitPredictions(
-            datamodule.tiles_of(split), torch.cat(of_split), float(model.threshold)
-        )
-        for split, of_split in zip(EVALUATED_SPLITS, batches, strict=True)
-    }
+    return dict(zip(EVALUATED_SPLITS, map(torch.cat, batches), strict=True))
 
 
-def run_metrics(predictions: dict[str, SplitPredictions]) -> dict[str, float]:
-    """The flat metrics of a run: ``test/auroc``, ``val/f1``, … and the ``threshold``."""
-    metrics = {
-        f"{split}/{name}": value
-        for split, of_split in predictions.items()
-        for name, value in of_split.metrics().items()
-    }
-    return metrics | {"threshold": predictions["val"].threshold}
+def tile_labels(datamodule: RoadTileDataModule, split: Split) -> Tensor:
+    """``(N,)`` int64 labels of the tiles of a split: 1 road, 0 non-road, -1 ignored."""
+    return torch.tensor(datamodule.tiles_of(split).labels)
+
+
+def run_metrics(
+    datamodule: RoadTileDataModule, predictions: Mapping[Split, Tensor], threshold: float
+) -> dict[str, float]:
+    """The flat metrics of a run: ``test/auroc``, ``val/f1``, … and the ``threshold``.
+
+    Metrics are those of the labelled tiles, and under ``…_with_ignored`` those of all tiles.
+    Ignored tiles hold some road and count as road there; excluding them inflates the scores.
+
+    Args:
+        datamodule: Set up.
+        predictions: P(road) of the tiles of each split.
+        threshold: P(road) from which a tile is called road.
+    """
+    metrics = {"threshold": threshold}
+    for split, probabilities in predictions.items():
+        labels = tile_labels(datamodule, split)
+        known, holds_road = labels != Label.IGNORED, (labels != Label.NON_ROAD).long()
+        strict = binary_metrics(probabilities[known], labels[known], threshold)
+        full = binary_metrics(probabilities, holds_road, threshold)
+        metrics |= {f"{split}/{name}": value for name, value in strict.items()}
+        metrics |= {f"{split}/{name}_with_ignored": value for name, value in full.items()}
+    return metrics
 
 
 def optimized_value(metrics: Mapping[str, float] | None, name: str) -> float:
@@ -112,8 +92,19 @@ def optimized_value(metrics: Mapping[str, float] | None, name: str) -> float:
     return metrics[name]
 
 
-def write_predictions(path: Path, predictions: dict[str, SplitPredictions]) -> None:
+def write_predictions(
+    path: Path,
+    datamodule: RoadTileDataModule,
+    predictions: Mapping[Split, Tensor],
+    threshold: float,
+) -> None:
     """Writes a CSV with a row for every tile: position, label, probability and prediction.
+
+    Args:
+        path: The file to write or replace.
+        datamodule: Set up.
+        predictions: P(road) of the tiles of each split.
+        threshold: P(road) from which a tile is called road.
 
     Raises:
         OSError: The file cannot be written; an older one is left as it was.
@@ -121,12 +112,9 @@ def write_predictions(path: Path, predictions: dict[str, SplitPredictions]) -> N
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(PREDICTION_COLUMNS)
-        for split, of_split in predictions.items():
-            for labelled, probability in zip(
-                of_split.tiles, of_split.probabilities.tolist(), strict=True
-            ):
-                called_road = int(probability >= of_split.threshold)
-                writer.writerow((split, *tile_fields(labelled), f"{probability:.9g}", called_road))
+        for split, probabilities in predictions.items():
+            for tile, p in zip(datamodule.tiles_of(split), probabilities.tolist(), strict=True):
+                writer.writerow((split, *tile_fields(tile), f"{p:.9g}", int(p >= threshold)))
 
 
 def write_metrics(run_dir: Path, metrics: dict[str, float]) -> None:

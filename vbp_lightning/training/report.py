@@ -20,6 +20,7 @@ from vbp_lightning.training.predictions import (
     evaluate,
     optimized_value,
     run_metrics,
+    tile_labels,
     write_metrics,
     write_predictions,
 )
@@ -117,25 +118,19 @@ def report_end(
     predictions = evaluate(trainer, model, datamodule)
     if not trainer.is_global_zero:
         return float("nan")
-    metrics = run_metrics(predictions)
-    write_predictions(run_dir / PREDICTIONS_FILE, predictions)
+    threshold = float(model.threshold)
+    metrics = run_metrics(datamodule, predictions, threshold)
+    write_predictions(run_dir / PREDICTIONS_FILE, datamodule, predictions, threshold)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExplanationScores):
             metrics |= callback.scores(model, datamodule)
+    labels = tile_labels(datamodule, "test")
+    test = predictions["test"][labels >= 0].numpy(), labels[labels >= 0].numpy()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, MaskPanels):
-            callback.log_example_predictions(
-                trainer, model, datamodule, predictions["val"].probabilities
-            )
+            callback.log_example_predictions(trainer, model, datamodule, predictions["val"])
         if isinstance(callback, RunSummary):
-            test = predictions["test"].labelled()
-            callback.log_evaluation(
-                trainer,
-                test.probabilities.numpy(),
-                test.labels().numpy(),
-                metrics,
-                hyperparameters(cfg),
-            )
+            callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
     print(f"Run: {run_dir}")
