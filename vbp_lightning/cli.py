@@ -45,7 +45,7 @@ def explain_failure(error: BaseException) -> UserError | None:
         run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "RUN_DIR"
         return UserError(
             f"{error.filename or run_dir}: cannot be written: {error.strerror} (hydra.run.dir);"
-            f" make room or choose another folder, then go on with resume={run_dir}"
+            f" make room or choose another folder, then continue with resume={run_dir}"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Checkpoints of classifiers that nobody trained."""
+"""Checkpoints of untrained classifiers."""
 
 import torch
 
