@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -265,6 +266,20 @@ def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(
     assert "it saw 3 bands, the data has 2" in process.stdout
     other = call("train.py", *tiny, f"init_from={best}", "model.head=gap", "hydra.run.dir=o")
     assert_fails_with(other, str(best), "init_from", "model.head")
+
+
+def test_the_help_page_imports_none_of_the_slow_packages(command):
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", *command("train.py", "--help")[1:]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "optimized_metric: val/auroc" in imported.stdout
+    names = {line.rpartition("|")[2].strip() for line in imported.stderr.splitlines()}
+    assert "hydra" in names
+    slow = {"torch", "pytorch_lightning", "rasterio", "matplotlib", "pandas", "numpy", "rich"}
+    assert not names & slow
 
 
 def test_errors_in_the_command_are_one_line(call, tiny):
