@@ -1,28 +1,31 @@
-"""Trains a road classifier and shows, every epoch, where it looks: ``python train.py --help``."""
+"""Trains a road classifier and shows VisualBackProp masks every epoch: ``train.py --help``."""
 
 import sys
 from pathlib import Path
 
 import hydra
-import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.callbacks import AtomicCheckpointIO
 from vbp_lightning.cli import end_with, print_error
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.check import check_data
 from vbp_lightning.training.folder import claimed, finished_metrics
-from vbp_lightning.training.logger import build_logger
-from vbp_lightning.training.model import build_model
-from vbp_lightning.training.report import report_end, report_start
 from vbp_lightning.training.resumption import expand_resume
-from vbp_lightning.training.settings import prepare_run
 
 
 def train(cfg: DictConfig) -> float:
-    """Trains, evaluates and reports one run; returns its best validation AUROC."""
+    """Trains, evaluates and reports one run; returns its ``optimized_metric``."""
+    # imported here: ``--help`` needs none of them, and torch and Lightning take seconds
+    import pytorch_lightning as pl
+
+    from vbp_lightning.callbacks import AtomicCheckpointIO
+    from vbp_lightning.training.check import check_data
+    from vbp_lightning.training.logger import build_logger
+    from vbp_lightning.training.model import build_model
+    from vbp_lightning.training.report import report_end, report_start
+    from vbp_lightning.training.settings import prepare_run
+
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -52,10 +55,12 @@ def main(cfg: DictConfig) -> float | None:
     try:
         with claimed(run_dir):
             done = finished_metrics(run_dir)
-            if done is not None:
-                print(f"{run_dir} is done: nothing to do")
-                return done["val/auroc"]
-            return train(cfg)
+            if done is None:
+                return train(cfg)
+            print(f"{run_dir} is done: nothing to do")
+            from vbp_lightning.training.predictions import optimized_value
+
+            return optimized_value(done, cfg.optimized_metric)
     except Exception as error:
         end_with(error)
         return None

@@ -1,4 +1,4 @@
-"""How both programs end, and how they show the progress of long work."""
+"""How both programs end and show progress. Imports quickly: ``--help`` needs this module."""
 
 import errno
 import logging
@@ -6,29 +6,33 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from rich.console import Console
-from rich.progress import Progress, track
 
 from vbp_lightning.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
 FAILURE_FILE = "failed.txt"
-"""In the folder of a sweep's job that failed: what went wrong."""
+"""In the folder of a failed job of a sweep: the error."""
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG),
+    *(errno.EEXIST, errno.ENOTDIR),  # a file where a folder is to be made
+)
 
 
 def explain_failure(error: BaseException) -> UserError | None:
-    """What a person can mend about an error, or None where it is a fault of the program."""
+    """An error that the user can correct, or None for an error of the program."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -38,22 +42,18 @@ def explain_failure(error: BaseException) -> UserError | None:
     if isinstance(error, OmegaConfBaseException):
         return UserError(one_line(error))
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "RUN_DIR"
         return UserError(
-            f"{error.filename or _run_folder()}: cannot be written: {error.strerror}"
-            " (hydra.run.dir); make room or choose another folder, then go on with resume=RUN_DIR"
+            f"{error.filename or run_dir}: cannot be written: {error.strerror} (hydra.run.dir);"
+            f" make room or choose another folder, then continue with resume={run_dir}"
         )
     return None
 
 
-def _run_folder() -> str:
-    """The folder of this run, for a writer that does not say its file."""
-    return HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "output"
-
-
 def leave_disk_errors_to_the_main_thread() -> None:
-    """Prints no traceback where a full disk ends TensorBoard's writing thread.
+    """Prints no traceback when a full disk ends TensorBoard's writing thread.
 
-    Its next use raises the same error in the main thread, which ends the run with one line.
+    The next use of the writer raises the same error in the main thread, which prints one line.
     """
 
     def report(ended: threading.ExceptHookArgs) -> None:
@@ -64,22 +64,22 @@ def leave_disk_errors_to_the_main_thread() -> None:
 
 
 def print_error(error: UserError) -> int:
-    """Prints one line a fault to standard error; returns the exit code, 1."""
+    """Prints each line of an error to standard error; returns the exit code, 1."""
     for line in error.lines:
         print(f"error: {line}", file=sys.stderr)
     return 1
 
 
 def end_with(error: Exception) -> None:
-    """Ends a job: prints one line a fault and exits with 1.
+    """Ends a job: prints the error, one line each, and exits with 1.
 
-    A job of a sweep is marked as failed in its folder instead, and the sweep goes on.
+    A job of a sweep is marked as failed in its folder instead, and the sweep continues.
 
     Args:
-        error: What the job ended with.
+        error: The exception that ended the job.
 
     Raises:
-        Exception: ``error`` itself, outside a sweep, where it is a fault of the program.
+        Exception: ``error`` itself, if it is an error of the program outside a sweep.
         SystemExit: Outside a sweep.
     """
     explained = explain_failure(error)
@@ -97,15 +97,19 @@ def end_with(error: Exception) -> None:
 
 
 def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:
-    """The items, with a bar while they are taken.
+    """Yields the items and shows a progress bar on standard error.
 
     Args:
-        items: Of known length, or the bar only moves.
-        what: Stands before the bar.
+        items: The share of them that is done is shown only if their number is known.
+        what: The text before the bar.
     """
-    return track(items, what, console=Console(stderr=True), transient=True)
+    with progress_bar() as bar:
+        yield from bar.track(items, description=what)
 
 
-def progress_bar() -> Progress:
-    """A bar for work that tells its own steps; a context manager, gone afterwards."""
+def progress_bar() -> "Progress":
+    """A context manager of a progress bar on standard error, which is removed at the end."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     return Progress(console=Console(stderr=True), transient=True)

@@ -1,14 +1,14 @@
-"""The one kind of error that a person can mend and that needs no traceback; others on one line."""
+"""The error that a user can correct, which needs no traceback; other errors on one line."""
 
 
 class UserError(Exception):
-    """Something outside the program is wrong: a file, a setting, a checkpoint.
+    """An error outside the program: in a file, a setting or a checkpoint.
 
     The entry points print its lines and exit with 1. Each line names the file and the config key
     concerned and says what to do.
 
     Args:
-        lines: One line a fault; all that were found, not only the first.
+        lines: One line for each error that was found.
     """
 
     def __init__(self, *lines: str) -> None:
@@ -17,17 +17,17 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, line feeds and indents as single spaces."""
+    """The message of an exception, with line feeds and indents as single spaces."""
     return " ".join(str(error).split())
 
 
 def reason(error: BaseException) -> str:
-    """What lies behind an exception that only passes on another, as Hydra's and rasterio's do.
+    """The message of an exception's cause, which Hydra's and rasterio's exceptions wrap.
 
     Args:
-        error: Raised from another, or by itself.
+        error: Raised from another exception or by itself.
 
     Returns:
-        What the other says, or else the exception itself, on one line.
+        On one line, the message of the cause, or of the exception itself if it has none.
     """
     return one_line(error.__cause__ or error)

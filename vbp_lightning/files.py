@@ -1,10 +1,10 @@
-"""Writing files so that none is ever seen half-written, and digests of their content."""
+"""Atomic writing of files, and digests of their content."""
 
 import glob
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,22 +19,28 @@ def replacing(path: Path) -> Iterator[Path]:
         path: The file to write or replace; its folder is made if it is missing.
 
     Raises:
-        OSError: The folder cannot be made or the file cannot be renamed.
+        OSError: The file cannot be written; ``filename`` is ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        # a full disk is reported without a name, other errors with that of the temporary file
+        if error.filename in (None, str(temporary), str(path.parent)):
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def remove_unfinished(path: Path) -> None:
-    """Removes what killed processes left of :func:`replacing` a path, which nobody is doing now.
+    """Removes the temporary files that killed processes left in :func:`replacing`.
 
     Args:
-        path: The file that was to be written or replaced.
+        path: The file that was to be written; no process may be writing it now.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
         leftover.unlink(missing_ok=True)

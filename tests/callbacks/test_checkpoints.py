@@ -1,4 +1,4 @@
-"""Checkpoint callbacks: moved folders, full disks, a stop that is not forgotten."""
+"""Checkpoint callbacks: moved folders, full disks, early stopping of a resumed run."""
 
 import errno
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vbp_lightning.callbacks import AtomicCheckpointIO, ResumableEarlyStopping, RunCheckpoint
-from vbp_lightning.errors import UserError
+from vbp_lightning.cli import explain_failure
 
 
 def test_scores_and_paths_survive_a_moved_folder():
@@ -49,9 +49,10 @@ def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written: No space left") as error:
+    with pytest.raises(OSError, match="No space left") as error:
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
-    assert len(error.value.lines) == 1
-    assert f"resume={tmp_path / 'run'}" in error.value.lines[0]
+    (line,) = explain_failure(error.value).lines
+    assert line.startswith(f"{path}: cannot be written: No space left on device")
+    assert line.endswith("resume=RUN_DIR")
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

@@ -1,4 +1,4 @@
-"""Gradients by layer and epoch: what is logged, and that training does not notice."""
+"""Gradients by layer and epoch: what is logged, and that training is the same."""
 
 from pathlib import Path
 
@@ -8,12 +8,11 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
-from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, TensorDataset
 
+from tests.helpers.bar_tiles import BarTiles, model_of
+from tests.helpers.bar_tiles import fit as helper_fit
 from vbp_lightning.callbacks import GradientFlow
-from vbp_lightning.models import RoadClassifier
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -28,31 +27,14 @@ class Spy(pl.Callback):
         self.norms.append(float(pl_module.network.prob.weight.grad.norm()))
 
 
-def fit(folder, *callbacks, epochs=2, freeze=False):
-    torch.manual_seed(1)
-    model = RoadClassifier("strided", mean=[0.5] * 3, std=[0.5] * 3)
+def fit(folder, *callbacks, freeze=False):
+    model = model_of()
     if freeze:
         model.network.hidden[1].weight.data.zero_()
         model.network.hidden[1].weight.requires_grad_(False)
-    tiles = torch.rand(24, 3, 32, 32)
-    labels = torch.arange(24) % 2
-    torch.manual_seed(5)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        logger=TensorBoardLogger(folder, name="", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        gradient_clip_val=0.01,
-        limit_val_batches=0,
-        log_every_n_steps=1,
-    )
-    trainer.fit(model, DataLoader(TensorDataset(tiles, labels), 8, shuffle=True))
-    trainer.loggers[0].finalize("success")
-    return model, trainer
+    data = BarTiles((0, 8) * 12)
+    helper_fit(folder, *callbacks, datamodule=data, model=model, gradient_clip_val=0.01)
+    return model
 
 
 def events(folder):
@@ -61,7 +43,7 @@ def events(folder):
 
 def test_norms_are_those_of_every_step_before_clipping(tmp_path):
     spy = Spy()
-    model, _ = fit(tmp_path, GradientFlow(every=1), spy)
+    model = fit(tmp_path, GradientFlow(every=1), spy)
     logged = events(tmp_path)
     scalars = {
         tag.split("/")[1] for tag in logged.Tags()["scalars"] if tag.startswith("gradient_n")
@@ -82,7 +64,7 @@ def test_norms_are_those_of_every_step_before_clipping(tmp_path):
 def test_layers_without_gradient_are_named(tmp_path):
     fit(tmp_path, GradientFlow(every=2), freeze=True)
     logged = events(tmp_path)
-    text = logged.Tensors("gradient/verdicts/text_summary")[0].tensor_proto.string_val[0].decode()
+    text = logged.Tensors("gradient/diagnoses/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "network.block3.0 dead" in text
     assert "network.prob dead" not in text
     assert logged.Scalars("gradient_zeros/network.block3.0")[0].value == 1
@@ -91,7 +73,7 @@ def test_layers_without_gradient_are_named(tmp_path):
 def test_training_is_the_same_to_the_last_bit(tmp_path):
     ends = []
     for name, callbacks in {"with": [GradientFlow(1)], "without": []}.items():
-        model, _ = fit(tmp_path / name, *callbacks)
+        model = fit(tmp_path / name, *callbacks)
         ends.append((model.state_dict(), torch.random.get_rng_state()))
     (weights, state), (others, other_state) = ends
     assert all(torch.equal(value, others[name]) for name, value in weights.items())

@@ -6,97 +6,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, TensorDataset
 
-from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
-from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from tests.helpers.bar_tiles import BarTiles, fit, model_of, trainer_of
+from vbp_lightning.callbacks.mask_panels import MaskPanels
+from vbp_lightning.cli import explain_failure
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.canvas import VERMILION
 
-SIZE = 32
 GROUPS = ["road_large_share", "road_small_share", "ignore_border", "non_road"]
-VERDICTS = [
+EXAMPLES = [
     "confident_true_positives",
     "confident_false_negatives",
     "false_positives",
     "borderline",
 ]
-
-
-class BarTiles(pl.LightningDataModule):
-    """Noise, and a bright bar of 0 to 15 rows as the road."""
-
-    def __init__(self, bands=3):
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.bars = [0, 1, 4, 8, 15, 0, 1, 2, 6, 12] * 4
-        self.tiles = torch.rand(len(self.bars), bands, SIZE, SIZE, generator=generator)
-        for tile, rows in zip(self.tiles, self.bars, strict=True):
-            tile[:, 4 : 4 + rows] += 1
-        self.reads = 0
-        self.context = 0
-
-    def tiles_of(self, split):
-        assert split == "val"
-        return [
-            LabelledTile(
-                Tile("scene", row * SIZE, 0), (0, 0, 1, 1), rows / SIZE, label(rows), split
-            )
-            for row, rows in enumerate(self.bars)
-        ]
-
-    def read_tiles(self, tiles):
-        self.reads += 1
-        return self.tiles[[tile.tile.row // SIZE for tile in tiles]].clone()
-
-    def loader(self, shuffle):
-        labels = torch.tensor([int(tile.label) for tile in self.tiles_of("val")])
-        keep = labels >= 0
-        return DataLoader(TensorDataset(self.tiles[keep], labels[keep]), 8, shuffle=shuffle)
-
-    def train_dataloader(self):
-        return self.loader(shuffle=True)
-
-    def val_dataloader(self):
-        return self.loader(shuffle=False)
-
-
-def label(rows):
-    return Label.ROAD if rows >= 3 else Label.IGNORED if rows else Label.NON_ROAD
-
-
-def model_of(bands=3, architecture="strided"):
-    torch.manual_seed(1)
-    return RoadClassifier(architecture, mean=[0.5] * bands, std=[0.5] * bands)
-
-
-def trainer_of(folder, *callbacks, epochs=2, **options):
-    options = {"logger": TensorBoardLogger(folder, name="", version=""), **options}
-    return pl.Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=list(callbacks),
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-        **options,
-    )
-
-
-def fit(folder, callback, epochs=2, bands=3, **options):
-    trainer = trainer_of(folder, callback, epochs=epochs, **options)
-    model, datamodule = model_of(bands), BarTiles(bands)
-    torch.manual_seed(5)
-    trainer.fit(model, datamodule=datamodule)
-    return trainer, model, datamodule
 
 
 def logged(folder):
@@ -115,7 +43,7 @@ def finished(tmp_path_factory):
     with torch.no_grad():
         probabilities = model.eval()(datamodule.tiles).squeeze(1).sigmoid()
     panels = next(c for c in trainer.callbacks if isinstance(c, MaskPanels))
-    panels.log_verdicts(trainer, model, datamodule, probabilities)
+    panels.log_example_predictions(trainer, model, datamodule, probabilities)
     trainer.loggers[0].finalize("success")
     return SimpleNamespace(
         folder=folder, trainer=trainer, model=model, data=datamodule, images=logged(folder)
@@ -128,19 +56,19 @@ def test_every_group_is_logged_at_every_epoch(finished):
         assert steps == [0, 1]
 
 
-def test_the_verdicts_and_the_chain_come_at_the_last_epoch(finished):
-    for tag in [f"panel/verdicts/{verdict}" for verdict in VERDICTS] + ["panel/chain"]:
+def test_the_examples_and_the_chain_come_at_the_last_epoch(finished):
+    for tag in [f"panel/examples/{name}" for name in EXAMPLES] + ["panel/chain"]:
         assert [event.step for event in finished.images[tag]] == [1]
 
 
 def test_nothing_else_is_written(finished):
     names = sorted(path.name for path in (finished.folder / "panels").iterdir())
-    assert names == ["chain.png", "epoch_000.png", "epoch_001.png", "verdicts.png"]
-    assert len(finished.images) == len(GROUPS) + len(VERDICTS) + 1
+    assert names == ["chain.png", "epoch_000.png", "epoch_001.png", "example_predictions.png"]
+    assert len(finished.images) == len(GROUPS) + len(EXAMPLES) + 1
 
 
 def test_the_png_is_the_logged_pages_one_below_the_other(finished):
-    sheets = {"verdicts": ([f"panel/verdicts/{name}" for name in VERDICTS], 0)}
+    sheets = {"example_predictions": ([f"panel/examples/{name}" for name in EXAMPLES], 0)}
     sheets |= {
         f"epoch_{epoch:03d}": ([f"panel/validation/{name}" for name in GROUPS], epoch)
         for epoch in range(2)
@@ -164,17 +92,17 @@ def test_tiles_are_the_same_at_every_epoch_and_read_once(finished):
     where = (slice(98, 194), slice(18, 114))
     np.testing.assert_array_equal(first[where], second[where])
     assert (first != second).any()
-    assert finished.data.reads == 2  # the epochs' tiles, the verdicts' tiles
+    assert finished.data.reads == 2  # the tiles of the epochs, those of the examples
 
 
-def test_misses_and_false_alarms_are_marked_and_hits_are_not(finished):
+def test_false_negatives_and_false_positives_are_marked_and_true_positives_are_not(finished):
     marked = {
         name: (
-            decode(finished.images[f"panel/verdicts/{name}"][0].encoded_image_string) == VERMILION
+            decode(finished.images[f"panel/examples/{name}"][0].encoded_image_string) == VERMILION
         )
         .all(-1)
         .any()
-        for name in VERDICTS[:3]
+        for name in EXAMPLES[:3]
     }
     with torch.no_grad():
         called = (
@@ -260,22 +188,30 @@ def test_only_a_fit_beyond_the_sanity_check_on_rank_zero_shows(
         is_global_zero=rank_zero,
         default_root_dir=str(tmp_path),
     )
-    # there is no model and no data to be touched
+    # there is neither model nor data: using them would fail
     MaskPanels().on_validation_end(trainer, None)
     if not rank_zero:
-        MaskPanels().log_verdicts(trainer, None, None, None)
+        MaskPanels().log_example_predictions(trainer, None, None, None)
     assert not list(tmp_path.iterdir())
 
 
 def test_png_files_do_not_need_tensorboard(tmp_path):
-    fit(tmp_path, MaskPanels(tiles=4), epochs=1, logger=CSVLogger(tmp_path))
-    assert (tmp_path / "panels" / "epoch_000.png").exists()
+    fit(tmp_path / "with", MaskPanels(tiles=4), epochs=1)
+    fit(tmp_path / "without", MaskPanels(tiles=4), epochs=1, logger=CSVLogger(tmp_path))
+    one, other = (
+        decode((tmp_path / folder / "panels" / "epoch_000.png").read_bytes())
+        for folder in ("with", "without")
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4])
 def test_any_number_of_bands(tmp_path, bands):
-    fit(tmp_path, MaskPanels(tiles=5), epochs=1, bands=bands)
-    assert (tmp_path / "panels" / "epoch_000.png").exists()
+    data, model = BarTiles(bands=bands), model_of(bands)
+    fit(tmp_path, MaskPanels(tiles=5), epochs=1, datamodule=data, model=model)
+    sheet = decode((tmp_path / "panels" / "epoch_000.png").read_bytes())
+    pages = [logged(tmp_path)[f"panel/validation/{group}"][0] for group in GROUPS]
+    assert sheet.shape == (sum(page.height for page in pages), pages[0].width, 3)
 
 
 def test_more_tiles_make_more_pages(tmp_path):
@@ -291,7 +227,9 @@ def test_too_few_tiles_are_refused():
 
 def test_the_numbers_of_probabilities_and_tiles_must_agree(finished):
     with pytest.raises(ValueError, match="40 validation tiles"):
-        MaskPanels().log_verdicts(finished.trainer, finished.model, finished.data, torch.zeros(39))
+        MaskPanels().log_example_predictions(
+            finished.trainer, finished.model, finished.data, torch.zeros(39)
+        )
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_older_file(tmp_path, monkeypatch):
@@ -304,19 +242,21 @@ def test_a_full_disk_is_one_line_and_keeps_the_older_file(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(PanelError) as caught:
+    with pytest.raises(OSError, match="No space") as caught:
         fit(tmp_path, MaskPanels(tiles=4), epochs=1)
-    assert len(caught.value.lines) == 1
-    assert "panels/epoch_000.png" in caught.value.lines[0]
-    assert "No space left on device" in caught.value.lines[0]
+    (line,) = explain_failure(caught.value).lines
+    assert "panels/epoch_000.png" in line
+    assert "No space left on device" in line
     assert [path.name for path in older.parent.iterdir()] == ["epoch_000.png"]
     assert older.read_bytes() == b"older"
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "panels").write_text("in the way")
-    with pytest.raises(PanelError, match=r"panels/epoch_000\.png: cannot be written"):
+    with pytest.raises(FileExistsError) as caught:
         fit(tmp_path, MaskPanels(tiles=4), epochs=1)
+    (line,) = explain_failure(caught.value).lines
+    assert "panels/epoch_000.png: cannot be written" in line
 
 
 def test_pyplot_holds_no_figure(finished):

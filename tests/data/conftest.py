@@ -134,6 +134,7 @@ def attach() -> Callable[..., None]:
     ) -> None:
         datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank,
+            accelerator=None,
             world_size=world_size,
             is_global_zero=rank == 0,
             current_epoch=epoch,

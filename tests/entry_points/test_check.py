@@ -11,7 +11,7 @@ def test_a_sound_data_set(call, tiny, tmp_path):
     process = call("train.py", *tiny, "check=true")
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip().endswith("Training can run.")
-    for part in ("Tiles", "Bands", "EPSG:32632", "Ground size of a pixel", "non-road", "ignored"):
+    for part in ("Tiles", "Bands", "EPSG:32632", "Ground sampling distance", "non-road", "ignored"):
         assert part in process.stdout
     (folder,) = (tmp_path / "outputs" / "check").iterdir()
     with Image.open(folder / "contact_sheet.png") as sheet:
@@ -24,7 +24,7 @@ def test_a_sound_data_set(call, tiny, tmp_path):
     assert not (folder / "checkpoints").exists()
 
 
-def test_every_fault_is_told_and_what_can_be_read_is_shown(call, tmp_path):
+def test_every_error_is_listed_and_what_can_be_read_is_shown(call, tmp_path):
     rng = np.random.default_rng(0)
     for number in range(6):
         for folder, pixels in (
@@ -48,4 +48,5 @@ def test_every_fault_is_told_and_what_can_be_read_is_shown(call, tmp_path):
     assert "has no road mask" in errors[1]
     assert "Traceback" not in process.stderr
     assert "4 of 6 can be read" in process.stdout
-    assert (tmp_path / "run" / "contact_sheet.png").is_file()
+    with Image.open(tmp_path / "run" / "contact_sheet.png") as sheet:
+        assert sheet.width > 1000

@@ -54,7 +54,7 @@ def test_a_layer_may_be_named_by_its_end():
     assert resolve_layer(model, "network.block2.0", images()) == "network.block2.0"
     with pytest.raises(ValueError, match=r"layer is 'blok'; choose one of .*network\.block0\.0"):
         resolve_layer(model, "blok", images())
-    assert "val_logits" not in executed_modules(model, images())
+    assert "logits" not in executed_modules(model, images())
 
 
 def test_the_score_of_a_unit():

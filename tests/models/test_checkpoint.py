@@ -8,7 +8,8 @@ import pytorch_lightning as pl
 import torch
 
 from vbp_lightning import RoadClassifier
-from vbp_lightning.models import CheckpointError, initialize_from, read_checkpoint
+from vbp_lightning.models import CheckpointError, read_checkpoint
+from vbp_lightning.models.fine_tuning import initialize_from
 
 
 def save(model, path):

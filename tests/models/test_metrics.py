@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from vbp_lightning.models import best_threshold, binary_metrics
+from vbp_lightning.models.metrics import best_threshold, binary_metrics
 
 scored_tiles = st.lists(
     st.tuples(st.integers(0, 10).map(lambda tenth: tenth / 10), st.booleans()),

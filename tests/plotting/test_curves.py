@@ -5,7 +5,7 @@ import weakref
 import matplotlib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
@@ -14,7 +14,6 @@ from vbp_lightning.plotting.curves import (
     confusion_figure,
     figure_to_array,
     precision_recall_figure,
-    reliability,
 )
 
 LABELS = np.array([0, 0, 0, 1, 1, 0, 1, 1])
@@ -29,26 +28,48 @@ def figures():
     ]
 
 
-def test_reliability_by_hand():
-    curve = reliability(LABELS, PROBABILITIES, bins=5)
-    assert curve.count.tolist() == [2, 2, 0, 2, 2]
-    np.testing.assert_allclose(curve.estimated, [0.1, 0.35, np.nan, 0.7, 0.925])
-    np.testing.assert_allclose(curve.observed, [0, 0.5, np.nan, 0.5, 1])
-    assert curve.error == pytest.approx((2 * 0.1 + 2 * 0.15 + 2 * 0.2 + 2 * 0.075) / 8)
+def calibration(labels, probabilities, bins=10):
+    """Points of the curve, its calibration error and the tiles of each bin, as the figure shows."""
+    above, below = calibration_figure(labels, probabilities, "validation", bins).axes
+    error = above.get_legend().get_texts()[1].get_text()
+    assert error.startswith("expected calibration error ")
+    points = above.get_lines()[1].get_xydata()
+    return points, float(error.split()[-1]), [int(text.get_text()) for text in below.texts]
+
+
+def test_calibration_by_hand():
+    points, error, counts = calibration(LABELS, PROBABILITIES, bins=5)
+    assert counts == [2, 2, 0, 2, 2]
+    np.testing.assert_allclose(points, [(0.1, 0), (0.35, 0.5), (0.7, 0.5), (0.925, 1)])
+    assert error == round((2 * 0.1 + 2 * 0.15 + 2 * 0.2 + 2 * 0.075) / 8, 3)
 
 
 def test_a_calibrated_forecast_has_no_error():
     labels = np.array([0, 0, 0, 1] * 5 + [1, 1, 1, 0] * 5)
     probabilities = np.repeat([0.25, 0.75], 20)
-    assert reliability(labels, probabilities).error == pytest.approx(0)
+    assert calibration(labels, probabilities)[1] == 0
 
 
-@given(st.lists(st.tuples(st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
-def test_every_tile_is_in_one_bin_and_the_error_in_range(pairs):
+THOUSANDTHS = st.integers(0, 1000).map(lambda thousandth: thousandth / 1000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), THOUSANDTHS), min_size=1, max_size=50))
+@settings(max_examples=30)
+def test_every_tile_is_in_one_bin_and_the_error_is_the_mean_distance(pairs):
     labels, probabilities = (np.array(side) for side in zip(*pairs, strict=True))
-    curve = reliability(labels, probabilities)
-    assert curve.count.sum() == len(pairs)
-    assert 0 <= curve.error <= 1
+    points, error, counts = calibration(labels, probabilities)
+    bins = [max(0, int(np.ceil(p * 10)) - 1) for p in probabilities]
+    assert counts == [bins.count(number) for number in range(10)]
+    distances = [
+        abs(
+            np.mean([label for label, own in zip(labels, bins, strict=True) if own == number])
+            - np.mean([p for p, own in zip(probabilities, bins, strict=True) if own == number])
+        )
+        for number in sorted(set(bins))
+    ]
+    weights = [bins.count(number) for number in sorted(set(bins))]
+    assert error == pytest.approx(np.average(distances, weights=weights), abs=5.1e-4)
+    np.testing.assert_allclose(np.abs(points[:, 0] - points[:, 1]), distances, atol=1e-12)
 
 
 def test_the_curve_states_average_precision_and_chance():

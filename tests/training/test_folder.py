@@ -1,4 +1,4 @@
-"""Names, claims and the state of run folders."""
+"""Names, locks and metrics of run folders."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_a_jobs_folder_can_be_typed_on_the_command_line(overrides):
     assert not set(name) & set("=,/\\ '\"[]{}()$:;")
 
 
-def test_a_jobs_folder_tells_its_choices():
+def test_a_jobs_folder_is_named_after_its_overrides():
     assert job_folder("model-maxpool+seed-1+upsampling-deconv") == (
         "model-maxpool+seed-1+upsampling-deconv"
     )
@@ -39,7 +39,7 @@ def test_every_process_of_a_slurm_step_names_the_same_folder(monkeypatch):
     assert run_stamp() != "job_77.0"
 
 
-def test_a_folder_is_claimed_by_one_process_and_freed_when_it_is_killed(tmp_path):
+def test_a_folder_is_locked_by_one_process_and_freed_when_it_is_killed(tmp_path):
     holder = subprocess.Popen(
         [
             sys.executable,

@@ -1,4 +1,4 @@
-"""The fixed rule behind ``auto``."""
+"""The values that replace ``auto``."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -46,6 +46,14 @@ def test_processes_of_one_machine_share_its_cores(monkeypatch):
     cfg = config(devices=2)
     settings.resolve_auto_settings(cfg)
     assert cfg.threads == 4
+
+
+@pytest.mark.parametrize(("accelerator", "synchronised"), [("cpu", False), ("gpu", True)])
+def test_batch_norms_are_synchronised_on_gpus(monkeypatch, accelerator, synchronised):
+    monkeypatch.setattr(settings, "available_cores", lambda: 8)
+    cfg = config(accelerator=accelerator, devices=2, sync_batchnorm="auto")
+    settings.resolve_auto_settings(cfg)
+    assert cfg.trainer.sync_batchnorm is synchronised
 
 
 def test_what_is_set_by_hand_is_left_alone():

@@ -1,4 +1,4 @@
-"""What happens during a run besides training: panels, summaries, checkpoints."""
+"""Lightning callbacks: panels, explanation scores, gradients, run summary, checkpoints."""
 
 from vbp_lightning.callbacks.checkpoints import (
     AtomicCheckpointIO,
@@ -7,7 +7,7 @@ from vbp_lightning.callbacks.checkpoints import (
 )
 from vbp_lightning.callbacks.explanation_scores import ExplanationScores
 from vbp_lightning.callbacks.gradient_monitor import GradientFlow
-from vbp_lightning.callbacks.mask_panels import MaskPanels, PanelError
+from vbp_lightning.callbacks.mask_panels import MaskPanels
 from vbp_lightning.callbacks.run_summary import RunSummary
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "ExplanationScores",
     "GradientFlow",
     "MaskPanels",
-    "PanelError",
     "ResumableEarlyStopping",
     "RunCheckpoint",
     "RunSummary",

@@ -1,6 +1,10 @@
-"""The callback that scores, every epoch, how well masks lie on the road."""
+"""The callback that scores VisualBackProp masks against the road pixels every epoch."""
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -18,22 +22,32 @@ from vbp_lightning.evaluation.localisation import (
 )
 from vbp_lightning.models import RoadClassifier
 
+SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
+    "explanation/average_precision": average_precision,
+    "explanation/relevance_mass": relevance_mass,
+    "explanation/rank_accuracy": rank_accuracy,
+    "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
+    "explanation/chance": lambda maps, truth: truth.mean(axis=(1, 2)),
+}
+"""The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""
+
 
 class ExplanationScores(pl.Callback):
-    """Logs ``explanation/…``: VisualBackProp's masks against the road pixels of validation tiles.
+    """Logs ``explanation/…``: scores of VisualBackProp masks of validation tiles.
 
-    A cheap subset of ``task=benchmark``: average precision, relevance mass, rank accuracy and
-    pointing game (two pixels of tolerance), means over the same road tiles every epoch, with the
-    epoch as the step; beside them ``explanation/chance``, the mean road share, which is what mass
-    and rank accuracy get by chance, and very nearly average precision too.
+    A subset of ``task=benchmark`` that is cheap to compute: average precision, relevance mass, rank
+    accuracy and pointing game (two pixels of tolerance) against the road pixels, means over the
+    same road tiles every epoch, with the epoch as the step. ``explanation/chance`` is the mean road
+    share: the expected mass and rank accuracy of a random saliency map, and nearly its average
+    precision.
 
     Training is the same to the last bit with and without this callback: no random number is drawn,
-    and every module keeps its mode. Nothing is scored in the sanity check, nor in processes other
-    than global rank zero, nor where the split knows whole road images only, not where the road is.
+    and every module keeps its mode. Nothing is scored in the sanity check, in processes other than
+    global rank zero, or where only labels of whole images are known.
 
     Args:
-        upsampling: How VisualBackProp goes back through the layers.
-        tiles: Number of road tiles, spread evenly over the validation split.
+        upsampling: Upsampling of VisualBackProp.
+        tiles: Number of road tiles, evenly spread over the validation split.
 
     Raises:
         ValueError: ``tiles`` is below 1.
@@ -47,13 +61,13 @@ class ExplanationScores(pl.Callback):
         self._evaluation_tiles: tuple[Tensor, Truth] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets the tiles of an earlier fit."""
+        """Discards the tiles of an earlier fit."""
         self._evaluation_tiles = None
 
     def on_validation_end(  # type: ignore[override]
         self, trainer: pl.Trainer, pl_module: RoadClassifier
     ) -> None:
-        """Scores the epoch's masks."""
+        """Logs the scores of the epoch's VisualBackProp masks."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not trainer.is_global_zero:
             return
@@ -63,14 +77,14 @@ class ExplanationScores(pl.Callback):
             logger.log_metrics(scores, trainer.current_epoch)
 
     def scores(self, model: nn.Module, datamodule: RoadTileDataModule) -> dict[str, float]:
-        """The scores of a model's masks.
+        """The scores of a model's VisualBackProp masks.
 
         Args:
-            model: Found as it was left.
-            datamodule: Set up; its validation tiles are judged.
+            model: Its mode and gradients are left unchanged.
+            datamodule: Set up; its validation tiles are used.
 
         Returns:
-            By name, each in [0, 1]; empty where no road pixels are known.
+            By name, each in [0, 1]; empty if no road pixels are known.
         """
         if self._evaluation_tiles is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
@@ -82,11 +96,4 @@ class ExplanationScores(pl.Callback):
         device = next(model.parameters()).device
         masks = VisualBackProp(model, self.upsampling).attribute(tiles.to(device))
         maps = positive_part(masks[:, 0].double().cpu().numpy())
-        means = {
-            "average_precision": average_precision(maps, truth),
-            "relevance_mass": relevance_mass(maps, truth),
-            "rank_accuracy": rank_accuracy(maps, truth),
-            "pointing_game_2px": pointing_game(maps, truth, tolerance=2),
-            "chance": truth.mean(axis=(1, 2)),
-        }
-        return {f"explanation/{name}": float(np.mean(values)) for name, values in means.items()}
+        return {name: float(np.mean(score(maps, truth))) for name, score in SCORES.items()}

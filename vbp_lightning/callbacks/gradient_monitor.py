@@ -1,4 +1,4 @@
-"""How large the gradient of the loss is at every layer, epoch by epoch."""
+"""The callback that logs the size of the gradient of the loss at every layer."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from vbp_lightning.inspection.layer_gradients import RULE, diagnoses
 
 @dataclass
 class _Layer:
-    """What was seen of one layer's gradient in an epoch."""
+    """The recorded gradients of one layer in an epoch."""
 
     norms: list[float] = field(default_factory=list)
     zeros: float = 1.0
@@ -24,18 +24,22 @@ class _Layer:
 class GradientFlow(pl.Callback):
     """Logs the gradient of the loss at the parameters of each layer to TensorBoard.
 
-    Every epoch, with the epoch as the step: ``gradient_norm/LAYER`` the mean Euclidean norm over
-    the optimiser steps looked at, ``gradient_largest/LAYER`` the largest, ``gradient_zeros/LAYER``
-    the share of parameters whose gradient was exactly zero at each of them (the least share of any
-    step), the histogram ``gradient/LAYER`` of the last one's values, and, where there are any, the
-    dead, exploding and vanishing layers by name as the text ``gradient/verdicts``.
+    Every epoch, with the epoch as the step, over the recorded optimiser steps:
+
+    - ``gradient_norm/LAYER``: the mean Euclidean norm;
+    - ``gradient_largest/LAYER``: the largest norm;
+    - ``gradient_zeros/LAYER``: the share of parameters with a gradient of exactly zero, the
+      smallest of any step;
+    - ``gradient/LAYER``: a histogram of the values of the last step;
+    - ``gradient/diagnoses``: the names of dead, exploding and vanishing layers, as a text, if there
+      are any.
 
     Training is the same to the last bit with and without this callback: gradients are only read,
     before they are clipped, and no random number is drawn. Only the process of global rank zero
     logs.
 
     Args:
-        every: Optimiser steps from one look to the next.
+        every: Optimiser steps between two recorded gradients.
 
     Raises:
         ValueError: ``every`` is below 1.
@@ -48,13 +52,13 @@ class GradientFlow(pl.Callback):
         self._layers: dict[str, _Layer] = {}
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the epoch before."""
+        """Discards the gradients of the epoch before."""
         self._layers = {}
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Looks at the gradients of every so many steps."""
+        """Records the gradients of every ``every``-th step."""
         if trainer.global_step % self.every or not trainer.is_global_zero:
             return
         for name, module in pl_module.named_modules():
@@ -67,7 +71,7 @@ class GradientFlow(pl.Callback):
             layer.values = gradient
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs what the epoch's steps had."""
+        """Logs the recorded gradients of the epoch."""
         if not trainer.is_global_zero or not self._layers:
             return
         means = {name: sum(one.norms) / len(one.norms) for name, one in self._layers.items()}
@@ -85,12 +89,12 @@ class GradientFlow(pl.Callback):
                 if layer.values is not None and math.isfinite(layer.norms[-1]):
                     writer.add_histogram(f"gradient/{name}", layer.values, epoch)
             if named:
-                writer.add_text("gradient/verdicts", f"{named} ({RULE})", epoch)
+                writer.add_text("gradient/diagnoses", f"{named} ({RULE})", epoch)
         self._layers = {}
 
 
 def _gradient(module: nn.Module) -> Tensor | None:
-    """The gradient at a module's own parameters, copied flat; None where there is none."""
+    """A flat copy of the gradient at a module's own parameters, or None if it has none."""
     parts = [
         parameter.grad.detach().float().flatten()
         for parameter in module.parameters(recurse=False)

@@ -1,4 +1,4 @@
-"""The callback that shows, every epoch, what the network looks at on the same validation tiles."""
+"""The callback that logs VisualBackProp masks of the same validation tiles every epoch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,6 @@ from vbp_lightning.data.tiles.selection import (
     choose_example_predictions,
 )
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
-from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
@@ -33,13 +32,9 @@ PANELS_FOLDER = "panels"
 LABEL_NAMES = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
 
 
-class PanelError(UserError):
-    """A panel cannot be written."""
-
-
 @dataclass(frozen=True)
 class _ShownTiles:
-    """The tiles of a sheet, with their context, read and stretched for display once."""
+    """The tiles of a sheet with their context, read and stretched for display once."""
 
     groups: list[TileGroup]
     records: dict[int, LabelledTile]
@@ -50,40 +45,37 @@ class _ShownTiles:
     @classmethod
     def read(cls, datamodule: RoadTileDataModule, groups: list[TileGroup]) -> "_ShownTiles":
         tiles = datamodule.tiles_of("val")
-        indices = sorted({index for group in groups for index in group.indices})
-        raw = datamodule.read_tiles([tiles[index] for index in indices])
-        records = {index: tiles[index] for index in indices}
+        records = {i: tiles[i] for i in sorted({i for group in groups for i in group.indices})}
+        raw = datamodule.read_tiles(list(records.values()))
         return cls(groups, records, raw, to_rgb(raw.numpy()), datamodule.context)
 
 
 class MaskPanels(pl.Callback):
-    """Logs mask panels of the same validation tiles every epoch, and verdicts after the fit.
+    """Logs VisualBackProp masks of the same validation tiles every epoch, of examples at the end.
 
     Every page holds up to four tiles, each as tile, VisualBackProp mask and mask laid over the
-    tile, with true label, road share and P(road), wrong ones marked. Of tiles with context, masks
-    are computed over the whole input and shown of the tile alone. The pages go to every
-    TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked to
+    tile, with true label, road share and P(road); wrong predictions are marked. With context, the
+    mask is computed over the whole input and shown for the tile alone. The pages are logged to
+    every TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked in
     ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
 
     Training is the same to the last bit with and without this callback: no random number is drawn,
-    and every module keeps its mode. Nothing is shown in the sanity check, and only the process of
+    and every module keeps its mode. Nothing is logged in the sanity check, and only the process of
     global rank zero computes and writes.
 
     Args:
-        upsampling: How VisualBackProp goes back through the layers.
-        tiles: Number of validation tiles, at least 4; the groups share it evenly.
-        chain: Whether ``log_verdicts`` also shows how one tile's mask comes about.
+        upsampling: Upsampling of VisualBackProp.
+        tiles: Number of validation tiles, at least 4, divided evenly among the groups.
 
     Raises:
         ValueError: ``tiles`` is below 4.
     """
 
-    def __init__(self, upsampling: str = "deconv", tiles: int = 16, chain: bool = True) -> None:
+    def __init__(self, upsampling: str = "deconv", tiles: int = 16) -> None:
         if tiles < 4:
             raise ValueError(f"tiles is {tiles}; the panel has four groups: give at least 4")
         self.upsampling = upsampling
         self.tiles = tiles
-        self.chain = chain
         self._shown: _ShownTiles | None = None
         use_fast_event_checksums()
 
@@ -97,7 +89,7 @@ class MaskPanels(pl.Callback):
         """Logs the epoch's panels; the epoch's decision threshold is known by now.
 
         Raises:
-            PanelError: The PNG cannot be written.
+            OSError: The PNG cannot be written.
         """
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not trainer.is_global_zero:
@@ -107,28 +99,23 @@ class MaskPanels(pl.Callback):
             groups = choose_by_share(datamodule.tiles_of("val"), self.tiles)
             self._shown = _ShownTiles.read(datamodule, groups)
         epoch = trainer.current_epoch
-        logits, masks = self._method(pl_module).attribute_with_logits(
-            self._shown.raw.to(pl_module.device)
-        )
-        probabilities = logits.squeeze(1).double().sigmoid()
-        pages = self._pages(
-            self._shown, masks, probabilities, float(pl_module.threshold), f"epoch {epoch}: "
-        )
+        pages = self._pages(pl_module, self._shown, f"epoch {epoch}: ")
         _publish(trainer, "validation", f"epoch_{epoch:03d}", pages, epoch)
 
-    def log_verdicts(
+    def log_example_predictions(
         self,
         trainer: pl.Trainer,
         model: RoadClassifier,
         datamodule: RoadTileDataModule,
         probabilities: Tensor,
     ) -> None:
-        """Shows sure hits, sure misses, false alarms and borderline tiles of validation.
+        """Logs confident true positives and false negatives, false positives and borderline tiles.
 
         To be called after the fit with the weights that the run ends with. Logs
-        ``panel/verdicts/…`` and ``panel/chain``, the step being the last epoch, and writes
-        ``panels/verdicts.png`` and ``panels/chain.png``. The chain is that of the surest hit, or of
-        the first tile where there is no hit. Does nothing in processes other than global rank zero.
+        ``panel/examples/…`` and ``panel/chain`` with the last epoch as the step, and writes
+        ``panels/example_predictions.png`` and ``panels/chain.png``. The chain is that of the most
+        confident true positive, or of the first tile if there is none. Does nothing in processes
+        other than global rank zero.
 
         Args:
             trainer: The trainer of the fit: gives loggers, folder and epoch.
@@ -137,7 +124,7 @@ class MaskPanels(pl.Callback):
             probabilities: ``(N,)`` P(road) of ``datamodule.tiles_of("val")``, in that order.
 
         Raises:
-            PanelError: A PNG cannot be written.
+            OSError: A PNG cannot be written.
             ValueError: The numbers of probabilities and tiles differ.
         """
         if not trainer.is_global_zero:
@@ -148,21 +135,15 @@ class MaskPanels(pl.Callback):
                 f"probabilities has the shape {tuple(probabilities.shape)}; "
                 f"give one for each of the {len(tiles)} validation tiles"
             )
-        threshold = float(model.threshold)
         groups = choose_example_predictions(
-            tiles, probabilities.double().cpu().numpy(), threshold, self.tiles
+            tiles, probabilities.double().cpu().numpy(), float(model.threshold), self.tiles
         )
         shown = _ShownTiles.read(datamodule, groups)
-        masks = self._method(model).attribute(shown.raw.to(model.device))
-        pages = self._pages(
-            shown, masks, probabilities[list(shown.records)], threshold, "after the fit: "
-        )
-        # the epoch counter stands one past the last epoch once a fit has ended
+        pages = self._pages(model, shown, "after the fit: ")
+        # after a fit the counter is one past the last epoch
         epoch = max(0, trainer.current_epoch - 1)
-        _publish(trainer, "verdicts", "verdicts", pages, epoch)
-        if self.chain:
-            figure = self._chain(model, shown, groups)
-            _publish(trainer, "", "chain", {"chain": figure}, epoch)
+        _publish(trainer, "examples", "example_predictions", pages, epoch)
+        _publish(trainer, "", "chain", {"chain": self._chain(model, shown)}, epoch)
 
     def _method(self, model: nn.Module) -> VisualBackProp:
         return VisualBackProp(model, upsampling=self.upsampling)
@@ -171,32 +152,28 @@ class MaskPanels(pl.Callback):
     def _note(self) -> str:
         return f"VisualBackProp ({self.upsampling}): where features fire, not for which class"
 
-    def _pages(
-        self,
-        shown: _ShownTiles,
-        masks: Tensor,
-        probabilities: Tensor,
-        threshold: float,
-        occasion: str,
-    ) -> dict[str, RGB]:
-        """The pages of a sheet by tag; masks and probabilities in the order of the records."""
-        place = {index: number for number, index in enumerate(shown.records)}
-        masks_shown = masks.squeeze(1).float().cpu().numpy()
-        own = slice(shown.context, masks_shown.shape[-1] - shown.context)
+    def _pages(self, model: RoadClassifier, shown: _ShownTiles, occasion: str) -> dict[str, RGB]:
+        """The pages of a sheet by the last part of their tag."""
+        logits, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
+        probabilities = logits.squeeze(1).double().sigmoid().tolist()
+        threshold = float(model.threshold)
+        own = slice(shown.context, masks.shape[-1] - shown.context)
+        tiles, planes = (
+            values[:, own, own] for values in (shown.rgb, masks.squeeze(1).float().cpu().numpy())
+        )
         captions = [
             tile_caption(tile, probability, threshold)
-            for tile, probability in zip(
-                shown.records.values(), probabilities.tolist(), strict=True
-            )
+            for tile, probability in zip(shown.records.values(), probabilities, strict=True)
         ]
+        place = {index: number for number, index in enumerate(shown.records)}
         pages = {}
         for group in shown.groups:
             for number, indices in enumerate(_chunks(group.indices)):
                 places = [place[index] for index in indices]
                 name = group.name if number == 0 else f"{group.name}_{number + 1}"
                 pages[name] = mask_panel(
-                    shown.rgb[places, own, own],
-                    masks_shown[places, own, own],
+                    tiles[places],
+                    planes[places],
                     [captions[one] for one in places],
                     occasion + group.title,
                     f"road if P ≥ {threshold:.3f}",
@@ -204,13 +181,13 @@ class MaskPanels(pl.Callback):
                 )
         return pages
 
-    def _chain(self, model: RoadClassifier, shown: _ShownTiles, groups: Sequence[TileGroup]) -> RGB:
+    def _chain(self, model: RoadClassifier, shown: _ShownTiles) -> RGB:
         """The chain figure of the first tile of the first group that has one."""
-        first = next(group.indices[0] for group in groups if group.indices)
+        first = next(group.indices[0] for group in shown.groups if group.indices)
         place = list(shown.records).index(first)
         chain = self._method(model).chain(shown.raw[place : place + 1].to(model.device))
         steps = [
-            # the ReLU "network.block3.2" is known to people by its block
+            # the ReLU "network.block3.2" is shown under the name of its block
             ChainStep(name.split(".")[-2], _plane(averaged), _plane(mask))
             for name, averaged, mask in zip(chain.names, chain.maps, chain.masks, strict=True)
         ]
@@ -218,13 +195,13 @@ class MaskPanels(pl.Callback):
             shown.rgb[place],
             steps[::-1],
             _plane(chain.mask),
-            "after the fit: how the mask of one tile grows",
+            "after the fit: how the mask of one tile is computed",
             [self._note],
         )
 
 
 def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:
-    """The caption of a labelled tile; an ignored one is never wrong, it has no right answer.
+    """The caption of a labelled tile; an ignored tile has no right answer and is never wrong.
 
     Args:
         tile: Gives label and road share.
@@ -236,7 +213,7 @@ def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> Ti
 
 
 def _chunks(indices: Sequence[int]) -> list[Sequence[int]]:
-    """Pages of a group; a group without tiles gets an empty page, which says so."""
+    """The tiles of each page of a group; a group without tiles gets an empty page."""
     starts = range(0, max(len(indices), 1), TILES_PER_PAGE)
     return [indices[start : start + TILES_PER_PAGE] for start in starts]
 
@@ -258,18 +235,12 @@ def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], ep
         epoch: The step.
 
     Raises:
-        PanelError: The file cannot be written. An older one is left as it was.
+        OSError: The file cannot be written; an older one is left as it was.
     """
     compressed = {key: compress_page(pixels) for key, pixels in pages.items()}
     path = Path(trainer.default_root_dir) / PANELS_FOLDER / f"{name}.png"
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(encode_png(list(compressed.values())))
-    except OSError as error:
-        raise PanelError(
-            f"{PANELS_FOLDER}/{path.name}: cannot be written: {error.strerror} ({path}; "
-            "hydra.run.dir): make room, then go on with resume=RUN_DIR"
-        ) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode_png(list(compressed.values())))
     summary = Summary(
         value=[
             Summary.Value(
@@ -286,6 +257,5 @@ def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], ep
     )
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            # add_image would compress every page again, which alone is the time that a panel may
-            # take; the writer's own method is how it hands its summaries on
+            # add_image would compress every page a second time
             logger.experiment._get_file_writer().add_summary(summary, epoch)

@@ -1,4 +1,4 @@
-"""The summary of a run: a line an epoch, the network's graph, the final figures and HParams."""
+"""The summary of a run: a line for each epoch, the network's graph, final figures and HParams."""
 
 import time
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard._pytorch_graph import graph as trace_graph
 
@@ -25,14 +26,14 @@ Hyperparameters = Mapping[str, str | int | float | bool]
 
 
 class RunSummary(Callback):
-    """Prints a line an epoch and fills TensorBoard's Graphs, Images and HParams tabs."""
+    """Prints a line for each epoch and fills TensorBoard's Graphs, Images and HParams tabs."""
 
     def __init__(self) -> None:
         self._epoch_started = 0.0
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: RoadClassifier) -> None:  # type: ignore[override]
-        """Logs the network's graph, once a run."""
+        """Logs the network's graph, except in a resumed run."""
         if trainer.ckpt_path is not None:
             return
         settings = pl_module.hparams
@@ -42,13 +43,13 @@ class RunSummary(Callback):
             logger.experiment._get_file_writer().add_graph(graph)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the epoch's clock."""
+        """Stores the time at the start of the epoch."""
         self._epoch_started = time.monotonic()
 
     @rank_zero_only
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the epoch's losses and validation metrics."""
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         shown = trainer.callback_metrics
         print(
@@ -65,9 +66,9 @@ class RunSummary(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Says how to go on with a run that was interrupted."""
+        """Prints the command that continues an interrupted run."""
         if isinstance(exception, KeyboardInterrupt):
-            print(f"Interrupted. Go on with: python train.py resume={trainer.default_root_dir}")
+            print(f"Interrupted. Continue with: python train.py resume={trainer.default_root_dir}")
 
     def log_evaluation(
         self,
@@ -100,7 +101,7 @@ class RunSummary(Callback):
                     trainer.current_epoch,
                     dataformats="HWC",
                 )
-            # under names of their own: val/… are the curves over the epochs
+            # not val/… and test/…: those are the curves over the epochs
             results = {f"result/{name}": value for name, value in metrics.items()}
             logger.log_hyperparams(dict(hyperparameters), results)
             logger.finalize("success")
@@ -112,7 +113,7 @@ def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 
 @cache
 def _graph(architecture: Architecture, head: Head, bands: int, context: int) -> object:
-    """The graph of a network, traced once in a process: torch never frees what it traced."""
+    """The graph of a network, traced once in a process: torch does not free traced graphs."""
     with torch.random.fork_rng(devices=[]):
         network = RoadNetwork(
             architecture, head, [0.0] * bands, [1.0] * bands, context=context

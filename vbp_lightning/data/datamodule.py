@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pydantic_core import to_jsonable_python
+from pytorch_lightning.accelerators import CUDAAccelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
@@ -415,14 +416,25 @@ class RoadTileDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Labelled validation tiles in order: with several processes, this one's part of them."""
-        tiles = self._scan.tiles["val"]
-        labelled = tiles.labels != Label.IGNORED
-        world_size = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
-        batches = OrderedBatches(len(dataset), self.settings.batch_size, rank, world_size)
-        return self._loader(dataset, batches)
+        """Labelled validation tiles in order; with several processes, this one's part of them."""
+        return self._labelled_tiles("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Labelled test tiles in order; with several processes, this one's part of them."""
+        return self._labelled_tiles("test")
+
+    def predict_dataloader(
+        self, splits: Sequence[Split] = ("val", "test")
+    ) -> list[DataLoader[Batch]]:
+        """All tiles of each split in the order of ``tiles_of``, in every process.
+
+        Args:
+            splits: One loader is made for each.
+
+        Returns:
+            Loaders of tiles and labels, -1 for ignored tiles.
+        """
+        return [self.evaluation_dataloader(split) for split in splits]
 
     def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
         """All tiles of a split in the order of ``tiles_of``, in every process.
@@ -436,6 +448,16 @@ class RoadTileDataModule(pl.LightningDataModule):
         tiles = self._scan.tiles[split]
         dataset = self._ordered(tiles.positions, tiles.labels)
         return self._loader(dataset, OrderedBatches(len(dataset), self.settings.batch_size))
+
+    def _labelled_tiles(self, split: Split) -> DataLoader[Batch]:
+        tiles = self._scan.tiles[split]
+        labelled = tiles.labels != Label.IGNORED
+        world_size = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
+        return self._loader(
+            dataset, OrderedBatches(len(dataset), self.settings.batch_size, rank, world_size)
+        )
 
     def _current_epoch(self) -> int:
         if self.trainer is None:
@@ -453,6 +475,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # gets a whole batch
             num_workers=self.settings.num_workers,
             persistent_workers=self.settings.num_workers > 0,
+            pin_memory=self.trainer is not None
+            and isinstance(self.trainer.accelerator, CUDAAccelerator),
         )
 
     def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:

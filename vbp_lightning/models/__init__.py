@@ -2,17 +2,6 @@
 
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.classifier import RoadClassifier
-from vbp_lightning.models.fine_tuning import initialize_from
-from vbp_lightning.models.metrics import best_threshold, binary_metrics
 from vbp_lightning.models.networks import Normalize, RoadNetwork
 
-__all__ = [
-    "CheckpointError",
-    "Normalize",
-    "RoadClassifier",
-    "RoadNetwork",
-    "best_threshold",
-    "binary_metrics",
-    "initialize_from",
-    "read_checkpoint",
-]
+__all__ = ["CheckpointError", "Normalize", "RoadClassifier", "RoadNetwork", "read_checkpoint"]

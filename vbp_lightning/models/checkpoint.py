@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything that they may carry."""
+"""Reading checkpoints without running code from them."""
 
 import pickle
 from pathlib import Path
@@ -7,14 +7,17 @@ from typing import Any
 import torch
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.models.format import converted
 
 
 class CheckpointError(UserError):
-    """A checkpoint cannot be used; the line names the file and says why."""
+    """A checkpoint cannot be used; the line names the file and the reason."""
 
 
 def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
     """Reads a checkpoint of a road classifier onto the CPU: tensors and builtins, nothing else.
+
+    The hyperparameters of an older checkpoint are converted to the present format.
 
     Args:
         path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
@@ -26,6 +29,7 @@ def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
     Raises:
         CheckpointError: The file is missing, unreadable, carries pickled objects, or does not
             come from a ``RoadClassifier``.
+        UserError: A later version of the project wrote it.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file ({config_key}); give a run's .ckpt")
@@ -48,4 +52,4 @@ def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
             f"{path}: is not a checkpoint of a road classifier ({config_key});"
             " use one that train.py wrote"
         )
-    return checkpoint
+    return checkpoint | {"hyper_parameters": converted(settings, f"{path} ({config_key})")}

@@ -1,8 +1,8 @@
-"""The LightningModule that trains a road network. It yields numbers only; callbacks draw."""
+"""The LightningModule that trains a road network; callbacks draw the figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torchmetrics import CatMetric, MeanMetric
 
 from vbp_lightning.errors import one_line
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
+from vbp_lightning.models.format import FORMAT, converted
 from vbp_lightning.models.metrics import best_threshold, binary_metrics
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 
@@ -20,7 +21,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class RoadClassifier(pl.LightningModule):
-    """A road / non-road tile classifier: network, loss, optimiser, metrics.
+    """A classifier of road and non-road tiles: network, loss, optimiser, metrics.
 
     Every argument is a plain builtin and is stored in the checkpoint, so that
     ``RoadClassifier.load_from_checkpoint(path)`` needs the path alone.
@@ -35,7 +36,7 @@ class RoadClassifier(pl.LightningModule):
         context: Margin in pixels that tiles come with on each side, a multiple of 8: see
             :class:`~vbp_lightning.models.RoadNetwork`.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
-        weight_decay: AdamW's, on weights alone: biases and batch norms are left out.
+        weight_decay: AdamW's; applied to weights, not to biases and batch norms.
         data: The data module's configuration, kept for ``explain.py``.
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
 
@@ -61,16 +62,17 @@ class RoadClassifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
+        self.hparams["format"] = FORMAT
         self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
-        self.val_logits = CatMetric()
-        self.val_labels = CatMetric()
+        self.logits = CatMetric()
+        self.labels = CatMetric()
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls,
-        checkpoint_path: str | Path | IO[bytes],
+        checkpoint_path: str | Path,
         **overrides: Any,  # noqa: ANN401
     ) -> Self:
         """Loads a classifier from a checkpoint that this project wrote; runs no code from it.
@@ -85,11 +87,13 @@ class RoadClassifier(pl.LightningModule):
         Raises:
             CheckpointError: The file is missing, is no checkpoint of this project, does not fit
                 this version's network, or carries pickled objects.
+            UserError: A later version of the project wrote it.
         """
-        if isinstance(checkpoint_path, str | Path):
-            read_checkpoint(Path(checkpoint_path))
+        data = read_checkpoint(Path(checkpoint_path))["hyper_parameters"].get("data")
         try:
-            model = super().load_from_checkpoint(checkpoint_path, weights_only=True, **overrides)
+            model = super().load_from_checkpoint(
+                checkpoint_path, weights_only=True, **{"data": data, **overrides}
+            )
         except (RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint_path}: does not fit this version of the project (ckpt): "
@@ -98,25 +102,18 @@ class RoadClassifier(pl.LightningModule):
         return model.eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compares a checkpoint with this network before its weights are taken.
+        """Checks that a checkpoint fits this network before its weights are loaded.
 
         Raises:
             CheckpointError: It holds another architecture, head or number of bands.
+            UserError: A later version of the project wrote it.
         """
-        stored = checkpoint["hyper_parameters"]
-        described = {
-            "model": (stored["architecture"], self.hparams["architecture"]),
-            "model.head": (f"head {stored['head']}", f"head {self.hparams['head']}"),
-            "data.bands": (f"{len(stored['mean'])} bands", f"{len(self.hparams['mean'])} bands"),
-            "data.context": (
-                f"a context of {stored.get('context', 0)} px",
-                f"a context of {self.hparams['context']} px",
-            ),
-        }
-        for key, (theirs, ours) in described.items():
-            if theirs != ours:
+        stored = converted(checkpoint["hyper_parameters"], "the checkpoint (resume)")
+        theirs, ours = _described(stored), _described(self.hparams)
+        for key in ours:
+            if theirs[key] != ours[key]:
                 raise CheckpointError(
-                    f"the checkpoint is of a network with {theirs}, not {ours} ({key});"
+                    f"the checkpoint is of a network with {theirs[key]}, not {ours[key]} ({key});"
                     " give the settings and the imagery it was trained with"
                 )
 
@@ -134,27 +131,50 @@ class RoadClassifier(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Collects logits and labels; metrics are exact, over the whole split at the end."""
+        """Collects logits and labels: the metrics are exact, over the whole split at its end."""
         tiles, labels = batch
-        # bfloat16 has 8 bits: probabilities would tie and the ranking metrics suffer
-        with torch.autocast(self.device.type, enabled=False):
-            self.val_logits.update(self(tiles).squeeze(1))
-        self.val_labels.update(labels)
+        self.logits.update(self._float32_logits(tiles))
+        self.labels.update(labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Chooses the decision threshold and logs the epoch, all with the epoch as the step.
+        """Logs the epoch's metrics, with the epoch as the step; a fit chooses the threshold anew.
 
         Validation comes at the end of an epoch: the training loss is that of the whole epoch, the
         learning rate that of its last step.
         """
-        logits = self.val_logits.compute().reshape(-1)
-        labels = self.val_labels.compute().reshape(-1).long()
-        self.val_logits.reset()
-        self.val_labels.reset()
+        self._log_metrics("val")
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self.log("train/loss", float(self.train_loss.compute()))
+            self.train_loss.reset()
+            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of the test split at the stored threshold."""
+        self._log_metrics("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """P(road) of the tiles of a batch, ``(N,)`` float64; the labels are not used."""
+        return self._float32_logits(batch[0]).double().sigmoid()
+
+    def _float32_logits(self, tiles: Tensor) -> Tensor:
+        """Logits ``(N,)`` without autocast: bfloat16 has 8 bits, so probabilities would tie."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits: Tensor = self(tiles).squeeze(1)
+        return logits
+
+    def _log_metrics(self, split: str) -> None:
+        """Logs loss and metrics of the collected tiles, except in the sanity check."""
+        logits = self.logits.compute().reshape(-1)
+        labels = self.labels.compute().reshape(-1).long()
+        self.logits.reset()
+        self.labels.reset()
         if self.trainer.sanity_checking:
             return
         probabilities = logits.double().sigmoid()
-        self.threshold.fill_(best_threshold(probabilities, labels))
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.threshold.fill_(best_threshold(probabilities, labels))
         threshold = float(self.threshold)
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
         metrics = {
@@ -162,11 +182,7 @@ class RoadClassifier(pl.LightningModule):
             "threshold": threshold,
             **binary_metrics(probabilities, labels, threshold),
         }
-        self.log_dict({f"val/{name}": value for name, value in metrics.items()})
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            self.log("train/loss", float(self.train_loss.compute()))
-            self.train_loss.reset()
-            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
         # Lightning takes a metric named "step" as the logger's x axis
         self.log("step", float(self.current_epoch))
 
@@ -191,3 +207,13 @@ class RoadClassifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _described(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The hyperparameters that a resumed run must share with its checkpoint, by config key."""
+    return {
+        "model": settings["architecture"],
+        "model.head": f"head {settings['head']}",
+        "data.bands": f"{len(settings['mean'])} bands",
+        "data.context": f"a context of {settings.get('context', 0)} px",
+    }

@@ -15,15 +15,15 @@ _OWN = (*(f"network.normalize.{name}" for name in ("mean", "std", "low", "high")
 def initialize_from(model: RoadClassifier, path: Path) -> str:
     """Copies the weights of a checkpoint into a new classifier, in place.
 
-    The normalisation stays the new data's. A first convolution for another number of bands keeps
-    its fresh weights.
+    The normalisation of the new data is kept. A first convolution for another number of bands keeps
+    its initial weights.
 
     Args:
-        model: The classifier to start.
+        model: The new classifier.
         path: Checkpoint of a run with the same architecture and head.
 
     Returns:
-        One line that says what was copied and what was not.
+        One line that states which weights were copied.
 
     Raises:
         CheckpointError: The file cannot be read or belongs to another network.
@@ -49,6 +49,6 @@ def initialize_from(model: RoadClassifier, path: Path) -> str:
     if _FIRST_WEIGHT in fresh:
         return (
             f"starting from {path}, except for the first convolution: it saw {bands_before} bands,"
-            f" the data has {bands_now}, so it starts afresh"
+            f" the data has {bands_now}, so it keeps its initial weights"
         )
     return f"starting from {path}"

@@ -1,4 +1,4 @@
-"""How good a set of road probabilities is: one function for training and for the final report."""
+"""Metrics of road probabilities and the choice of the decision threshold."""
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torchmetrics.functional.classification import (
     binary_specificity,
 )
 
+METRICS = ("auroc", "average_precision", "balanced_accuracy", "f1")
+"""The names of the metrics, in the order of tables."""
+
 
 def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:
     """Metrics of a road / non-road classification.
@@ -17,7 +20,7 @@ def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> d
     Args:
         probabilities: ``(N,)`` float, P(road) in [0, 1].
         labels: ``(N,)`` integer, 1 for road and 0 for non-road; both classes must occur.
-        threshold: A tile is called road when its probability is at least this.
+        threshold: A tile is called road if its probability is at least this.
 
     Returns:
         ``auroc``, ``average_precision``, ``f1`` (of road) and ``balanced_accuracy`` (the mean of
@@ -37,24 +40,24 @@ def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> d
 def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
     """The decision threshold of the highest balanced accuracy.
 
-    Only cuts between distinct probabilities matter, so each is tried once, at the middle of its
-    gap; of equally good ones the nearest to one half is taken.
+    Only cuts between distinct probabilities differ, so each is tried once, at the midpoint of two
+    neighbouring probabilities; of equally good cuts the nearest to one half is taken.
 
     Args:
         probabilities: ``(N,)`` float, P(road) in [0, 1].
         labels: ``(N,)`` integer, 1 for road and 0 for non-road; both classes must occur.
 
     Returns:
-        The threshold, in (0, 1]; one half where all probabilities are equal.
+        The threshold, in (0, 1]; one half if all probabilities are equal.
     """
     ordered, order = probabilities.double().sort()
     is_road = labels[order].bool()
     recall = is_road.flip(0).cumsum(0).flip(0)[1:] / is_road.sum()
     specificity = (~is_road).cumsum(0)[:-1] / (~is_road).sum()
-    is_gap = ordered[1:] > ordered[:-1]
-    if not is_gap.any():
+    is_cut = ordered[1:] > ordered[:-1]
+    if not is_cut.any():
         return 0.5
-    cuts = ((ordered[1:] + ordered[:-1]) / 2)[is_gap]
-    accuracies = ((recall + specificity) / 2)[is_gap]
+    cuts = ((ordered[1:] + ordered[:-1]) / 2)[is_cut]
+    accuracies = ((recall + specificity) / 2)[is_cut]
     best = cuts[torch.isclose(accuracies, accuracies.max())]
     return float(best[(best - 0.5).abs().argmin()])

@@ -1,4 +1,4 @@
-"""``check=true``: what a data set holds and what is wrong with it, before anything is trained."""
+"""``check=true``: the contents and the errors of a data set, before training."""
 
 from collections import Counter
 from itertools import islice
@@ -17,7 +17,7 @@ from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import compress_page, encode_png
-from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE
+from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE, tile_table
 
 SHEET_FILE = "contact_sheet.png"
 
@@ -25,20 +25,26 @@ _TILES_A_LABEL = 16
 
 
 def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
-    """Reads everything, prints a report, and draws a contact sheet of random tiles.
+    """Reads all data, prints a report, and draws a contact sheet of random tiles.
 
     Args:
         datamodule: Not set up yet.
-        folder: Where the sheet, ``tiles.csv`` and ``splits.csv`` go.
+        folder: The folder of the sheet, ``tiles.csv`` and ``splits.csv``.
         seed: Of the choice of tiles.
 
     Raises:
-        DataError: Training could not run: every fault, after the report.
+        DataError: Training could not run; one line for each error, after the report.
     """
     scan = datamodule.scan()
     console = Console(width=max(100, Console().width), soft_wrap=False)
     if scan.infos:
-        console.print(_tile_table(scan))
+        scenes = Counter(s for parts in scan.regions.values() for s in {p.split for p in parts})
+        table = tile_table({s: {"scenes": scenes[s], **scan.counts[s]} for s in SPLITS})
+        table.title, table.caption = (
+            "Tiles",
+            "ignored: too little road; dropped: too little imagery",
+        )
+        console.print(table)
         console.print(_band_table(scan, datamodule))
         for line in _scene_lines(scan):
             print(line)
@@ -54,17 +60,6 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     if scan.errors:
         raise DataError(*scan.errors)
     print("Training can run.")
-
-
-def _tile_table(scan: Scan) -> Table:
-    names = ["scenes", "road", "non_road", "ignored", "dropped"]
-    table = Table("split", *(name.replace("_", "-") for name in names), title="Tiles")
-    for split in SPLITS:
-        scenes = sum(any(part.split == split for part in parts) for parts in scan.regions.values())
-        counts = scan.counts[split]
-        table.add_row(split, str(scenes), *(str(counts[name]) for name in names[1:]))
-    table.caption = "ignored: too little road; dropped: too little imagery"
-    return table
 
 
 def _band_table(scan: Scan, datamodule: RoadTileDataModule) -> Table:
@@ -89,23 +84,22 @@ def _scene_lines(scan: Scan) -> list[str]:
     road = sum(item.road_pixels for item in scan.scanned)
     sizes = Counter(f"{info.grid.width} × {info.grid.height}" for info in infos)
     systems = Counter(
-        ":".join(info.grid.crs.to_authority() or ("a CRS of its own",))
+        ":".join(info.grid.crs.to_authority() or ("a CRS without a code",))
         if info.grid.crs is not None
         else "none"
         for info in infos
     )
-    ground = [size for info in infos if (size := ground_sampling_distance(info.grid)) is not None]
+    spacings = [axis for info in infos for axis in ground_sampling_distance(info.grid) or ()]
     lines = [
         f"Scenes: {len(infos)} of {scan.found} can be read, {pixels / 1e6:,.1f} million pixels",
         f"Sizes in px: {_listed(sizes)}",
         f"CRS: {_listed(systems)}",
     ]
-    if ground:
-        metres = np.array(ground)
-        lines.append(
-            f"Ground size of a pixel: {_span(metres.min(), metres.max())} m"
-            + (" (data.resolution makes them alike)" if metres.max() > 1.2 * metres.min() else "")
-        )
+    if spacings:
+        low, high = min(spacings), max(spacings)
+        span = " to ".join(dict.fromkeys([f"{low:.3g}", f"{high:.3g}"]))
+        equal = " (data.resolution makes it equal)" if high > 1.2 * low else ""
+        lines.append(f"Ground sampling distance: {span} m{equal}")
     lines.append(
         f"Pixels without imagery or label: {1 - valid / max(pixels, 1):.2%}; "
         f"road among the others: {road / max(valid, 1):.2%}"
@@ -115,29 +109,23 @@ def _scene_lines(scan: Scan) -> list[str]:
     return lines
 
 
-def _span(low: float, high: float) -> str:
-    """Two numbers, or one where they look the same."""
-    ends = dict.fromkeys([f"{low:.3g}", f"{high:.3g}"])
-    return " to ".join(ends)
-
-
 def _share(share: float) -> str:
-    """A road share; a little road is not none."""
+    """A road share in percent; a share above 0 is never printed as 0."""
     return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}"
 
 
 def _listed(counts: Counter[str]) -> str:
-    """The commonest values and how often they come."""
+    """The five most frequent values with their numbers."""
     shown = [f"{name} ({count})" for name, count in counts.most_common(5)]
     return ", ".join(shown + [f"and {len(counts) - 5} more"] * (len(counts) > 5))
 
 
 def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
-    """The contact sheet of a surveyed data set: random tiles of each label, over all splits.
+    """The contact sheet of a data set: random tiles of each label, over all splits.
 
     Args:
-        datamodule: Inspected.
-        scan: What it found.
+        datamodule: Reads the tiles.
+        scan: The result of its ``scan``.
         seed: Of the choice of tiles.
     """
     rng = np.random.default_rng(seed)
@@ -152,7 +140,7 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
         drawn = sorted(rng.permutation(len(places))[:_TILES_A_LABEL].tolist())
         chosen[label] = [scan.tiles[places[i][0]][places[i][1]] for i in drawn]
         totals[label] = len(places)
-    # One stretch for all rows, so that road and non-road tiles can be compared.
+    # one stretch for all rows, so that road and non-road tiles can be compared
     every = [tile for tiles in chosen.values() for tile in tiles]
     pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
     rows = [

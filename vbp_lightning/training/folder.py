@@ -1,6 +1,5 @@
-"""The folder of a run: who may write in it, and how far the run has come."""
+"""The folder of a run: its name, the lock on it, and the metrics of a finished run."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from vbp_lightning.errors import UserError
 
@@ -21,9 +19,9 @@ _LONGEST_FOLDER_NAME = 200
 
 
 def run_stamp() -> str:
-    """Date and time, for a run's folder; a job's id where a launcher starts several processes.
+    """Date and time for the name of a run's folder, or the id of a job of several processes.
 
-    Those would else disagree about the second and write into several folders.
+    The processes of such a job start at different times and must use the same folder.
     """
     if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS", "1") != "1":
         return f"job_{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
@@ -32,20 +30,15 @@ def run_stamp() -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def run_type(check: bool) -> str:
-    """The folder under ``outputs`` of what a run does: ``check`` or ``train``."""
-    return "check" if check else "train"
-
-
 def job_folder(overrides: str) -> str:
-    """The folder's name of a sweep's job: its overrides in signs that a command line takes back.
+    """The name of the folder of a sweep's job: its overrides without special characters.
 
     Args:
         overrides: Hydra's ``override_dirname``.
 
     Returns:
-        One path component without ``=``, ``,``, spaces or brackets, of 200 characters at most;
-        where it had to be cut, a short hash keeps it unique. ``default`` for no override.
+        One path component without ``=``, ``,``, spaces or brackets, of at most 200 characters;
+        a longer name is cut and ends with a hash. ``default`` for no override.
     """
     name = re.sub(r"[^\w.+-]+", "_", overrides).strip("_") or "default"
     if len(name) > _LONGEST_FOLDER_NAME:
@@ -54,45 +47,49 @@ def job_folder(overrides: str) -> str:
     return name
 
 
-# Hydra names the folders while it composes, in the processes of its launchers too: importing this
-# module must be enough
+# Hydra uses them while it composes a config, also in the processes of its launchers, which import
+# this module
 OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("run_type", run_type, replace=True)
+OmegaConf.register_new_resolver("run_type", lambda c: "check" if c else "train", replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def is_first_process() -> bool:
     """Whether this is the process of a run that writes: the only one, or rank zero."""
+    from pytorch_lightning.utilities import rank_zero_only
+
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 @contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """Holds a run's folder, so that two commands never write one run.
+    """Locks a run's folder, so that no other command writes to the run.
 
-    The operating system frees the claim when the process ends, however it ends. Of the processes
-    of a distributed run the first one holds it.
+    The operating system frees the lock when the process ends, however it ends. In a distributed
+    run the first process holds it.
 
     Raises:
-        UserError: Another process is at work in the folder.
+        UserError: Another process holds the lock.
     """
+    from filelock import FileLock, Timeout
+
     if not is_first_process():
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".claim").open("w") as claim:
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{run_dir}: another process is writing this run (hydra.run.dir, resume);"
-                " wait for it, or choose another folder"
-            ) from error
+    try:
+        lock = FileLock(run_dir / ".claim").acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"{run_dir}: another process is writing this run (hydra.run.dir, resume);"
+            " wait for it, or choose another folder"
+        ) from error
+    with lock:
         yield
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:
-    """The metrics of a run that is done; None where it is not. They are written last of all."""
+    """The metrics of a finished run, or None: they are written last."""
     path = run_dir / METRICS_FILE
     if not path.is_file():
         return None

@@ -10,11 +10,11 @@ from vbp_lightning.models import read_checkpoint
 
 
 def build_logger(cfg: DictConfig, last_checkpoint: Path | None) -> Logger | None:
-    """The configured logger; on a resumed run it takes back what it logged since the checkpoint.
+    """The configured logger; for a resumed run it discards the events after the checkpoint.
 
     Args:
         cfg: The composed config of ``train.py``.
-        last_checkpoint: The checkpoint that the run goes on from, or None for a new run.
+        last_checkpoint: The checkpoint to continue from, or None for a new run.
 
     Raises:
         CheckpointError: The checkpoint cannot be read.

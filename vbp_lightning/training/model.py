@@ -7,20 +7,21 @@ from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.errors import UserError
-from vbp_lightning.models import RoadClassifier, initialize_from
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.networks import TOTAL_STRIDE
 
 
 def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifier:
-    """A new classifier for a data module that is set up, or one with ``init_from``'s weights.
+    """A new classifier for a data module that is set up, with the weights of ``init_from`` if set.
 
     Args:
         cfg: The composed config of ``train.py``.
-        datamodule: Gives the normalisation, and what the checkpoint keeps of the data.
+        datamodule: Its normalisation, settings and splits are stored in the classifier.
 
     Raises:
         CheckpointError: ``init_from`` cannot be used.
-        UserError: The context of the tiles does not suit the networks.
+        UserError: The context of the tiles does not fit the networks.
     """
     if datamodule.context % TOTAL_STRIDE:
         raise UserError(
@@ -37,7 +38,7 @@ def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifi
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
         _convert_="all",
-        _recursive_=False,  # the data's config must stay one
+        _recursive_=False,  # the data's config is stored as it is
     )
     if cfg.init_from:
         print(initialize_from(model, Path(cfg.init_from)))

@@ -1,5 +1,6 @@
-"""What a run says before and after its training."""
+"""The report of a run before and after its training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,16 @@ from rich.table import Table
 
 from vbp_lightning.callbacks import ExplanationScores, MaskPanels, RunSummary
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import SPLITS
+from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.metrics import METRICS
 from vbp_lightning.training.predictions import (
-    EVALUATED_SPLITS,
+    COLUMNS,
     PREDICTIONS_FILE,
     evaluate,
+    optimized_value,
     run_metrics,
+    tile_labels,
     write_metrics,
     write_predictions,
 )
@@ -31,7 +35,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     Args:
         cfg: The composed config of ``train.py``.
     """
-    # TensorBoard sorts them and shows the first five: these are what runs are compared by.
+    # TensorBoard sorts them and shows the first five
     chosen: dict[str, Any] = {
         "architecture": cfg.model.architecture,
         "dataset": cfg.data.source["_target_"].rsplit(".", 1)[-1],
@@ -47,6 +51,8 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     }
     chosen |= {f"training/{name}": cfg.trainer[name] for name in ("max_epochs", "precision")}
     chosen |= {f"training/{name}": cfg.model[name] for name in ("learning_rate", "weight_decay")}
+    if cfg.tags:
+        chosen["tags"] = ", ".join(cfg.tags)
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in chosen.items()
@@ -56,7 +62,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
 def report_start(
     cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, datamodule: RoadTileDataModule
 ) -> None:
-    """Prints how many tiles there are, lists tiles and splits, hands over the hyperparameters.
+    """Prints the numbers of tiles, writes ``tiles.csv`` and ``splits.csv``, logs hyperparameters.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -68,13 +74,22 @@ def report_start(
         return
     datamodule.write_tiles(run_dir / TILES_FILE)
     datamodule.write_splits(run_dir / SPLITS_FILE)
-    names = list(datamodule.counts["train"])
-    table = Table("tiles", *(name.replace("_", "-") for name in names))
-    for split in SPLITS:
-        table.add_row(split, *(str(datamodule.counts[split][name]) for name in names))
-    Console().print(table)
+    Console().print(tile_table(datamodule.counts))
     for logger in trainer.loggers:
         logger.log_hyperparams(hyperparameters(cfg))
+
+
+def tile_table(counts: Mapping[Split, Mapping[str, int]]) -> Table:
+    """A table of the numbers of tiles by split.
+
+    Args:
+        counts: By split, then by label.
+    """
+    names = list(counts["train"])
+    table = Table("tiles", *(name.replace("_", "-") for name in names))
+    for split in SPLITS:
+        table.add_row(split, *(str(counts[split][name]) for name in names))
+    return table
 
 
 def report_end(
@@ -86,56 +101,52 @@ def report_end(
 ) -> float:
     """Evaluates the best checkpoint on validation and test, writes and prints the report.
 
-    Only the first of several processes does; the others return at once.
+    Every process predicts, and the first one reports.
 
     Args:
         cfg: The composed config of ``train.py``.
         run_dir: The run's folder.
         trainer: A trainer whose ``fit`` has ended.
-        model: The trained classifier; used where no checkpoint was kept.
+        model: The trained classifier; used if no checkpoint was kept.
         datamodule: The data module it was trained on.
 
     Returns:
-        The best checkpoint's validation AUROC (not a number on the other processes).
+        The ``optimized_metric`` of the best checkpoint; not a number in the other processes.
+
+    Raises:
+        UserError: The run has no such metric.
     """
-    if not trainer.is_global_zero:
-        return float("nan")
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.is_file():
-        model = RoadClassifier.load_from_checkpoint(best).to(model.device)
-    predictions = evaluate(model, datamodule)
-    metrics = run_metrics(predictions)
-    write_predictions(run_dir / PREDICTIONS_FILE, predictions)
+        model = RoadClassifier.load_from_checkpoint(best)
+    predictions = evaluate(trainer, model, datamodule)
+    if not trainer.is_global_zero:
+        return float("nan")
+    threshold = float(model.threshold)
+    metrics = run_metrics(datamodule, predictions, threshold)
+    write_predictions(run_dir / PREDICTIONS_FILE, datamodule, predictions, threshold)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExplanationScores):
             metrics |= callback.scores(model, datamodule)
+    labels = tile_labels(datamodule, "test")
+    test = predictions["test"][labels >= 0].numpy(), labels[labels >= 0].numpy()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, MaskPanels):
-            callback.log_verdicts(trainer, model, datamodule, predictions["val"].probabilities)
+            callback.log_example_predictions(trainer, model, datamodule, predictions["val"])
         if isinstance(callback, RunSummary):
-            test = predictions["test"].labelled()
-            callback.log_evaluation(
-                trainer,
-                test.probabilities.numpy(),
-                test.labels().numpy(),
-                metrics,
-                hyperparameters(cfg),
-            )
+            callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
     print(f"Run: {run_dir}")
     print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
-    return metrics["val/auroc"]
+    return optimized_value(metrics, cfg.optimized_metric)
 
 
 def metrics_table(metrics: dict[str, float]) -> Table:
-    """The table that a run prints: metrics by split, with and without the ignored tiles."""
-    columns = [(split, end) for split in EVALUATED_SPLITS for end in ("", "_with_ignored")]
-    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in columns))
-    for name in ("auroc", "average_precision", "balanced_accuracy", "f1"):
-        table.add_row(
-            name.replace("_", " "),
-            *(f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in columns),
-        )
-    table.caption = f"a tile is called road from P(road) = {metrics['threshold']:.3f} on"
+    """The printed table: metrics by split, with and without the ignored tiles."""
+    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in COLUMNS))
+    for name in METRICS:
+        values = (f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in COLUMNS)
+        table.add_row(name.replace("_", " "), *values)
+    table.caption = f"a tile is called road if P(road) ≥ {metrics['threshold']:.3f}"
     return table

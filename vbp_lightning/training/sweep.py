@@ -1,103 +1,103 @@
-"""The summary of a Hydra multirun: a row a job, written as each job ends."""
+"""The summary of a Hydra multirun: a row for each job, updated when a job ends."""
 
-import csv
-import logging
-import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console
-from rich.table import Table
 
 from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.files import replacing
 from vbp_lightning.training.folder import finished_metrics
-from vbp_lightning.training.settings import give_back_freed_memory
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
 
 SHOWN_METRICS = ("val/auroc", "test/auroc", "test/average_precision", "test/balanced_accuracy")
 
 
-def summarize(sweep_dir: Path) -> list[dict[str, str]]:
-    """One record per job of a sweep, from what lies in the jobs' folders.
+def summarize(sweep_dir: Path) -> "pd.DataFrame":
+    """One row for each job of a sweep, from the files in the jobs' folders.
 
     Args:
-        sweep_dir: The folder that holds one folder a job.
+        sweep_dir: The folder that holds the folders of the jobs.
 
     Returns:
-        Records with ``status`` (``done``, ``failed`` or ``unfinished``), one column per overridden
-        key, one per metric, and ``path``; sorted by path.
+        ``status`` (``done``, ``failed`` or ``unfinished``), a column for each overridden key as
+        text, ``tags`` if a job has any, a column for each metric as a number, and ``path``; sorted
+        by path.
     """
+    import pandas as pd
+
     rows = []
     for stored in sorted(sweep_dir.glob("*/.hydra/overrides.yaml")):
         job = stored.parent.parent
         overrides = [str(override).partition("=") for override in OmegaConf.load(stored)]
+        tags = OmegaConf.select(OmegaConf.load(job / ".hydra" / "config.yaml"), "tags")
         metrics = finished_metrics(job)
         failed = (job / FAILURE_FILE).is_file()
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key: value for key, _, value in overrides if key != "resume"},
-                **{name: f"{value:.6g}" for name, value in (metrics or {}).items()},
+                **({"tags": " ".join(tags)} if tags else {}),
+                **(metrics or {}),
                 "path": str(job),
             }
         )
-    return rows
+    table = pd.DataFrame(rows)
+    return table[[*table.columns.drop("path", errors="ignore"), "path"]] if rows else table
 
 
-def write_summary(sweep_dir: Path) -> list[dict[str, str]]:
+def write_summary(sweep_dir: Path) -> "pd.DataFrame":
     """Writes ``summary.csv`` over all jobs of a sweep and returns its rows."""
-    rows = summarize(sweep_dir)
-    columns = [*dict.fromkeys(key for row in rows for key in row if key != "path"), "path"]
-    with replacing(sweep_dir / "summary.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    return rows
+    table = summarize(sweep_dir)
+    with replacing(sweep_dir / "summary.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return table
 
 
-def summary_table(rows: list[dict[str, str]]) -> Table:
-    """The done jobs of a sweep, grouped over seeds: mean and standard deviation of each metric."""
-    seen = list(dict.fromkeys(key for row in rows for key in row))
-    axes = [
+def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
+    """Mean and standard deviation of each metric over the finished jobs that differ by seed only.
+
+    Args:
+        jobs: As :func:`summarize` gives them.
+        optimized_metric: Shown beside the usual metrics.
+    """
+    from rich.table import Table
+
+    settings = [
         key
-        for key in seen
-        if key not in ("status", "path", "seed", "threshold")
-        and "/" not in key
-        and len({row.get(key, "") for row in rows}) > 1
+        for key in jobs.columns
+        if key not in ("status", "path", "seed", "threshold") and "/" not in key
     ]
-    shown = [name for name in SHOWN_METRICS if name in seen]
+    axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
+    shown = [m for m in dict.fromkeys((*SHOWN_METRICS, optimized_metric)) if m in jobs.columns]
     heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
     table = Table(*axes, "seeds", *heads, title="Sweep: mean ± standard deviation over seeds")
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
-    for row in rows:
-        if row["status"] == "done":
-            groups.setdefault(tuple(row.get(axis, "") for axis in axes), []).append(row)
-    for choice, members in groups.items():
-        cells = []
-        for name in shown:
-            values = [float(row[name]) for row in members]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.3f}{spread}")
+    done = jobs[jobs["status"] == "done"].fillna(dict.fromkeys(axes, ""))
+    for choice, members in done.groupby(axes, sort=False) if axes else [((), done)][: len(done)]:
+        spread = members[shown].std()
+        cells = [
+            f"{mean:.3f}" + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
+            for name, mean in members[shown].mean().items()
+        ]
         table.add_row(*choice, str(len(members)), *cells)
     return table
 
 
 class SweepSummary(Callback):
-    """Keeps ``summary.csv`` true after every job and prints the table at the end.
+    """Updates ``summary.csv`` after every job of a sweep and prints the table at the end.
 
-    Hydra does not call ``on_multirun_end`` after an exception, so nothing is left for it but the
-    printing.
+    Hydra does not call ``on_multirun_end`` after an exception, so the file is written before.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
-        """Leaves what does not vary over the sweep out of the names of the jobs' folders."""
+        """Excludes the settings that do not vary over the sweep from the names of folders."""
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         fixed = [override.key_or_group for override in parsed if not override.is_sweep_override()]
         keys = ",".join(["resume", *fixed])
@@ -107,7 +107,9 @@ class SweepSummary(Callback):
             )
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ANN401
-        """Brings the summary up to date; does nothing outside a sweep."""
+        """Updates the summary; does nothing outside a sweep."""
+        from vbp_lightning.training.settings import give_back_freed_memory
+
         if config.hydra.mode.name == "MULTIRUN":
             write_summary(Path(config.hydra.sweep.dir))
             # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
@@ -115,20 +117,22 @@ class SweepSummary(Callback):
             give_back_freed_memory()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
-        """Prints the table, names the jobs that failed and exits with 1 if there are any."""
+        """Prints the table, lists the jobs that failed and exits with 1 if there are any."""
+        from rich.console import Console
+
         sweep_dir = Path(config.hydra.sweep.dir)
-        rows = write_summary(sweep_dir)
-        Console().print(summary_table(rows))
+        jobs = write_summary(sweep_dir)
+        Console().print(summary_table(jobs, config.optimized_metric))
         print(f"Summary: {sweep_dir / 'summary.csv'}")
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
-        failures = [row["path"] for row in rows if row["status"] == "failed"]
+        failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
             reason = (Path(path) / FAILURE_FILE).read_text().strip()
             print(f"error: {path} failed: {reason}", file=sys.stderr)
-        if failures:
+        if len(failures):
             print(
-                f"error: {len(failures)} of {len(rows)} jobs failed; mend the cause, then go on"
-                f" with: python train.py resume={sweep_dir}",
+                f"error: {len(failures)} of {len(jobs)} jobs failed; correct the cause, then"
+                f" continue with: python train.py resume={sweep_dir}",
                 file=sys.stderr,
             )
             sys.exit(1)

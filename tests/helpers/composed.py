@@ -1,0 +1,33 @@
+"""Configs of the entry points, composed without running them."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, open_dict
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def composed(name, *overrides, folder="run"):
+    """A config with every reference resolved, those to Hydra's own values too.
+
+    Args:
+        name: ``train`` or ``explain``.
+        overrides: As on the command line.
+        folder: The folder of the run.
+    """
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(name, list(overrides), return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(folder)
+        cfg.hydra.runtime.cwd = str(folder)
+    before = HydraConfig.instance().cfg
+    try:
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        OmegaConf.resolve(cfg)
+    finally:
+        HydraConfig.instance().cfg = before
+    return cfg

@@ -1,0 +1,76 @@
+"""The summary of a sweep from the files in its jobs' folders."""
+
+import csv
+import json
+import statistics
+
+import pytest
+
+from vbp_lightning.training.sweep import SHOWN_METRICS, summarize, summary_table, write_summary
+
+
+def write_job(folder, overrides, metrics=None, error=None, tags=()):
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    (folder / ".hydra" / "config.yaml").write_text(json.dumps({"tags": list(tags)}))
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    if error is not None:
+        (folder / "failed.txt").write_text(error)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for model in ("strided", "maxpool"):
+        for seed in (1, 2, 3):
+            value = seed / 10 + (model == "maxpool") / 3
+            metrics = dict.fromkeys(SHOWN_METRICS, value) | {"threshold": 0.4, "test/f1": value}
+            overrides = [f"model={model}", f"seed={seed}", "threads=1", "resume=null"]
+            write_job(tmp_path / f"{model}-{seed}", overrides, metrics, tags=[model, "first"])
+    write_job(
+        tmp_path / "gap-1", ["model=strided", "model.head=gap", "threads=1"], error="no space"
+    )
+    write_job(tmp_path / "gap-2", ["model=strided", "model.head=gap", "threads=1"])
+    return tmp_path
+
+
+def test_every_job_has_a_row_in_the_csv(sweep):
+    write_summary(sweep)
+    rows = list(csv.DictReader((sweep / "summary.csv").open()))
+    assert [row["status"] for row in rows] == ["failed", "unfinished", *["done"] * 6]
+    assert [row["path"] for row in rows] == sorted(str(path) for path in sweep.glob("*-*"))
+    assert list(rows[0]) == [
+        *("status", "model", "model.head", "threads", "seed", "tags"),
+        *(*SHOWN_METRICS, "threshold", "test/f1", "path"),
+    ]
+    assert rows[2]["val/auroc"] == "0.433333"
+    assert rows[2]["tags"] == "maxpool first"
+    assert rows[2]["threads"] == "1"
+    assert rows[0]["val/auroc"] == rows[0]["seed"] == rows[0]["tags"] == ""
+
+
+def test_the_table_has_mean_and_deviation_over_seeds(sweep):
+    table = summary_table(summarize(sweep), "test/f1")
+    assert [column.header for column in table.columns] == [
+        *("model", "model.head", "tags", "seeds"),
+        *("val\nauroc", "test\nauroc", "test\naverage precision", "test\nbalanced accuracy"),
+        "test\nf1",
+    ]
+    cells = [list(column.cells) for column in table.columns]
+    assert cells[:4] == [
+        ["maxpool", "strided"],
+        ["", ""],
+        ["maxpool first", "strided first"],
+        ["3", "3"],
+    ]
+    deviation = statistics.stdev([0.1, 0.2, 0.3])
+    for column in cells[4:]:
+        assert column == [f"{0.2 + 1 / 3:.3f} ± {deviation:.3f}", f"0.200 ± {deviation:.3f}"]
+
+
+def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
+    write_job(tmp_path / "a", ["seed=1"], error="no space")
+    assert summary_table(summarize(tmp_path), "val/auroc").row_count == 0
+    write_job(tmp_path / "b", ["seed=2"], {"val/auroc": 0.5})
+    table = summary_table(summarize(tmp_path), "val/auroc")
+    assert [list(column.cells) for column in table.columns] == [["1"], ["0.500"]]

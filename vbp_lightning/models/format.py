@@ -1,0 +1,75 @@
+"""The format of runs and checkpoints: older ones are converted, newer ones refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vbp_lightning.errors import UserError
+
+FORMAT = 2
+"""The format that this version reads and writes: that of 0.2. Version 0.1 stored no number."""
+
+
+def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The settings of a run, or the hyperparameters of a checkpoint, in the present format.
+
+    Args:
+        stored: As read from the file, with ``format`` and ``data`` among its keys.
+        source: The file and the config key that named it, for the error's line.
+
+    Returns:
+        The same settings in the format ``FORMAT``.
+
+    Raises:
+        UserError: A later version of the project wrote them.
+    """
+    found = stored.get("format", 1)
+    if found == FORMAT:
+        return dict(stored)
+    if found != 1:
+        raise UserError(
+            f"{source}: has format {found}, which a later version of vbp_lightning wrote; this"
+            f" version reads formats up to {FORMAT} (0.2): install the later version"
+        )
+    data = stored.get("data")
+    return {**stored, "format": FORMAT, "data": data and converted_data(data)}
+
+
+def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data settings of version 0.1 in the present format.
+
+    Args:
+        data: Plain builtins: ``RoadTileDataModule.data_config``, or a run's ``data`` node.
+    """
+    new = dict(data)
+    if "_target_" in new:
+        new |= {"_recursive_": False, "_convert_": "all"}
+    if new.get("augment"):
+        new["augment"] = {
+            "rotations" if name == "quarter_turns" else name: value
+            for name, value in _without_targets(new["augment"]).items()
+        }
+    if new.get("source"):
+        new["source"] = _converted_layout(new["source"])
+    return new
+
+
+def _converted_layout(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The three layouts of 0.1 that paired files by patterns are one now."""
+    settings = _without_targets(source)
+    layout = str(source["_target_"]).rsplit(".", 1)[-1]
+    if settings.get("widths"):
+        settings["widths"] = _without_targets(settings["widths"])
+    if layout == "LabelledImages":
+        settings.pop("suffixes", None)
+    if layout == "SpaceNetScenes":
+        folders = ("geojson_roads_speed", "geojson_roads")
+        chosen = folders if settings.get("labels") is None else (settings["labels"],)
+        settings["labels"] = [f"{{area}}/{folder}/*_{{chip}}.geojson" for folder in chosen]
+        settings["images"] = f"{{area}}/{settings.pop('imagery', 'PS-RGB')}/*_{{chip}}.tif*"
+    if layout in ("FolderScenes", "VectorScenes", "SpaceNetScenes"):
+        layout = "PatternScenes"
+    return {"_target_": f"vbp_lightning.data.{layout}", **settings}
+
+
+def _without_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if not name.startswith("_")}
