@@ -462,9 +462,11 @@ class RoadTileDataModule(pl.LightningDataModule):
     def _current_epoch(self) -> int:
         if self.trainer is None:
             return self.epoch
-        overfit: float = self.trainer.overfit_batches  # type: ignore[attr-defined]
-        # Overfitting means the same tiles again and again.
-        return 0 if overfit else self.trainer.current_epoch
+        trainer: Any = self.trainer
+        # Overfitting means the same tiles again and again. After a resume Lightning makes the
+        # iterator, whose workers draw at once, before it counts the last epoch as completed in
+        # ``current_epoch``.
+        return 0 if trainer.overfit_batches else trainer.fit_loop.epoch_progress.current.processed
 
     def _loader(
         self, dataset: TileDataset | TrainingTiles, batches: Sampler[NDArray[np.int64]]
