@@ -4,7 +4,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with
+from vbp_lightning.cli import end_with, one_line_errors
 
 
 def explain(cfg: DictConfig) -> None:
@@ -22,9 +22,10 @@ def main(cfg: DictConfig) -> None:
     """Runs ``explain`` and ends with one line for each error."""
     try:
         explain(cfg)
-    except Exception as error:
+    except BaseException as error:
         end_with(error)
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

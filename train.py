@@ -8,10 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, print_error
-from vbp_lightning.errors import UserError
-from vbp_lightning.training.folder import claimed, finished_metrics
-from vbp_lightning.training.resumption import expand_resume
+from vbp_lightning.cli import end_with, one_line_errors
+from vbp_lightning.training.folder import claimed, finished_metrics, is_first_process
+from vbp_lightning.training.resumption import expand_resume, is_extended
 
 
 def train(cfg: DictConfig) -> float:
@@ -24,22 +23,24 @@ def train(cfg: DictConfig) -> float:
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.report import report_end, report_start
-    from vbp_lightning.training.settings import prepare_run
+    from vbp_lightning.training.settings import SettingsOfResumedRun, prepare_run
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = instantiate(cfg.data, _convert_="all")
     if cfg.check:
-        check_data(datamodule, run_dir, cfg.seed)
+        if is_first_process():
+            check_data(datamodule, run_dir, cfg.seed)
         return float("nan")
     datamodule.setup()
     model = build_model(cfg, datamodule)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     last = checkpoint if checkpoint.is_file() else None
+    callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[instantiate(callback) for callback in cfg.callbacks.values() if callback],
+        callbacks=[SettingsOfResumedRun(cfg, run_dir), *callbacks],
         logger=build_logger(cfg, last) or False,
         plugins=[AtomicCheckpointIO()],
     )
@@ -54,21 +55,19 @@ def main(cfg: DictConfig) -> float | None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
         with claimed(run_dir):
-            done = finished_metrics(run_dir)
+            done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
             if done is None:
                 return train(cfg)
             print(f"{run_dir} is done: nothing to do")
             from vbp_lightning.training.predictions import optimized_value
 
             return optimized_value(done, cfg.optimized_metric)
-    except Exception as error:
+    except BaseException as error:
         end_with(error)
         return None
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors():
         sys.argv[1:] = expand_resume(sys.argv[1:])
-    except UserError as error:
-        sys.exit(print_error(error))
-    main()
+        main()

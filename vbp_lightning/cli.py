@@ -2,14 +2,17 @@
 
 import errno
 import logging
+import os
+import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -22,12 +25,21 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+_SHORT_ERRORS = (CompactHydraException, OmegaConfBaseException)
+
 FAILURE_FILE = "failed.txt"
 """In the folder of a failed job of a sweep: the error."""
 
+STORED_CONFIG = Path(".hydra") / "run.yaml"
+"""The settings of a run, without ``auto`` values, inside its folder."""
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""The exit code of a program that Ctrl-C ended."""
+
 _DISK_ERRORS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG),
-    *(errno.EEXIST, errno.ENOTDIR),  # a file where a folder is to be made
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder is to be made
+    *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
 )
 
 
@@ -41,26 +53,97 @@ def explain_failure(error: BaseException) -> UserError | None:
         return UserError(f"{error.full_key} is not set; add {error.full_key}=… to the command")
     if isinstance(error, OmegaConfBaseException):
         return UserError(one_line(error))
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        run_dir = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "RUN_DIR"
+    if _is_disk_error(error):
+        place = error.filename or _run_dir() or "a file"
+        way_out = f"; then {_continuation()}" if _continuation() else ""
         return UserError(
-            f"{error.filename or run_dir}: cannot be written: {error.strerror} (hydra.run.dir);"
-            f" make room or choose another folder, then continue with resume={run_dir}"
+            f"{place}: cannot be written: {error.strerror} (hydra.run.dir);"
+            f" make room or choose another folder{way_out}"
+        )
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        way_out = f", then {_continuation()}" if _continuation() else ""
+        return UserError(
+            f"{one_line(error)} (data.num_workers): if memory was short, set fewer workers or a"
+            f" smaller data.memory{way_out}"
         )
     return None
 
 
+def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
+    """Whether the system could not write a file; the folder of a run may also have vanished."""
+    if not isinstance(error, OSError):
+        return False
+    vanished = error.errno == errno.ENOENT and error.filename is not None and _run_dir() is not None
+    if vanished and Path(error.filename).absolute().is_relative_to(str(_run_dir())):
+        return True
+    return error.errno in _DISK_ERRORS
+
+
+def _run_dir() -> str | None:
+    """The folder of the present job."""
+    if not HydraConfig.initialized():
+        return None
+    run_dir: str = HydraConfig.get().runtime.output_dir
+    return run_dir
+
+
+def _continuation() -> str:
+    """The way to continue the present run, or nothing if it has no folder yet."""
+    run_dir = _run_dir()
+    if run_dir is None or HydraConfig.get().job.config_name not in ("train", STORED_CONFIG.stem):
+        return ""
+    return f"continue with resume={run_dir}"
+
+
 def leave_disk_errors_to_the_main_thread() -> None:
-    """Prints no traceback when a full disk ends TensorBoard's writing thread.
+    """Prints no traceback when a disk error ends TensorBoard's writing thread.
 
     The next use of the writer raises the same error in the main thread, which prints one line.
     """
 
     def report(ended: threading.ExceptHookArgs) -> None:
-        if not (isinstance(ended.exc_value, OSError) and ended.exc_value.errno in _DISK_ERRORS):
+        if not _is_disk_error(ended.exc_value):
             threading.__excepthook__(ended)
 
     threading.excepthook = report
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends a program with one line for errors outside its job: Hydra's, interrupts, disk errors.
+
+    Raises:
+        SystemExit: After an interrupt or an error that the user can correct.
+    """
+    shown_in_full = "HYDRA_FULL_ERROR" in os.environ
+    # without it Hydra prints the traceback of a disk error and exits by itself
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        _end_interrupted(error)
+    except CompactHydraException as error:
+        if shown_in_full:
+            raise
+        causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
+        sys.exit("\n".join(causes))
+    except Exception as error:
+        explained = explain_failure(error)
+        if explained is None:
+            raise
+        sys.exit(print_error(explained))
+    finally:
+        if not shown_in_full:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+def _end_interrupted(error: BaseException) -> None:
+    """Prints one line in the first process of a job and exits with 130."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
+    if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        way_out = f" To {_continuation()}" if _continuation() else ""
+        print(f"Interrupted.{way_out}", file=sys.stderr, flush=True)
+    raise SystemExit(_INTERRUPTED) from error
 
 
 def print_error(error: UserError) -> int:
@@ -70,8 +153,8 @@ def print_error(error: UserError) -> int:
     return 1
 
 
-def end_with(error: Exception) -> None:
-    """Ends a job: prints the error, one line each, and exits with 1.
+def end_with(error: BaseException) -> None:
+    """Ends a job: prints the error, one line each, and exits with 1, or 130 for an interrupt.
 
     A job of a sweep is marked as failed in its folder instead, and the sweep continues.
 
@@ -80,8 +163,12 @@ def end_with(error: Exception) -> None:
 
     Raises:
         Exception: ``error`` itself, if it is an error of the program outside a sweep.
-        SystemExit: Outside a sweep.
+        SystemExit: Outside a sweep, or after an interrupt.
     """
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        _end_interrupted(error)  # Lightning exits with 1 after an interrupt
+    if not isinstance(error, Exception):
+        raise error
     explained = explain_failure(error)
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if explained is None and not in_sweep:
@@ -93,7 +180,8 @@ def end_with(error: Exception) -> None:
     if not in_sweep:
         sys.exit(exit_code)
     failure = Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
-    failure.write_text("\n".join(explained.lines) + "\n")
+    with suppress(OSError):  # without the mark the job is unfinished
+        failure.write_text("\n".join(explained.lines) + "\n")
 
 
 def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:

@@ -1,19 +1,30 @@
 """Atomic writing of files, and digests of their content."""
 
+import errno
 import glob
 import hashlib
 import os
+import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
+_LEFTOVER = re.compile(rf"\..*?\.(?:{re.escape(_HOST)}\.)?(\d+)\.tmp")
+"""The name of a temporary file of this host; files of version 0.1 do not name their host."""
+
+_existing: set[Path] = set()
+"""Folders that must not be made again after they vanished."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder, renamed to ``path`` when the block succeeds.
 
-    The temporary name keeps the suffix, since writers such as GDAL and matplotlib choose the
-    format by it. An exception removes the temporary file and leaves an older ``path`` as it was.
+    The temporary name holds the host and the process that writes. It keeps the suffix, since
+    writers such as GDAL and matplotlib choose the format by it. An exception removes the temporary
+    file and leaves an older ``path`` as it was.
 
     Args:
         path: The file to write or replace; its folder is made if it is missing.
@@ -21,8 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be written; ``filename`` is ``path``.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{_HOST}.{os.getpid()}.tmp{path.suffix}")
     try:
+        if any(path.is_relative_to(folder) and not folder.is_dir() for folder in _existing):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
@@ -44,6 +57,43 @@ def remove_unfinished(path: Path) -> None:
     """
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
         leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes temporary files below a folder whose processes on this host no longer run.
+
+    Args:
+        folder: Temporary files of other hosts, and those of processes that run, are left there.
+    """
+    for path in folder.rglob(".*.tmp*"):
+        owner = _LEFTOVER.match(path.name)
+        if owner and not _runs(int(owner[1])):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it belongs to another user
+        pass
+    return True
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[None]:
+    """Within the block :func:`replacing` fails, instead of making the folder again, if it vanishes.
+
+    Args:
+        folder: An existing folder, such as that of a run on a disk that may be disconnected.
+    """
+    _existing.add(folder)
+    try:
+        yield
+    finally:
+        _existing.discard(folder)
 
 
 def file_digest(path: Path) -> str:

@@ -132,13 +132,12 @@ def attach() -> Callable[..., None]:
     def attached(
         datamodule: RoadTileDataModule, rank: int = 0, world_size: int = 1, epoch: int = 0
     ) -> None:
-        progress = SimpleNamespace(current=SimpleNamespace(processed=epoch))
         datamodule.trainer = SimpleNamespace(  # type: ignore[assignment]
             global_rank=rank,
             accelerator=None,
             world_size=world_size,
             is_global_zero=rank == 0,
-            fit_loop=SimpleNamespace(epoch_progress=progress),
+            current_epoch=epoch,
             overfit_batches=0.0,
         )
 

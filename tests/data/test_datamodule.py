@@ -327,6 +327,7 @@ class Listening(pl.LightningModule):
         pass
 
     def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches > 0  # makes the training loader's iterator
         return torch.optim.SGD(self.parameters(), lr=1e-9)
 
 

@@ -54,7 +54,7 @@ def test_a_folder_is_locked_by_one_process_and_freed_when_it_is_killed(tmp_path)
         text=True,
     )
     assert holder.stdout.readline().strip() == "held"
-    with pytest.raises(UserError, match="another process is writing"), claimed(tmp_path):
+    with pytest.raises(UserError, match="another process is writing"), claimed(tmp_path, 0):
         pass
     holder.kill()
     holder.communicate()

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vbp_lightning.files import replacing
@@ -64,19 +65,27 @@ class RunCheckpoint(ModelCheckpoint):
                 },
             }
         )
+        self.current_score = state_dict["current_score"]  # Lightning stores it, and forgets it
 
 
 class ResumableEarlyStopping(EarlyStopping):
     """Early stopping that also holds for a run that is resumed after it.
 
-    Lightning stores the patience in the checkpoint, but not the decision to stop: a run killed
-    between that decision and its end would train another epoch.
+    Lightning restores the patience from the checkpoint, but not the decision to stop: a run killed
+    between that decision and its end would train another epoch. Here the patience is that of the
+    present settings, and a run that stopped goes on if it is greater than before.
     """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best score and the number of epochs since then."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops at once if the resumed run had already stopped."""
-        if self.stopped_epoch > 0:
-            trainer.should_stop = True
+        by_patience = self.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
+        if by_patience and self.wait_count < self.patience:
+            self.stopped_epoch = 0
+        trainer.should_stop = trainer.should_stop or self.stopped_epoch > 0
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -62,14 +62,6 @@ class RunSummary(Callback):
             flush=True,
         )
 
-    @rank_zero_only
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Prints the command that continues an interrupted run."""
-        if isinstance(exception, KeyboardInterrupt):
-            print(f"Interrupted. Continue with: python train.py resume={trainer.default_root_dir}")
-
     def log_evaluation(
         self,
         trainer: pl.Trainer,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,18 @@ class SceneSource(Protocol):
 def _as_it_is(batch: Batch) -> Batch:
     """The collate function of datasets that make whole batches; a lambda could not be spawned."""
     return batch
+
+
+class _LazyLoader(DataLoader[Batch]):
+    """A loader that draws nothing before its first batch is asked for.
+
+    The workers of torch's loader draw as soon as an iterator is made. Lightning makes one already
+    to count the batches for the learning rate's schedule, before it restores the epoch of a resumed
+    run.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class RoadTileDataModule(pl.LightningDataModule):
@@ -462,16 +474,14 @@ class RoadTileDataModule(pl.LightningDataModule):
     def _current_epoch(self) -> int:
         if self.trainer is None:
             return self.epoch
-        trainer: Any = self.trainer
-        # Overfitting means the same tiles again and again. After a resume Lightning makes the
-        # iterator, whose workers draw at once, before it counts the last epoch as completed in
-        # ``current_epoch``.
-        return 0 if trainer.overfit_batches else trainer.fit_loop.epoch_progress.current.processed
+        overfit: float = self.trainer.overfit_batches  # type: ignore[attr-defined]
+        # Overfitting means the same tiles again and again.
+        return 0 if overfit else self.trainer.current_epoch
 
     def _loader(
         self, dataset: TileDataset | TrainingTiles, batches: Sampler[NDArray[np.int64]]
     ) -> DataLoader[Batch]:
-        return DataLoader(
+        return _LazyLoader(
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # arrays of keys, not lists
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # gets a whole batch

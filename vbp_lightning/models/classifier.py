@@ -20,6 +20,20 @@ from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 Batch = tuple[Tensor, Tensor]
 
 
+class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """A one-cycle schedule whose length is that of the present settings also after a resume."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Moves to the step that was reached, on the schedule of this length.
+
+        The learning rate and the momentum are those of an uninterrupted run of this length at this
+        step. If a finished run is extended, its learning rate rises again.
+        """
+        self.last_epoch = state_dict["last_epoch"] - 1
+        self._step_count = state_dict["_step_count"] - 1
+        self.step()
+
+
 class RoadClassifier(pl.LightningModule):
     """A classifier of road and non-road tiles: network, loss, optimiser, metrics.
 
@@ -187,7 +201,7 @@ class RoadClassifier(pl.LightningModule):
         self.log("step", float(self.current_epoch))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW under a one-cycle schedule that is stepped every batch."""
+        """AdamW under a one-cycle schedule over all epochs that is stepped every batch."""
         parameters = list(self.network.parameters())
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]
@@ -198,7 +212,7 @@ class RoadClassifier(pl.LightningModule):
             ],
             lr=self.hparams["learning_rate"],
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
+        schedule = OneCycle(
             optimizer,
             max_lr=self.hparams["learning_rate"],
             total_steps=int(self.trainer.estimated_stepping_batches),

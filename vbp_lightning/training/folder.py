@@ -7,27 +7,56 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.files import kept, remove_leftovers
 
 METRICS_FILE = "metrics.json"
 
 _LONGEST_FOLDER_NAME = 200
 
 
-def run_stamp() -> str:
-    """Date and time for the name of a run's folder, or the id of a job of several processes.
+def new_folder(parent: str) -> str:
+    """The folder of a new run or sweep, named after date and time.
 
-    The processes of such a job start at different times and must use the same folder.
+    It is made here, with a number behind the time if another run has that name, so that runs that
+    start in the same second get different folders. The processes of a job of SLURM or torchrun
+    start at different times and must use the same folder: it is named after the job.
+
+    Args:
+        parent: The folder of the runs.
     """
-    if "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_NTASKS", "1") != "1":
-        return f"job_{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return f"job_{os.environ['TORCHELASTIC_RUN_ID']}"
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    environment = os.environ
+    if "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
+        return f"{parent}/job_{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
+    if "TORCHELASTIC_RUN_ID" in environment:
+        job = environment["TORCHELASTIC_RUN_ID"]
+        return f"{parent}/job_{_launcher() if job == 'none' else job}"
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in count(1):
+        folder = f"{parent}/{stamp}" + (f"_{number}" if number > 1 else "")
+        try:
+            Path(folder).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # reported where the folder is used
+            return folder
+        break
+    return folder
+
+
+def _launcher() -> str:
+    """Process and start time of torchrun, which gives jobs of one machine no id of their own."""
+    process = os.getppid()
+    try:  # clock ticks since the start of the system
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # other systems than Linux
+        return str(process)
+    return f"{process}-{fields[19]}"
 
 
 def job_folder(overrides: str) -> str:
@@ -49,7 +78,7 @@ def job_folder(overrides: str) -> str:
 
 # Hydra uses them while it composes a config, also in the processes of its launchers, which import
 # this module
-OmegaConf.register_new_resolver("run_stamp", run_stamp, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_type", lambda c: "check" if c else "train", replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
@@ -62,11 +91,16 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
-    """Locks a run's folder, so that no other command writes to the run.
+def claimed(run_dir: Path, patience: float = 10) -> Iterator[None]:
+    """Locks a run's folder, so that no other command writes to the run, and removes leftovers.
 
     The operating system frees the lock when the process ends, however it ends. In a distributed
     run the first process holds it.
+
+    Args:
+        run_dir: The run's folder.
+        patience: Seconds to wait for the lock: the loader workers of a killed process hold it until
+            they notice, which takes them up to 5 s.
 
     Raises:
         UserError: Another process holds the lock.
@@ -78,13 +112,14 @@ def claimed(run_dir: Path) -> Iterator[None]:
         return
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(run_dir / ".claim").acquire(timeout=0)
+        lock = FileLock(run_dir / ".claim").acquire(timeout=patience)
     except Timeout as error:
         raise UserError(
             f"{run_dir}: another process is writing this run (hydra.run.dir, resume);"
             " wait for it, or choose another folder"
         ) from error
-    with lock:
+    with lock, kept(run_dir):
+        remove_leftovers(run_dir)
         yield
 
 

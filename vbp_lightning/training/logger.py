@@ -10,7 +10,7 @@ from vbp_lightning.models import read_checkpoint
 
 
 def build_logger(cfg: DictConfig, last_checkpoint: Path | None) -> Logger | None:
-    """The configured logger; for a resumed run it discards the events after the checkpoint.
+    """The configured logger; it discards the events that a killed run logged after its checkpoint.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -20,7 +20,9 @@ def build_logger(cfg: DictConfig, last_checkpoint: Path | None) -> Logger | None
         CheckpointError: The checkpoint cannot be read.
     """
     logger: Logger | None = instantiate(cfg.logger)
-    if last_checkpoint is not None and isinstance(logger, TensorBoardLogger):
-        epoch: int = read_checkpoint(last_checkpoint, config_key="resume")["epoch"]
+    if isinstance(logger, TensorBoardLogger):
+        epoch = -1
+        if last_checkpoint is not None:
+            epoch = read_checkpoint(last_checkpoint, config_key="resume")["epoch"]
         logger = instantiate(cfg.logger, purge_step=epoch + 1)
     return logger

@@ -1,16 +1,39 @@
 """``resume=FOLDER`` on the command line: continues a run or a sweep with its stored settings."""
 
 import os
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from vbp_lightning.cli import STORED_CONFIG
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
+from vbp_lightning.training.folder import METRICS_FILE
 
-STORED_CONFIG = Path(".hydra") / "run.yaml"
-"""The settings of a run, without ``auto`` values, inside its folder."""
+_LENGTH = ("trainer.max_epochs", "callbacks.early_stopping")
+"""Settings by which a finished run is extended."""
+
+_MACHINE = (
+    *("threads", "data.num_workers", "data.memory", "data.root", "paths", "resume", "format"),
+    *(
+        f"trainer.{name}"
+        for name in (
+            *("accelerator", "devices", "num_nodes", "strategy", "precision", "sync_batchnorm"),
+            *("deterministic", "benchmark", "enable_progress_bar", "profiler", "detect_anomaly"),
+        )
+    ),
+)
+"""Settings that say where and how fast a run goes; they leave the plan of a run as it is."""
+
+_REPORT = (
+    *("tags", "optimized_metric", "logger", "data.split_file", "upsampling.name"),
+    *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
+    *(f"callbacks.{name}" for name in ("panels", "scores", "summary", "progress", "gradient_flow")),
+)
+"""Settings of a run's report."""
 
 _ADDED = {"optimized_metric": "val/auroc", "tags": []}
 """Settings that runs of version 0.1 lack."""
@@ -22,7 +45,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     A run is composed from its own stored config, so that later changes of ``conf/`` or another
     working directory do not alter it; the config of an older version is converted first. A sweep
     is launched again over the same axes; its finished jobs are skipped. Further overrides are kept
-    and take precedence.
+    and take precedence; :func:`is_extended` checks them.
 
     Args:
         arguments: The command line, without the program's name.
@@ -31,13 +54,21 @@ def expand_resume(arguments: list[str]) -> list[str]:
         The command line for Hydra; the same if nothing is resumed.
 
     Raises:
-        UserError: The folder is neither a run nor a sweep, or a later version wrote it.
+        UserError: The folder is empty text, neither a run nor a sweep, or a later version wrote it.
     """
-    folders = [a.removeprefix("resume=").strip("'\"") for a in arguments if a.startswith("resume=")]
-    if not folders or folders[-1] in ("", "null"):
+    if f"--config-name={STORED_CONFIG.stem}" in arguments:  # Lightning starts processes with them
         return arguments
+    given = [(a, re.match(r"\+{0,2}resume=(.*)", a)) for a in arguments]
+    folders = [match[1].strip("'\"") for _, match in given if match]
+    if not folders or folders[-1] == "null":
+        return arguments
+    if not folders[-1]:
+        raise UserError("resume= is empty: give the folder of a run or a sweep, or leave it out")
     folder = Path(folders[-1]).absolute()
-    others = [a for a in arguments if not a.startswith("resume=")]
+    others = [a for a, match in given if not match]
+    for other in others:
+        if other.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
+            raise UserError(f"{other}: a run or a sweep continues in its own folder (resume)")
     quoted = "'" + os.fspath(folder).replace("'", "\\'") + "'"
     if (folder / "multirun.yaml").is_file():
         given = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
@@ -75,3 +106,48 @@ def _convert(path: Path) -> None:
     if settings != stored:
         with replacing(path) as temporary:
             OmegaConf.save(OmegaConf.create(settings), temporary)
+
+
+def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
+    """Checks the overrides of a resumed run, and whether they make a finished run go on.
+
+    Every process of a run calls this before the first one replaces the stored settings.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+
+    Raises:
+        UserError: A setting was changed that cannot be applied to this run any more.
+    """
+    stored = run_dir / STORED_CONFIG
+    if cfg.resume is None or not stored.is_file():
+        return False
+    before: Any = OmegaConf.to_container(OmegaConf.load(stored))
+    present: Any = OmegaConf.to_container(cfg)
+    changed = _changed_keys(before, present)
+    lengthened = _below(changed, _LENGTH)
+    is_done = (run_dir / METRICS_FILE).is_file()
+    possible = (*_LENGTH, *_MACHINE, *(() if is_done and not lengthened else _REPORT))
+    refused = [key for key in changed if key not in _below(changed, possible)]
+    if refused:
+        state = "finished" if is_done else "started"
+        raise UserError(
+            f"{run_dir}: is {state} with other values of {', '.join(refused)} (resume):"
+            " leave them as they are, or start a new run"
+        )
+    return bool(lengthened)
+
+
+def _below(keys: Iterable[str], places: tuple[str, ...]) -> list[str]:
+    """The keys that are one of some places in the config, or below one."""
+    return [k for k in keys if any(k == place or k.startswith(f"{place}.") for place in places)]
+
+
+def _changed_keys(before: object, present: object, place: str = "") -> list[str]:
+    """The dotted keys of values that differ between two configs."""
+    if isinstance(before, Mapping) and isinstance(present, Mapping):
+        keys = dict.fromkeys((*before, *present))
+        nested = (_changed_keys(before.get(k), present.get(k), f"{place}.{k}") for k in keys)
+        return [key for found in nested for key in found]
+    return [] if before == present else [place.removeprefix(".")]

@@ -8,18 +8,24 @@ import platform
 import warnings
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import FAILURE_FILE, leave_disk_errors_to_the_main_thread
+from vbp_lightning.cli import (
+    FAILURE_FILE,
+    STORED_CONFIG,
+    leave_disk_errors_to_the_main_thread,
+)
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
+from vbp_lightning.models import read_checkpoint
 from vbp_lightning.models.format import FORMAT
-from vbp_lightning.training.folder import is_first_process
+from vbp_lightning.training.folder import METRICS_FILE, is_first_process
 from vbp_lightning.training.predictions import optimized_value
-from vbp_lightning.training.resumption import STORED_CONFIG
 
 # constants of glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -107,7 +113,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
 
     Raises:
         UserError: A sweep asks for several devices, ``optimized_metric`` is unknown, or the folder
-            holds a run with other settings.
+            holds a run with other settings, or one that has trained for more epochs.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -131,8 +137,17 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
     # the batches of the report hold every tile: there is no last batch to drop
     warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if cfg.resume is not None and last.is_file() and (trainer.max_epochs or -1) > 0:
+        trained = read_checkpoint(last, config_key="resume")["epoch"] + 1
+        if trained > trainer.max_epochs:
+            raise UserError(
+                f"{run_dir}: has trained for {trained} epochs, more than"
+                f" trainer.max_epochs={trainer.max_epochs} (resume)"
+            )
     if is_first_process():
-        _store(cfg, run_dir)
+        if not (run_dir / STORED_CONFIG).is_file() or cfg.resume is None:
+            _store(cfg, run_dir)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
         print(f"Run: {run_dir}\nUsing {chosen}", flush=True)
 
@@ -148,3 +163,25 @@ def _store(cfg: DictConfig, run_dir: Path) -> None:
         )
     with replacing(stored) as temporary:
         OmegaConf.save(OmegaConf.create(settings), temporary)
+
+
+class SettingsOfResumedRun(Callback):
+    """Stores the settings of a resumed run, whose metrics are no longer final.
+
+    All processes decide by the older settings and metrics whether the run goes on; only when they
+    have met are these replaced.
+
+    Args:
+        cfg: The composed config of ``train.py``, without ``auto`` values.
+        run_dir: The run's folder.
+    """
+
+    def __init__(self, cfg: DictConfig, run_dir: Path) -> None:
+        self._cfg = cfg
+        self._run_dir = run_dir
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Removes the metrics first: without them a run is never taken for finished."""
+        if stage == "fit" and trainer.is_global_zero and self._cfg.resume is not None:
+            (self._run_dir / METRICS_FILE).unlink(missing_ok=True)
+            _store(self._cfg, self._run_dir)

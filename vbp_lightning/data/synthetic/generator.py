@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from filelock import FileLock
 from pydantic import Field, StrictInt
 from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
@@ -22,7 +23,7 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
-from vbp_lightning.files import replacing
+from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.records import RECORD, Count, PositiveCount
 
 GENERATOR_VERSION = 1
@@ -83,9 +84,16 @@ class SyntheticScenes:
     workers: PositiveCount = 2
 
     def __call__(self) -> list[Scene]:
-        """Writes what is missing and returns the scenes in order."""
+        """Writes what is missing and returns the scenes in order.
+
+        Processes that need the same scenes wait while one of them writes.
+        """
         try:
-            self._complete()
+            if self._missing(self._finished()):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / ".lock"):
+                    remove_leftovers(self.folder)
+                    self._complete()
         except OSError as error:
             raise DataError(
                 f"{self.folder}: procedural scenes cannot be written: {error}"
@@ -123,8 +131,8 @@ class SyntheticScenes:
 
     def _complete(self) -> None:
         finished = self._finished()
-        missing = [index for index in range(self.scenes) if f"scene_{index:03d}" not in finished]
-        if not missing:
+        missing = self._missing(finished)
+        if not missing:  # another process has written them in the meantime
             return
         with ThreadPoolExecutor(self.workers) as pool:
             jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
@@ -138,6 +146,9 @@ class SyntheticScenes:
                 finished[name] = checksums
                 self._record(finished)
         log.info("%d procedural scenes written to %s", len(missing), self.folder)
+
+    def _missing(self, finished: Container[str]) -> list[int]:
+        return [index for index in range(self.scenes) if f"scene_{index:03d}" not in finished]
 
     def _finished(self) -> dict[str, dict[str, str]]:
         """Checksums of the complete scenes of these settings."""

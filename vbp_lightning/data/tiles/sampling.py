@@ -55,9 +55,9 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         batches: Batches an epoch.
         batch_size: Tiles of a batch over all processes, a multiple of ``world_size``.
         seed: Seed of the draw.
-        epoch: Returns the epoch to draw; called when the first batch of an iterator is drawn, with
-            loader workers as soon as the iterator is made. After a resume Lightning makes the
-            iterator before it would call ``set_epoch``, so the epoch is read from the trainer.
+        epoch: Returns the epoch to draw; called when the first batch of an iterator is drawn. After
+            a resume Lightning makes the iterator before it would call ``set_epoch``, so the epoch
+            is read from the trainer.
         rank: Number of this process.
         world_size: Number of processes.
         cells: (N,) number of the neighbourhood of each training tile, if imagery is read from
