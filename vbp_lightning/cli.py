@@ -88,11 +88,10 @@ def _run_dir() -> str | None:
 
 
 def _continuation() -> str:
-    """The way to continue the present run, or nothing if it has no folder yet."""
-    run_dir = _run_dir()
-    if run_dir is None or HydraConfig.get().job.config_name not in ("train", STORED_CONFIG.stem):
+    """The way to continue the present run; nothing for ``explain.py``."""
+    if HydraConfig.initialized() and HydraConfig.get().job.config_name == "explain":
         return ""
-    return f"continue with resume={run_dir}"
+    return f"continue with resume={_run_dir() or 'RUN_DIR'}"
 
 
 def leave_disk_errors_to_the_main_thread() -> None:
@@ -141,8 +140,10 @@ def _end_interrupted(error: BaseException) -> None:
     """Prints one line in the first process of a job and exits with 130."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
     if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
-        way_out = f" To {_continuation()}" if _continuation() else ""
-        print(f"Interrupted.{way_out}", file=sys.stderr, flush=True)
+        way_out = (
+            _continuation().replace("continue", "Continue", 1) if HydraConfig.initialized() else ""
+        )
+        print(f"Interrupted. {way_out}".rstrip(), file=sys.stderr, flush=True)
     raise SystemExit(_INTERRUPTED) from error
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
-_LEFTOVER = re.compile(rf"\..*?\.(?:{re.escape(_HOST)}\.)?(\d+)\.tmp")
-"""The name of a temporary file of this host; files of version 0.1 do not name their host."""
+_LEFTOVER = re.compile(rf"\.(?:[^.]+|.+\.{re.escape(_HOST)})\.(\d+)\.tmp")
+"""The name of a temporary file of this host, or one of version 0.1, which names no host."""
 
 _existing: set[Path] = set()
 """Folders that must not be made again after they vanished."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from vbp_lightning.callbacks import AtomicCheckpointIO, ResumableEarlyStopping, RunCheckpoint
 from vbp_lightning.cli import explain_failure
@@ -37,6 +38,19 @@ def test_a_run_killed_after_its_early_stop_does_not_train_on(stopped_epoch):
     trainer = SimpleNamespace(should_stop=False)
     callback.on_train_start(trainer, None)
     assert trainer.should_stop == (stopped_epoch > 0)
+
+
+@pytest.mark.parametrize(("patience", "stops"), [(3, True), (4, False)])
+def test_an_early_stopped_run_goes_on_with_a_greater_patience(patience, stops):
+    old = ResumableEarlyStopping("val/auroc", mode="max", patience=3)
+    old.stopped_epoch, old.wait_count = 5, 3
+    old.stopping_reason = EarlyStoppingReason.PATIENCE_EXHAUSTED
+    new = ResumableEarlyStopping("val/auroc", mode="max", patience=patience)
+    new.load_state_dict(old.state_dict())
+    trainer = SimpleNamespace(should_stop=False)
+    new.on_train_start(trainer, None)
+    assert new.patience == patience
+    assert trainer.should_stop is stops
 
 
 def test_a_full_disk_is_one_line_and_the_older_checkpoint_stays(tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """Names, locks and metrics of run folders."""
 
+import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.folder import claimed, finished_metrics, job_folder, run_stamp
+from vbp_lightning.training.folder import claimed, finished_metrics, job_folder, new_folder
 
 
 @given(st.text(min_size=0, max_size=400))
@@ -30,13 +34,28 @@ def test_long_names_that_differ_at_their_end_stay_apart():
     assert job_folder("a" * 300 + "1") != job_folder("a" * 300 + "2")
 
 
-def test_every_process_of_a_slurm_step_names_the_same_folder(monkeypatch):
+def test_every_process_of_a_job_names_the_same_folder(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert run_stamp() == "job_77.0"
+    assert new_folder("runs") == "runs/job_77.0"
+    monkeypatch.delenv("SLURM_STEP_ID")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "an-id")
+    assert new_folder("runs") == "runs/job_an-id"
+    # torchrun's default is no id; its processes have the same parent
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert new_folder("runs") == new_folder("runs")
+    assert str(os.getppid()) in new_folder("runs")
+
+
+def test_runs_that_start_in_the_same_second_get_different_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert run_stamp() != "job_77.0"
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(new_folder, [str(tmp_path / "runs")] * 8))
+    assert len(set(folders)) == 8
+    assert sorted(folders) == sorted(str(path) for path in (tmp_path / "runs").iterdir())
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d)?", Path(f).name) for f in folders)
 
 
 def test_a_folder_is_locked_by_one_process_and_freed_when_it_is_killed(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.resumption import expand_resume
+from vbp_lightning.training.resumption import expand_resume, is_extended
 
 
 def test_without_resume_nothing_changes():
@@ -22,6 +22,12 @@ def test_a_run_is_composed_from_its_own_settings(tmp_path):
     assert f"hydra.run.dir='{tmp_path}'" in arguments
     assert "threads=1" in arguments
     assert "hydra.output_subdir=null" in arguments
+    # Lightning starts the other processes of a distributed run with the same arguments
+    assert expand_resume([*arguments, "hydra.job.name=second"]) == [
+        *arguments,
+        "hydra.job.name=second",
+    ]
+    assert expand_resume([f"++resume='{tmp_path}'", "threads=1"]) == arguments
     assert (tmp_path / ".hydra" / "run.yaml").read_text() == stored
 
 
@@ -70,6 +76,90 @@ def test_a_sweep_over_a_setting_that_was_renamed_is_refused(tmp_path):
         expand_resume([f"resume={tmp_path}"])
 
 
+def test_a_run_killed_before_it_stored_its_settings_is_composed_from_hydras(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 3\n")
+    arguments = expand_resume([f"resume={tmp_path}"])
+    assert arguments[:2] == [f"--config-path={tmp_path / '.hydra'}", "--config-name=config"]
+
+
 def test_another_folder_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path}: is no run or sweep .*\(resume\)"):
         expand_resume([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("argument", ["resume=", "resume=''", "+resume="])
+def test_an_empty_folder_is_an_error(argument):
+    with pytest.raises(UserError, match="resume= is empty"):
+        expand_resume(["seed=1", argument])
+
+
+def test_a_run_continues_in_its_own_folder(tmp_path):
+    with pytest.raises(UserError, match=r"hydra\.run\.dir=other"):
+        expand_resume([f"resume={tmp_path}", "hydra.run.dir=other"])
+
+
+STORED = {
+    "resume": None,
+    "threads": 2,
+    "tags": [],
+    "seed": 1,
+    "data": {"num_workers": 0, "root": "/data", "batch_size": 16},
+    "trainer": {"max_epochs": 20, "precision": "32-true", "accumulate_grad_batches": 1},
+    "callbacks": {"early_stopping": {"patience": 3}, "best": {"monitor": "val/loss"}},
+    "upsampling": {"name": "deconv"},
+}
+
+
+def with_changes(folder, changes, *, is_done):
+    (folder / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(STORED), folder / ".hydra" / "run.yaml")
+    (folder / "metrics.json").unlink(missing_ok=True)
+    if is_done:
+        (folder / "metrics.json").write_text("{}")
+    cfg = OmegaConf.create(STORED | {"resume": str(folder)})
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value, merge=False)
+    return is_extended(cfg, folder)
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "extends"),
+    [
+        ({}, False),
+        ({"threads": 1, "data.num_workers": 2, "data.root": "/moved"}, False),
+        ({"trainer.max_epochs": 30}, True),
+        ({"trainer.max_epochs": 30, "tags": ["longer"]}, True),
+        ({"callbacks.early_stopping.patience": 9}, True),
+        ({"callbacks.early_stopping": None}, True),
+    ],
+)
+def test_overrides_that_a_resumed_run_applies(tmp_path, changes, extends, is_done):
+    assert with_changes(tmp_path, changes, is_done=is_done) is extends
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 2},
+        {"data.batch_size": 8, "trainer.max_epochs": 30},
+        {"callbacks.best.monitor": "val/auroc"},
+        {"trainer.accumulate_grad_batches": 2},
+        {"upsampling": "bilinear"},
+        {"added": 1},
+    ],
+)
+def test_overrides_that_cannot_be_applied_are_refused_by_name(tmp_path, changes, is_done):
+    with pytest.raises(UserError, match=rf"{next(iter(changes))}.* \(resume\)"):
+        with_changes(tmp_path, changes, is_done=is_done)
+
+
+def test_the_report_of_a_finished_run_is_not_changed(tmp_path):
+    for changes in ({"tags": ["late"]}, {"upsampling.name": "bilinear"}):
+        assert not with_changes(tmp_path, changes, is_done=False)
+        with pytest.raises(
+            UserError, match=f"is finished with other values of {next(iter(changes))}"
+        ):
+            with_changes(tmp_path, changes, is_done=True)

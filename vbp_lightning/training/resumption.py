@@ -56,7 +56,9 @@ def expand_resume(arguments: list[str]) -> list[str]:
     Raises:
         UserError: The folder is empty text, neither a run nor a sweep, or a later version wrote it.
     """
-    if f"--config-name={STORED_CONFIG.stem}" in arguments:  # Lightning starts processes with them
+    if any(
+        a.startswith("--config-path=") for a in arguments
+    ):  # Lightning starts processes with them
         return arguments
     given = [(a, re.match(r"\+{0,2}resume=(.*)", a)) for a in arguments]
     folders = [match[1].strip("'\"") for _, match in given if match]
@@ -80,11 +82,15 @@ def expand_resume(arguments: list[str]) -> list[str]:
         launcher = [a for a in given.hydra if not a.startswith(("hydra.mode=", "hydra.sweep.dir="))]
         place = [f"hydra.sweep.dir={quoted}", f"resume={quoted}"]
         return ["--multirun", *given.task, *launcher, *place, *others]
-    if (folder / STORED_CONFIG).is_file():
-        _convert(folder / STORED_CONFIG)
+    stored = folder / STORED_CONFIG
+    if stored.is_file():
+        _convert(stored)
+    else:  # the run was killed before it stored them: what Hydra composed
+        stored = stored.with_name("config.yaml")
+    if stored.is_file():
         return [
-            f"--config-path={(folder / STORED_CONFIG).parent}",
-            f"--config-name={STORED_CONFIG.stem}",
+            f"--config-path={stored.parent}",
+            f"--config-name={stored.stem}",
             f"hydra.run.dir={quoted}",
             f"resume={quoted}",
             "hydra.output_subdir=null",

@@ -1,0 +1,78 @@
+"""The line and the exit code with which the programs end."""
+
+import errno
+import os
+
+import pytest
+from hydra.errors import ConfigCompositionException
+
+from vbp_lightning.cli import end_with, explain_failure, one_line_errors
+from vbp_lightning.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE),
+        *(errno.EPERM, errno.EISDIR, errno.ENOTDIR),
+    ],
+)
+def test_every_disk_error_is_one_line_that_names_the_file(code):
+    explained = explain_failure(OSError(code, os.strerror(code), "/run/panels/a.png"))
+    assert explained is not None
+    (line,) = explained.lines
+    assert line.startswith(f"/run/panels/a.png: cannot be written: {os.strerror(code)}")
+    assert "hydra.run.dir" in line
+
+
+def test_a_missing_file_outside_a_run_is_an_error_of_the_program():
+    assert explain_failure(FileNotFoundError(errno.ENOENT, "No such file", "/other")) is None
+
+
+def test_a_killed_loader_worker_is_one_line():
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    explained = explain_failure(error)
+    assert explained is not None
+    assert explained.lines[0].startswith("DataLoader worker (pid 7) is killed by signal: Killed.")
+    assert "data.num_workers" in explained.lines[0]
+    assert explain_failure(RuntimeError("another")) is None
+
+
+@pytest.fixture(autouse=True)
+def interrupts_stay(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (UserError("a: wrong (b)"), 1, "error: a: wrong (b)\n"),
+        (OSError(errno.EIO, "Input/output error", "f"), 1, "error: f: cannot be written"),
+        (ConfigCompositionException("no such key"), "no such key", ""),
+    ],
+)
+def test_errors_outside_the_job_end_the_program(capsys, error, code, line):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+        raise error
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(line)
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+
+
+def test_the_exit_of_lightning_after_an_interrupt_is_130():
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904  as Lightning does
+    except SystemExit as error:
+        with pytest.raises(SystemExit) as ended:
+            end_with(error)
+    assert ended.value.code == 130

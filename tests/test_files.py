@@ -1,0 +1,74 @@
+"""Atomic writing of files and the temporary files of processes that ended."""
+
+import errno
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from vbp_lightning.files import kept, remove_leftovers, replacing
+
+
+def test_the_temporary_name_holds_host_and_process(tmp_path):
+    with replacing(tmp_path / "a.png") as temporary:
+        temporary.write_bytes(b"content")
+        assert temporary.name == f".a.{platform.node()[:32]}.{os.getpid()}.tmp.png"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_only_leftovers_of_dead_processes_of_this_host_are_removed(tmp_path):
+    host = platform.node()[:32]
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / "panels").mkdir()
+    removed = [
+        f".metrics.{host}.{ended.pid}.tmp.json",
+        f".best.{ended.pid}.tmp.ckpt",  # of version 0.1
+        f"panels/.epoch_001.{host}.{ended.pid}.tmp.png",
+        f".a.b.{host}.{ended.pid}.tmp",
+    ]
+    left = [
+        f".metrics.{host}.{os.getpid()}.tmp.json",
+        f".metrics.another-{host}.{ended.pid}.tmp.json",
+        f"metrics.{host}.{ended.pid}.tmp.json",
+        ".notes.tmp",
+    ]
+    for name in (*removed, *left):
+        (tmp_path / name).write_text("half")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*left, "panels"])
+    assert not list((tmp_path / "panels").iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_a_failed_write_leaves_the_older_file(tmp_path, code):
+    path = tmp_path / "metrics.json"
+    path.write_text("older")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(code, os.strerror(code))
+
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        fail()
+    assert caught.value.filename == str(path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("metrics.json", "older")]
+
+
+def test_a_folder_that_vanished_is_not_made_again(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with kept(run_dir):
+        with replacing(run_dir / "panels" / "a.png") as temporary:
+            temporary.touch()
+        shutil.rmtree(run_dir)
+        with pytest.raises(FileNotFoundError), replacing(run_dir / "panels" / "b.png"):
+            pass
+        assert not run_dir.exists()
+    with replacing(run_dir / "panels" / "b.png") as temporary:
+        temporary.touch()
+    assert (run_dir / "panels" / "b.png").is_file()
