@@ -53,9 +53,14 @@ def interrupts_stay(monkeypatch):
     ],
 )
 def test_errors_outside_the_job_end_the_program(capsys, error, code, line):
-    with pytest.raises(SystemExit) as ended, one_line_errors():
+
+    @one_line_errors()
+    def end():
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
         raise error
+
+    with pytest.raises(SystemExit) as ended:
+        end()
     assert ended.value.code == code
     assert capsys.readouterr().err.startswith(line)
     assert "HYDRA_FULL_ERROR" not in os.environ

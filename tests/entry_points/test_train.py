@@ -142,6 +142,47 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
         assert_same_end(tmp_path / "through", tmp_path / folder)
 
 
+@pytest.fixture
+def stopped(command, tmp_path):
+    """Starts a run of three epochs and sends it a signal after its first checkpoint."""
+
+    def start(stop, *settings):
+        process = subprocess.Popen(
+            command("train.py", *settings, "hydra.run.dir=stopped"),
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=(tmp_path / "stopped.txt").open("w"),
+        )
+        last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+        while not last.is_file():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(stop)
+        process.wait()
+        errors = (tmp_path / "stopped.txt").read_text()
+        assert torch.load(last, weights_only=True)["epoch"] < 2
+        return process.returncode, errors
+
+    return start
+
+
+def test_a_killed_run_with_loader_workers_resumes(run, stopped, tiny, tmp_path):
+    longer = (
+        *tiny,
+        "trainer.max_epochs=3",
+        "data.tiles_per_epoch=320",
+        "seed=3",
+        "data.num_workers=2",
+    )
+    through = run("train.py", *longer, "hydra.run.dir=through")
+    assert through.returncode == 0, through.stderr
+    assert stopped(signal.SIGKILL, *longer)[0] == -signal.SIGKILL
+    resumed = run("train.py", "resume=stopped")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_end(tmp_path / "through", tmp_path / "stopped")
+
+
 def assert_same_end(through, resumed):
     for name in ("best", "last"):
         one, other = (

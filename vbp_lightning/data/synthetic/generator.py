@@ -91,7 +91,7 @@ class SyntheticScenes:
         try:
             if self._missing(self._finished()):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(self.folder / ".lock"):
+                with FileLock(self.root / f".{self.folder.name}.lock"):
                     remove_leftovers(self.folder)
                     self._complete()
         except OSError as error:
