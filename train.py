@@ -21,6 +21,7 @@ def train(cfg: DictConfig) -> float:
 
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
+    from vbp_lightning.training.data import build_data
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.report import report_end, report_start
@@ -29,7 +30,7 @@ def train(cfg: DictConfig) -> float:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = instantiate(cfg.data, _convert_="all")
+    datamodule = build_data(cfg, run_dir)
     if cfg.check:
         check_data(datamodule, run_dir, cfg.seed)
         return float("nan")

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.windows import overlap
@@ -34,9 +34,11 @@ from vbp_lightning.data.tiles.scan import (
     too_small,
 )
 from vbp_lightning.data.tiles.splits import (
+    UNUSED,
+    KnownSplits,
     Region,
     block_regions,
-    read_regions,
+    part_of_training,
     scene_regions,
     write_regions,
 )
@@ -117,6 +119,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
         self.normalisation = Normalisation([], [])
         """Measured on the valid pixels of the training split."""
+        self.known_splits: KnownSplits | None = None
+        """The splits of a run, which hold instead of those of the settings: set it before setup."""
         self._scan = Scan()
         self._numbers: dict[str, int] = {}
         self._spawned_store: SceneStore | None = None
@@ -151,6 +155,36 @@ class RoadTileDataModule(pl.LightningDataModule):
         }
 
     @property
+    def scene_digests(self) -> dict[str, str]:
+        """The digest of the content of each scene that is used, by name."""
+        return {info.scene.name: info.digest for info in self._scan.infos}
+
+    @property
+    def imagery(self) -> dict[str, Any]:
+        """What the training imagery is like, as plain builtins, to compare other images with it.
+
+        ``tile_size`` in pixels; the names of the ``bands``; ``ground_sampling_distance``, the
+        least and the largest in metres, or None where it is unknown; ``values``, the 1st and the
+        99th percentile of each band.
+        """
+        statistics, scan = self._scan.statistics, self._scan
+        assert statistics is not None, "call setup() first"
+        sizes = [
+            size
+            for info in scan.infos
+            if any(part.split == "train" for part in scan.regions[info.scene.name])
+            for size in ground_sampling_distance(info.grid) or ()
+        ]
+        return {
+            "tile_size": self.tile_size,
+            "bands": list(scan.infos[0].band_names),
+            "ground_sampling_distance": [min(sizes), max(sizes)] if sizes else None,
+            "values": [
+                list(pair) for pair in zip(*map(statistics.percentile, (1, 99)), strict=True)
+            ],
+        }
+
+    @property
     def in_channels(self) -> int:
         """Number of bands."""
         return len(self.mean)
@@ -169,12 +203,17 @@ class RoadTileDataModule(pl.LightningDataModule):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: object) -> Self:
+    def from_config(
+        cls, config: Mapping[str, Any], splits: KnownSplits | None = None, **changes: object
+    ) -> Self:
         """Builds a data module from ``data_config``, which may come from anyone's checkpoint.
 
         Args:
             config: Plain builtins; empty where a checkpoint holds none. Only classes of this
                 package are made from it, and nothing is imported by name.
+            splits: The splits of the run, as
+                :meth:`~vbp_lightning.data.tiles.splits.KnownSplits.of_checkpoint` takes them from
+                the checkpoint; None to take or draw them as the settings say.
             **changes: Arguments to replace, such as ``root`` for imagery that was moved.
 
         Raises:
@@ -187,7 +226,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         try:
-            return cls(**(arguments | changes))
+            made = cls(**(arguments | changes))
         except DataError as error:
             raise DataError(
                 *(
@@ -195,6 +234,8 @@ class RoadTileDataModule(pl.LightningDataModule):
                     for line in error.lines
                 )
             ) from error
+        made.known_splits = splits
+        return made
 
     def prepare_data(self) -> None:
         """Lets the source write what it makes up, in one process only."""
@@ -232,26 +273,56 @@ class RoadTileDataModule(pl.LightningDataModule):
         for scene in found:
             by_name.setdefault(scene.name, scene)
         scan.found = len(by_name)
+        lines = scan.errors = repeated_names(found)
+        scenes = list(by_name.values())
+        known, unlisted, gone = self.known_splits, [], []
+        if known is None and self.settings.split_file is not None:
+            try:
+                known = KnownSplits.read(self.settings.split_file)
+            except DataError as error:
+                unlisted = list(error.lines)
+        if known is not None:
+            scenes = [scene for scene in scenes if known.is_used(scene.name)]
+            lines += (gone := known.missing(by_name))
+            scan.warnings += known.later(by_name)
+
+        def opened(scene: Scene) -> SceneInfo:
+            info = scene_info(scene, reading)
+            if known is not None and known.digests:
+                known.check(scene.name, scene.image, info.digest)
+            return info
+
         threads = min(8, os.cpu_count() or 1)
         progress = self.trainer is None or self.trainer.is_global_zero
         reading = self.settings.reading
         infos, unreadable = for_each_scene(
-            partial(scene_info, reading=reading),
-            list(by_name.values()),
+            opened,
+            scenes,
             "Opening scenes",
             threads,
             progress,
         )
-        lines = scan.errors = repeated_names(found)
         small = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         unlike = different_types(infos)
         pairs = overlaps(infos)
         try:
-            regions = self._regions(infos, pairs)
+            if unlisted:
+                raise DataError(*unlisted)
+            regions = self._regions(infos, pairs, known)
         except DataError as error:
             lines += [*unreadable, *unlike, *small, *error.lines]
             return scan
+        unused = {
+            name: own for name, own in regions.items() if {part.split for part in own} == {"none"}
+        }
+        if unused:
+            scenes = [scene for scene in scenes if scene.name not in unused]
+            infos = [info for info in infos if info.scene.name not in unused]
+            pairs = overlaps(infos)
+        if known is not None:
+            left_alone = (n for n in by_name if n in known.parts and not known.is_used(n))
+            unused |= {name: [UNUSED] for name in left_alone}
         plans = plan_tiles(
             infos,
             regions,
@@ -268,8 +339,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
         lines += [*unreadable, *more, *unlike, *small]
         scan.scanned = scanned
-        scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
-        self._label(scan, by_name.values())
+        scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
+        self._label(scan, scenes, bool(gone))
         if statistics is None or statistics.count == 0:
             return scan
         scan.statistics = statistics
@@ -282,28 +353,44 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings = overlap_warnings(infos, regions, pairs, scan.shared)
+        scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
         scan.store = build_store(scanned, reading, self.mean, memory, self.settings.num_workers)
         return scan
 
     def _regions(
-        self, infos: Sequence[SceneInfo], pairs: Sequence[tuple[int, int]]
+        self,
+        infos: Sequence[SceneInfo],
+        pairs: Sequence[tuple[int, int]],
+        known: KnownSplits | None,
     ) -> dict[str, list[Region]]:
-        """The splits of scenes as the settings say."""
+        """The splits of scenes, as they are known or as the settings say."""
         settings = self.settings
         fractions = (*settings.fractions, settings.split_seed)
-        if settings.split_file is not None:
-            return read_regions(settings.split_file, infos)
-        if settings.split_by == "block":
-            return block_regions(infos, settings.block_size, settings.block_unit, *fractions)
-        return scene_regions(infos, pairs, *fractions)
+        if known is not None:
+            regions = known.regions(infos)
+            if known.is_of_run:
+                return regions
+        elif settings.split_by == "block":
+            regions = block_regions(infos, settings.block_size, settings.block_unit, *fractions)
+        else:
+            regions = scene_regions(infos, pairs, *fractions)
+        if settings.train_fraction is None:
+            return regions
+        return part_of_training(regions, settings.train_fraction, settings.split_seed)
 
-    def _label(self, scan: Scan, scenes: Iterable[Scene]) -> None:
-        """Labels the tiles of all splits, and says which split cannot be used."""
+    def _label(self, scan: Scan, scenes: Iterable[Scene], some_gone: bool) -> None:
+        """Labels the tiles of all splits, and says which split cannot be used.
+
+        Args:
+            scan: Its scenes.
+            scenes: All scenes that were to be used.
+            some_gone: Whether there should be more of them.
+        """
         usable = {info.scene.name for info in scan.infos}
         # What an unusable scene lacks is no second fault of its split, whichever that was to be.
         lost = {scene.split for scene in scenes if scene.name not in usable}
+        lost |= {None} if some_gone else set()
         settings = self.settings
         fractions = dict(zip(SPLITS[1:], settings.fractions, strict=True))
         for split in SPLITS:
@@ -375,7 +462,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             OSError: The file cannot be written.
         """
-        write_regions(path, self._scan.regions)
+        write_regions(path, self._scan.regions, self.scene_digests)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Balanced batches of augmented training tiles: this process's part of each.

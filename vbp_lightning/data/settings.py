@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
@@ -53,7 +53,11 @@ class DataSettings:
             its scene, where scenes are divided; None for the jitter of the augmentation and twice
             the context, so that no pixel is read for training and for a held-out tile.
         split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
-            ``scene`` and ``split``; it replaces the drawing of splits.
+            ``scene`` and ``split``; it replaces the drawing of splits. The split ``none`` leaves
+            scenes alone.
+        train_fraction: Part of the training split that is used: a fraction in (0, 1], or a number
+            of scenes as an integer (of blocks, where scenes are divided). ``split_seed`` draws it,
+            and a larger part holds every smaller one; None for all.
         split_seed: Seed of the drawing of splits, apart from ``seed``, so that runs of different
             seeds are evaluated on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
@@ -86,6 +90,9 @@ class DataSettings:
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
     split_file: Path | None = None
+    train_fraction: (
+        PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
+    ) = None
     split_seed: Count = 0
     tiles_per_epoch: PositiveCount | None = None
     batch_size: PositiveCount = 64

@@ -1,6 +1,6 @@
 """The tiles that ``explain.py`` explains: of a split of the run's own data, or of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -18,9 +18,11 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.tiles.selection import choose_by_share
+from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.image_inputs import ImageReader
+from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
+from vbp_lightning.explaining.imagery import warn_of_other_imagery
 from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
@@ -190,15 +192,23 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
     """
     check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
-        return ImageTiles(subject.reader, image_files(Path(cfg.input)))
-    return SplitTiles(own_data(subject.classifier), split or cfg.split)
+        tiles = ImageTiles(subject.reader, image_files(Path(cfg.input)))
+        if subject.classifier is not None and isinstance(subject.reader, CutImages):
+            trained = subject.classifier.hparams["imagery"]
+            warn_of_other_imagery(tiles.files, subject.reader, trained)
+        return tiles
+    return SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
 
 
-def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
-    """The data that a classifier was trained with, set up.
+def own_data(
+    classifier: RoadClassifier | None, changes: Mapping[str, str | None]
+) -> RoadTileDataModule:
+    """The data that a classifier was trained with and its splits, set up.
 
     Args:
         classifier: None for a custom model, which does not name its data.
+        changes: ``root`` of imagery that was moved, and a ``split_file`` to replace the splits of
+            the run; None for no change.
 
     Raises:
         UserError: The data are not known, or the imagery cannot be used.
@@ -207,7 +217,12 @@ def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
         raise UserError(
             "input=null: a custom model has no data of its own: give an image or folder"
         )
-    datamodule = RoadTileDataModule.from_config(classifier.hparams["data"] or {})
+    settings = classifier.hparams
+    splits = None
+    if settings["splits"] and changes.get("split_file") is None:
+        splits = KnownSplits.of_checkpoint(settings["splits"], settings.get("digests") or {})
+    given = {key: value for key, value in changes.items() if value is not None}
+    datamodule = RoadTileDataModule.from_config(settings["data"] or {}, splits, **given)
     datamodule.setup()
     return datamodule
 

@@ -39,6 +39,8 @@ class RoadClassifier(pl.LightningModule):
         weight_decay: AdamW's; applied to weights, not to biases and batch norms.
         data: The data module's configuration, kept for ``explain.py``.
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
+        digests: Digest of the content of each scene by name, kept for ``explain.py``.
+        imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
 
     Attributes:
         threshold: P(road) from which a tile is called road, chosen on validation data each epoch.
@@ -59,6 +61,8 @@ class RoadClassifier(pl.LightningModule):
         weight_decay: float = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
+        digests: Mapping[str, str] | None = None,
+        imagery: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)

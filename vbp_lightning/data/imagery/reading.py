@@ -17,6 +17,7 @@ from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
+from vbp_lightning.data.imagery.fingerprint import scene_digest
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
@@ -52,6 +53,11 @@ class SceneInfo:
     def nbytes(self) -> int:
         """Memory of its bands and its two boolean planes, in bytes."""
         return self.grid.height * self.grid.width * (self.count * self.dtype.itemsize + 2)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the content of its image and labels; the files are read for it."""
+        return scene_digest(self.scene.image, self.scene.labels)
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,6 +194,7 @@ def _scan(
     road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     samples = []
+    info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
         for chunk in scan_windows((height, width), opened.is_striped, chunk_pixels):

@@ -15,6 +15,7 @@ from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
+from vbp_lightning.explaining.imagery import warn_of_other_imagery
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
 from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
@@ -62,9 +63,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         _tags(cfg, subject, classifier),
         subject.reader.white_area,
     )
-    datamodule = own_data(classifier) if cfg.input is None else None
+    datamodule = own_data(classifier, cfg.data) if cfg.input is None else None
     jobs, errors = _jobs(_scenes(cfg, settings, datamodule), settings)
     todo = _todo(cfg, jobs)
+    if datamodule is None:
+        images = [job.image for job in jobs]
+        warn_of_other_imagery(images, subject.reader, classifier.hparams["imagery"])
     if todo:
         settings.output.mkdir(parents=True, exist_ok=True)
         trainer = instantiate(cfg.trainer)
