@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.datum import shift_warnings
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
@@ -353,6 +354,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
+        scan.warnings += shift_warnings(scan.infos)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
         scan.store = build_store(scanned, reading, self.mean, memory, self.settings.num_workers)

@@ -135,7 +135,7 @@ def metric_projection(grid: PixelGrid) -> tuple[pyproj.CRS, float]:
         ):
             return own, 1 / unit
     lon, lat = longitude_latitude(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))
-    local = f"+proj=tmerc +lat_0={lat[0]:.9f} +lon_0={lon[0]:.9f} +k=1 +ellps=WGS84 +units=m"
+    local = f"+proj=tmerc +lat_0={lat[0]:.9f} +lon_0={lon[0]:.9f} +k=1 +datum=WGS84 +units=m"
     return pyproj.CRS.from_proj4(f"{local} +type=crs"), 1.0
 
 
