@@ -1,4 +1,4 @@
-"""Train road classifiers on satellite imagery and see whether they look at the road."""
+"""Trains road classifiers on satellite imagery and shows which pixels their decisions use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 
 __all__ = ["RoadClassifier", "RoadTileDataModule", "VisualBackProp", "__version__"]
 
-_HOMES = {
+_MODULES = {
     "RoadClassifier": "vbp_lightning.models",
     "RoadTileDataModule": "vbp_lightning.data",
     "VisualBackProp": "vbp_lightning.attribution",
@@ -20,7 +20,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name when it is asked for: Lightning alone takes seconds to import."""
-    if name not in _HOMES:
+    """Imports a public name on first access, since importing Lightning takes seconds."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -270,7 +270,7 @@ def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"
     process = run("train.py", *tiny, f"init_from={best}", "data.bands=[1,2]", "debug=one_batch")
     assert process.returncode == 0, process.stderr
-    assert "it saw 3 bands, the data has 2" in process.stdout
+    assert "it had 3 bands, the data has 2" in process.stdout
     other = call("train.py", *tiny, f"init_from={best}", "model.head=gap", "hydra.run.dir=o")
     assert_fails_with(other, str(best), "init_from", "model.head")
 
