@@ -288,7 +288,7 @@ def detached(x):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_has_no_rule_is_refused_by_name(act, reason):
+def test_operations_without_a_rule_are_refused_by_name(act, reason):
     torch.manual_seed(0)
     model = Odd(act)
     with pytest.raises(UnsupportedNetworkError, match=reason):

@@ -122,6 +122,9 @@ class Lrp:
             inputs: As for :meth:`attribute`.
             target: As for :meth:`attribute`.
 
+        Returns:
+            The relevance of each sample; its parts add up to the score.
+
         Raises:
             UnsupportedNetworkError: As for :meth:`attribute`.
         """

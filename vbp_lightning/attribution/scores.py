@@ -184,7 +184,11 @@ def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> No
 
 
 def check_images(inputs: Tensor) -> None:
-    """Raises ``ValueError`` if the inputs are not a batch of floating-point images."""
+    """Checks that the inputs are a batch of images.
+
+    Raises:
+        ValueError: They are not ``(N, C, H, W)`` floating point.
+    """
     if inputs.ndim != 4 or not inputs.is_floating_point():
         raise ValueError(
             f"inputs are {tuple(inputs.shape)} {inputs.dtype}; give (N, C, H, W) floating point"
@@ -205,7 +209,7 @@ def in_chunks(
         inputs: ``(N, C, H, W)``.
         target: One for all samples or one per sample.
         size: Samples per chunk.
-        progress: Told the number of samples done, after each chunk.
+        progress: Called with the number of samples done after each chunk.
 
     Returns:
         ``(N, 1, H, W)``.

@@ -21,9 +21,10 @@ class SymmetricVisualBackProp:
     :math:`\sum_{ij} \partial y / \partial A_{c,ij} > 0`; both are divided by their maxima.
 
     The first maps of a road network respond to all edges, which the product cannot remove, so they
-    are left out. Channels with evidence against the class respond outside of it. A network that was
-    trained on rotated images should respond equally to each rotation. Differences between rotations
-    are therefore noise, mainly the grid of the strides, which the average reduces.
+    are left out. Channels with evidence against the class respond to other parts of the image and
+    are left out of :math:`V_y`. A network that was trained on rotated images should respond equally
+    to each rotation. Differences between rotations are therefore noise, mainly the grid of the
+    strides, which the average reduces.
 
     The method is not that of the paper. Its resolution is that of the first remaining map, and it
     costs two masks and one gradient per rotation.

@@ -83,9 +83,9 @@ def road_tiles(
 
     Args:
         datamodule: Set up.
-        split: Of the tiles.
+        split: Split of the tiles.
         count: Largest number of tiles.
-        seed: Of the order.
+        seed: Seed of the order.
         device: Where the tiles are stored.
 
     Raises:

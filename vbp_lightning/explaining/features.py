@@ -20,8 +20,8 @@ def features_of(
 
     Args:
         subject: The network.
-        source: Of the tiles.
-        numbers: Of the tiles, at least one; all features are held in memory.
+        source: Source of the tiles.
+        numbers: Numbers of the tiles, at least one; all features are held in memory.
 
     Returns:
         ``(N, F)`` features and ``(N, K)`` logits or scores, in the order of ``numbers``.

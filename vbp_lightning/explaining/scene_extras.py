@@ -30,10 +30,10 @@ def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> 
     """Draws a scene with both of its maps, which must exist, laid over it.
 
     Args:
-        job: Of the scene.
+        job: The job of the scene.
         threshold: P(road) whose contour is drawn.
         title: Appended to the name of the scene.
-        note: About the maps.
+        note: Text below the maps.
 
     Returns:
         The picture.
@@ -56,21 +56,21 @@ def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> 
 
 
 def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> list[str]:
-    """Writes the areas of all scenes that are called road as GeoJSON (RFC 7946).
+    """Writes the road areas of all scenes as GeoJSON (RFC 7946).
 
     Args:
         path: The file to write or replace.
         jobs: Scenes whose maps exist.
-        threshold: P(road) from which a window is called road.
+        threshold: P(road) from which a window is classified as road.
 
     Returns:
-        A line for each scene that has no place on the earth.
+        A line for each scene that is not georeferenced.
     """
     features, errors = [], []
     for job in jobs:
         if not job.grid.is_georeferenced or job.grid.crs is None:
             errors.append(
-                f"{job.image}: has no place on the earth, so that its roads cannot be written"
+                f"{job.image}: is not georeferenced, so its roads cannot be written"
                 " (roads=true): georeference it, or set roads=false"
             )
             continue
@@ -97,9 +97,9 @@ def write_hardest(
 
     Args:
         output: Folder of ``hardest_tiles.csv`` and ``hardest_tiles.png``.
-        tiles: To choose from.
-        datamodule: Gives pixels and road masks.
-        count: Of each label.
+        tiles: The tiles to choose from.
+        datamodule: Source of pixels and road masks.
+        count: Largest number of tiles of each label.
 
     Returns:
         Both files.

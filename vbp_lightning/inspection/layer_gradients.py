@@ -79,7 +79,8 @@ def layer_gradients(
         target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
 
     Returns:
-        Gradients by layer name in order of execution; layers without a path to the score are left out.
+        Gradients by layer name in order of execution; layers without a path to
+        the score are left out.
     """
     parts: dict[str, list[tuple[Tensor, npt.NDArray[np.int64], int, Tensor]]] = {}
     for batch in batches:

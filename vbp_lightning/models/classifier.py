@@ -41,8 +41,8 @@ class RoadClassifier(pl.LightningModule):
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
 
     Attributes:
-        threshold: P(road) from which a tile is classified as road, chosen on validation data in each
-            epoch.
+        threshold: P(road) from which a tile is classified as road, chosen on validation data
+            each epoch.
     """
 
     threshold: Tensor

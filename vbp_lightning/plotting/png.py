@@ -1,6 +1,6 @@
 """PNG pages that are compressed once, for TensorBoard and for the file that stacks them.
 
-Four mask panels, each by itself and stacked, take 44 ms here against 231 ms with Pillow at its
+Four mask panels, written separately and stacked, take 44 ms, against 231 ms with Pillow at its
 fastest level. Each page is a piece of a deflate stream that ends on a byte boundary and refers to
 nothing before it (RFC 1951, full flush), so that a stack is the concatenation of its pages.
 """
@@ -25,8 +25,8 @@ class CompressedPage:
     """A compressed picture for :func:`encode_png`.
 
     Args:
-        width: Pixels.
-        height: Pixels.
+        width: Width in pixels.
+        height: Height in pixels.
         filtered: The rows before compression, a filter byte before each.
         deflated: The same as a piece of a raw deflate stream.
     """
@@ -82,6 +82,6 @@ def encode_png(pages: Sequence[CompressedPage]) -> bytes:
     )
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+def _chunk(chunk_type: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(chunk_type))
+    return struct.pack(">I", len(content)) + chunk_type + content + struct.pack(">I", checksum)

@@ -16,7 +16,7 @@ from vbp_lightning.plotting.mask_panel import TileCaption
 from vbp_lightning.plotting.method_sheet import method_sheet
 
 _ROWS = 16
-"""Tiles on a sheet: more go to further sheets."""
+"""Largest number of tiles on a sheet; further tiles are drawn on further sheets."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:

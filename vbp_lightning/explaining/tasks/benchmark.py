@@ -85,12 +85,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(f"input={cfg.input}: images have no labels to score against: leave it out")
     datamodule, model, device = source.datamodule, subject.model, subject.device
     tiles = road_tiles(datamodule, source.split, cfg.tiles, cfg.draw, device)
-    apart = None
+    val_tiles = None
     if source.split != "val":
-        apart = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
+        val_tiles = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
     elif len(set(tiles.scenes)) < 2:
         raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
-    rows = _scored(compared_methods_of(cfg), model, tiles, apart, target)
+    rows = _scored(compared_methods_of(cfg), model, tiles, val_tiles, target)
     for compared, row in shown_progress(rows.items(), "Timing"):
         row.numbers |= _costs(compared.build(model), tiles.tiles, target)
     if cfg.perturbed:
@@ -107,7 +107,7 @@ def _scored(
     compared_methods: Sequence[ComparedMethod],
     model: nn.Module,
     tiles: EvaluationTiles,
-    apart: EvaluationTiles | None,
+    val_tiles: EvaluationTiles | None,
     target: int | None,
 ) -> Rows:
     """Localisation, artefacts and similarity to LRP of all methods that suit the network."""
@@ -129,7 +129,9 @@ def _scored(
             numbers = {}
             if compared.method == "visual_backprop":
                 numbers = vars(artefacts(model, compared.upsampling, tiles.tiles))
-            tuning = None if apart is None else (maps_of(method, apart.tiles, target), apart)
+            tuning = (
+                None if val_tiles is None else (maps_of(method, val_tiles.tiles, target), val_tiles)
+            )
             rows[compared] = scorer.submit(_row, compared, numbers, maps, tiles, tuning, of_lrp)
     return {each: rows[each].result() for each in compared_methods if each in rows}
 
@@ -164,7 +166,7 @@ def _row(
 
 
 def _costs(method: Attribution, tiles: Tensor, target: int | None) -> dict[str, float]:
-    """Milliseconds for a tile by itself and in a batch."""
+    """Milliseconds per tile, alone and in a batch."""
 
     def milliseconds(part: Tensor) -> float:
         # copying the maps waits for the end of the computation on a GPU

@@ -120,7 +120,7 @@ def _row(start: str, path: Fooling, name: str) -> GridRow:
     curved = np.sign(change) * np.sqrt(np.abs(change) / largest)
     pictures = [*standardised_to_rgb(shown), *standardised_to_rgb(curved[None], 1.0)]
     captions = [f"step {step}\nP {path.probabilities[step]:.3g}" for step in path.snapshots] + [
-        "nearest found" if path.reached else "the last",
+        "nearest found" if path.reached else "last image",
         f"√ of its change\nfull: {largest:.2g} std",
     ]
     first, last = path.probabilities[0], path.probabilities[-1]

@@ -35,7 +35,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
     Yields:
         ``neighbors.png``, ``neighbors.npz``. Its ``tiles`` are the numbers of the tiles that were
-        compared; the other arrays name tiles by these numbers.
+        compared; the other arrays refer to tiles by these numbers.
 
     Raises:
         UserError: A setting is wrong, or there are too few tiles.

@@ -208,6 +208,6 @@ def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
         )
     every = cfg.overwrite
     if cfg.scale == "shared":
-        # One more scene changes the scale of all, and so do maps of several runs.
+        # The shared scale changes with an added scene; maps of several runs differ in it.
         every |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
     return [job for job, state in zip(jobs, states, strict=True) if every or state != "done"]
