@@ -74,11 +74,7 @@ class FusedPass:
         """
         model = modules[0]
         chains: list[nn.Module] = []
-        if (
-            inputs.device.type == "cpu"
-            and inputs.dtype is torch.float32
-            and not recorder.has_other_hooks
-        ):
+        if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.hooked:
             chains = [module for module in modules if _is_chain(module)]
         opened = {chain for chain in chains if not _has_hooks(chain)}
         if model in opened:

@@ -174,7 +174,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         relus: The trails of the recorded ReLUs' outputs, in order of execution.
-        has_other_hooks: Whether other code has registered global module hooks.
+        hooked: Whether other code has registered global module hooks.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._opaque: tuple[int, Trail] | None = None
         self._thread = threading.get_ident()
         self._watching = False
-        self.has_other_hooks = bool(
+        self.hooked = bool(
             nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
         )
 

@@ -86,7 +86,11 @@ class ScoreModel(nn.Module):
         self.target = target
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N,)``."""
+        """``(N, C, H, W)`` to ``(N,)``.
+
+        Raises:
+            ValueError: The target has one class per sample, and their number differs from N.
+        """
         target = self.target
         if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
             # Captum repeats each sample, in an order that depends on the method.

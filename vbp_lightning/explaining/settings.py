@@ -63,7 +63,11 @@ def option_errors(key: str, values: Mapping[str, Any], types: Mapping[str, Any])
 
 @contextmanager
 def option_as_user_error() -> Iterator[None]:
-    """Converts a ``ValueError`` about an option to a ``UserError`` of one line."""
+    """Converts a ``ValueError`` about an option to one line for the user.
+
+    Raises:
+        UserError: The context raised a ``ValueError``.
+    """
     try:
         yield
     except ValueError as error:

@@ -45,9 +45,7 @@ def score_figure(scores: Mapping[str, Mapping[str, Interval]], chance: str, titl
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(places, names, fontsize=9)
     panels[0].set_ylim(-0.7, len(names) - 0.3)
-    figure.suptitle(
-        f"{title}; 95 % intervals by bootstrap over scenes; dashed: chance", fontsize=11
-    )
+    figure.suptitle(f"{title}; 95 % intervals over scenes; dashed: chance", fontsize=11)
     return figure
 
 

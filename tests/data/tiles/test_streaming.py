@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tests.helpers.several import Several, as_it_is
+from tests.helpers.several import Several, unchanged
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
@@ -164,7 +164,7 @@ def test_workers_forked_and_spawned_give_the_same_tiles(scenes, listed):
                 DataLoader(
                     Several(datasets),
                     batch_sampler=keys,
-                    collate_fn=as_it_is,
+                    collate_fn=unchanged,
                     num_workers=workers,
                 )
             )

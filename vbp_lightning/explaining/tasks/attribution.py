@@ -27,8 +27,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         subject: The network.
 
     Yields:
-        The files, as they are written: ``attribution.png``, ``attribution_2.png`` and so on with
-        up to 16 tiles each, ``attribution.npz``.
+        ``attribution.png``, ``attribution_2.png`` and so on with up to 16 tiles each, then
+        ``attribution.npz``, each as it is written.
 
     Raises:
         UserError: A setting is wrong, or, at the end, some of the images could not be read.

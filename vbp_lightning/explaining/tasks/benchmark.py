@@ -85,12 +85,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(f"input={cfg.input}: images have no labels to score against: leave it out")
     datamodule, model, device = source.datamodule, subject.model, subject.device
     tiles = road_tiles(datamodule, source.split, cfg.tiles, cfg.draw, device)
-    val_tiles = None
+    val = None
     if source.split != "val":
-        val_tiles = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
+        val = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
     elif len(set(tiles.scenes)) < 2:
         raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
-    rows = _scored(compared_methods_of(cfg), model, tiles, val_tiles, target)
+    rows = _scored(compared_methods_of(cfg), model, tiles, val, target)
     for compared, row in shown_progress(rows.items(), "Timing"):
         row.numbers |= _costs(compared.build(model), tiles.tiles, target)
     if cfg.perturbed:
@@ -107,7 +107,7 @@ def _scored(
     compared_methods: Sequence[ComparedMethod],
     model: nn.Module,
     tiles: EvaluationTiles,
-    val_tiles: EvaluationTiles | None,
+    val: EvaluationTiles | None,
     target: int | None,
 ) -> Rows:
     """Localisation, artefacts and similarity to LRP of all methods that suit the network."""
@@ -129,9 +129,7 @@ def _scored(
             numbers = {}
             if compared.method == "visual_backprop":
                 numbers = vars(artefacts(model, compared.upsampling, tiles.tiles))
-            tuning = (
-                None if val_tiles is None else (maps_of(method, val_tiles.tiles, target), val_tiles)
-            )
+            tuning = None if val is None else (maps_of(method, val.tiles, target), val)
             rows[compared] = scorer.submit(_row, compared, numbers, maps, tiles, tuning, of_lrp)
     return {each: rows[each].result() for each in compared_methods if each in rows}
 
