@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import seasoned
+from tests.helpers.nets import randomised
 from vbp_lightning.attribution import SymmetricVisualBackProp, VisualBackProp
 
 
 def small_net():
     torch.manual_seed(0)
-    return seasoned(
+    return randomised(
         nn.Sequential(
             nn.Conv2d(3, 4, 1), nn.ReLU(),
             nn.Conv2d(4, 5, 3, 2, 1), nn.ReLU(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import NETS, ResNet, road, seasoned
+from tests.helpers.nets import NETS, ResNet, randomised, road
 from vbp_lightning.attribution import UPSAMPLINGS, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.errors import UserError
 
@@ -210,7 +210,7 @@ def test_chain_names_the_relus():
         "block2.2",
         "block3.2",
     )
-    names = VisualBackProp(seasoned(ResNet())).chain(tiles(1)).names
+    names = VisualBackProp(randomised(ResNet())).chain(tiles(1)).names
     assert names[:3] == ("relu", "layer1.0.relu", "layer1.0.relu (2)")
     assert len(names) == 9
 

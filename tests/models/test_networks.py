@@ -67,7 +67,7 @@ def test_gap_head_is_a_linear_map_of_the_mean_of_block3():
     torch.testing.assert_close(model(tiles), expected)
 
 
-def test_normalisation_travels_in_the_state_dict():
+def test_normalisation_is_stored_in_the_state_dict():
     one = RoadNetwork("strided", "hidden", [10.0, 20.0], [1.0, 2.0])
     other = RoadNetwork("strided", "hidden", [0.0, 0.0], [1.0, 1.0])
     other.load_state_dict(one.state_dict())

@@ -83,7 +83,7 @@ def test_a_wrong_tile_has_a_closed_frame_and_a_word():
         frame[top : bottom + 1, right],
     ):
         assert edge.all()
-    # the word is white letters on the frame's colour, so it is there without the colour too
+    # the word is white on the frame's colour, so that it is readable without colours
     inside = frame[top + 4 : bottom - 3, left + 4 : right - 3]
     assert 500 < inside.sum() < 5000
 
@@ -151,7 +151,7 @@ def test_numbers_that_do_not_match_are_refused():
         mask_panel(grey_tiles(2), np.zeros((2, 48, 48)), [RIGHT, RIGHT], "title")
 
 
-def test_nothing_is_left_with_pyplot():
+def test_no_figure_is_registered_with_pyplot():
     backend = matplotlib.get_backend(auto_select=False)
     panel([RIGHT])
     assert matplotlib.get_backend(auto_select=False) == backend

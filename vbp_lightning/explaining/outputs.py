@@ -52,6 +52,6 @@ def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Pat
     saved = {name: np.asarray(values) for name, values in arrays.items()}
     config = np.array(OmegaConf.to_yaml(cfg))
     with replacing(path) as temporary:
-        # numpy's stub takes the arrays for its own option
+        # NumPy's type stub mistakes the arrays for an option
         np.savez_compressed(temporary, **saved, config=config)  # type: ignore[arg-type]
     return path

@@ -14,7 +14,7 @@ from vbp_lightning.records import Number, error_lines
 Size = Annotated[Number, Field(ge=0)]
 """A finite number of at least zero."""
 Scale = Literal["each", "shared"]
-"""Whether maps are drawn each in its own range or all in one."""
+"""Whether every map is drawn in its own range, or all maps in one range."""
 
 
 def check_options(cfg: DictConfig, **types: Any) -> None:  # noqa: ANN401

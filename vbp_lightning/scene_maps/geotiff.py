@@ -26,7 +26,7 @@ MASK_STEPS = 254
 
 
 WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
-"""Writes values (h, w) from a row and a column of the raster on; NaN where there are none."""
+"""Writes values (h, w) at a row and a column of the raster; NaN is written as nodata."""
 
 
 @contextmanager

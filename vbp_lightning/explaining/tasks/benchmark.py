@@ -115,7 +115,7 @@ def _scored(
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
     order = sorted(compared_methods, key=lambda each: each.method != "lrp")
-    # Scoring takes as long as some of the methods: it runs in parallel with the next one.
+    # Scoring takes as long as some methods, so it runs in parallel with the next method.
     with ThreadPoolExecutor(max_workers=1) as scorer:
         for compared in shown_progress(order, "Scoring"):
             try:

@@ -1,4 +1,4 @@
-"""``task=neighbors``: nearest tiles in feature space beside nearest in pixel space."""
+"""``task=neighbors``: nearest tiles in feature space and in pixel space."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
