@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 
 __all__ = ["RoadClassifier", "RoadTileDataModule", "VisualBackProp", "__version__"]
 
-_MODULES = {
+_HOMES = {
     "RoadClassifier": "vbp_lightning.models",
     "RoadTileDataModule": "vbp_lightning.data",
     "VisualBackProp": "vbp_lightning.attribution",
@@ -20,7 +20,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a public name on first access, since importing Lightning takes seconds."""
-    if name not in _MODULES:
+    """Imports a public name when it is asked for: Lightning alone takes seconds to import."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -58,7 +58,7 @@ class _Place:
 
 
 def made(record: type[R], key: str, values: Mapping[str, Any]) -> tuple[R | None, list[str]]:
-    """Makes a record from its settings, or lists the errors in them.
+    """Makes a record, or says why it cannot be made.
 
     Args:
         record: Its class.

@@ -33,7 +33,7 @@ class RoadClassifier(pl.LightningModule):
         std: Standard deviation of each band over the training split.
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
-        context: Margin in pixels on each side of a tile, a multiple of 8: see
+        context: Margin in pixels that tiles come with on each side, a multiple of 8: see
             :class:`~vbp_lightning.models.RoadNetwork`.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
         weight_decay: Weight decay of AdamW; applied to weights, not to biases and batch norms.

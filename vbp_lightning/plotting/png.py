@@ -82,6 +82,6 @@ def encode_png(pages: Sequence[CompressedPage]) -> bytes:
     )
 
 
-def _chunk(chunk_type: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(chunk_type))
-    return struct.pack(">I", len(content)) + chunk_type + content + struct.pack(">I", checksum)
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
