@@ -49,7 +49,7 @@ def test_tiles_and_labels_against_the_files(datamodule):
         ]
         tiles = datamodule.tiles_of(split)
         assert [(t.tile.scene, t.tile.row, t.tile.col) for t in tiles] == corners
-        masks = datamodule.read_masks(tiles)
+        masks = datamodule.read_road_masks(tiles)
         pixels = datamodule.read_tiles(tiles)
         assert pixels.dtype == torch.float32
         assert masks.dtype == torch.bool
@@ -120,7 +120,7 @@ def test_invalid_pixels_count_nowhere(listed, make_scene):
     assert torch.equal(
         tile[:, :, 8:], torch.tensor(made.mean).round()[:, None, None].expand(3, 16, 8)
     )
-    assert made.read_masks([Tile("val", 0, 32)])[0].sum() == 4 * 16
+    assert made.read_road_masks([Tile("val", 0, 32)])[0].sum() == 4 * 16
     strict = RoadTileDataModule(listed(tuple(scenes)), tile_size=16, max_invalid=0.25)
     with pytest.raises(DataError, match="split val has no road tile"):
         strict.setup()

@@ -338,7 +338,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         return crops(self._store, self._positions(tiles), self.tile_size, self.context)
 
-    def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
+    def read_road_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
         """The road pixels of tiles and their context; false where a pixel is invalid.
 
         Args:

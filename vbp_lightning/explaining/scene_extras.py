@@ -113,7 +113,7 @@ def write_hardest(
         chosen = largest_errors(tiles, label, count)
         places = [item.tile for item in chosen]
         pictures = to_rgb(datamodule.read_tiles(places).numpy())[:, own, own]
-        road_masks = datamodule.read_masks(places).numpy()[:, own, own]
+        road_masks = datamodule.read_road_masks(places).numpy()[:, own, own]
         captions = [
             f"P {item.probability:.2f} {place.scene} {place.row},{place.col}"
             for item, place in ((item, item.tile.tile) for item in chosen)

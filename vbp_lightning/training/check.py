@@ -146,7 +146,7 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     rows = [
         GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
-            outlined(islice(pictures, len(tiles)), datamodule.read_masks(tiles).numpy()),
+            outlined(islice(pictures, len(tiles)), datamodule.read_road_masks(tiles).numpy()),
             [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
         for label, tiles in chosen.items()

@@ -92,7 +92,7 @@ def test_white_gaps_are_left_out_also_under_roads(root, write):
     assert {col for _, col in tiles} == {16, 32, 48}
     assert made.counts["train"]["dropped"] == 4
     assert all(tile.label == Label.NON_ROAD for tile in tiles.values())
-    assert not made.read_masks(list(tiles.values())).any()
+    assert not made.read_road_masks(list(tiles.values())).any()
     # Filled with the training mean; the roof stays white.
     filled = made.read_tiles([tiles[0, 16]])[0, :, :, :8]
     assert torch.equal(filled, torch.tensor(made.mean).round()[:, None, None].expand(3, 16, 8))
