@@ -222,15 +222,15 @@ class RoadTileDataModule(pl.LightningDataModule):
         opened = partial(scene_info, reading=reading)
         scenes = list(by_name.values())
         infos, unreadable = for_each_scene(opened, scenes, "Opening scenes", threads, progress)
-        small = too_small(infos, self.tile_size)
+        unfit = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         lines = scan.errors = [*repeated_names(found), *unreadable]
-        lines += [*different_types(infos), *small]
+        unfit = [*different_types(infos), *unfit]
         pairs = overlaps(infos)
         try:
             regions = self._regions(infos, pairs)
         except DataError as error:
-            lines += error.lines
+            lines += [*unfit, *error.lines]
             return scan
         tiling = (self.tile_size, *settings.strides, settings.cover_edges, settings.margin)
         plans = plan_tiles(infos, regions, pairs, *tiling)
@@ -239,7 +239,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
-        lines += more
+        lines += [*more, *unfit]
         scan.scanned = scanned
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
         self._label(scan, scenes)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -75,7 +75,7 @@ def without_place() -> Iterator[None]:
         yield
 
 
-class OpenImage:
+class OpenImage(ExitStack):
     """An image that is open for reading; a context manager.
 
     Paletted images are expanded to their colours. With ``reading.resolution`` the image is
@@ -105,28 +105,18 @@ class OpenImage:
     def __init__(
         self, path: Path, reading: Reading, resize: int | None = None, key: str = "data.root"
     ) -> None:
+        super().__init__()
         self.path = path
         self.key = key
-        self._stack = ExitStack()
         try:
             with readable(path, key):
                 self._open(reading, resize)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._stack.close()
-
     def _open(self, reading: Reading, resize: int | None) -> None:
-        raster: Any = self._stack.enter_context(rasterio.open(self.path))
+        raster: Any = self.enter_context(rasterio.open(self.path))
         self._raster = raster
         if raster.count == 0:
             inner = raster.subdatasets
