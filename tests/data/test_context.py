@@ -12,7 +12,7 @@ from vbp_lightning.explaining.image_inputs import CutImages
 
 
 def padded_scene(datamodule, name, context):
-    """A scene as float, laid in a wide margin of what gaps hold: rounded means."""
+    """A scene as float with a wide margin that holds the fill value of nodata: rounded means."""
     scene = next(item for item in datamodule.source() if item.name == name)
     import rasterio
 

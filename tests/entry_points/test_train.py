@@ -313,7 +313,7 @@ import torch
 from hydra.experimental.callback import Callback
 from matplotlib import _pylab_helpers
 
-KINDS = {
+TYPES = {
     "tensors": torch.Tensor,
     "modules": torch.nn.Module,
     "data modules": pl.LightningDataModule,
@@ -329,7 +329,7 @@ class Probe(Callback):
             "files": psutil.Process().num_fds(),
             "threads": threading.active_count(),
             "figures": len(_pylab_helpers.Gcf.figs),
-            **{name: sum(issubclass(t, kind) for t in alive) for name, kind in KINDS.items()},
+            **{name: sum(issubclass(t, base) for t in alive) for name, base in TYPES.items()},
         }
         with open(os.environ["PROBE_FILE"], "a") as file:
             file.write(json.dumps(record) + "\\n")

@@ -105,8 +105,6 @@ class RoadTileDataModule(pl.LightningDataModule):
         self.normalisation = Normalisation([], [])
         """Computed from the valid pixels of the training split by ``setup``."""
         self._scan = Scan()
-        self._numbers: dict[str, int] = {}
-        self._spawned_store: SceneStore | None = None
 
     @property
     def mean(self) -> list[float]:
@@ -136,11 +134,6 @@ class RoadTileDataModule(pl.LightningDataModule):
             else [list(astuple(part)) for part in parts]
             for name, parts in self._scan.regions.items()
         }
-
-    @property
-    def in_channels(self) -> int:
-        """Number of bands."""
-        return len(self.mean)
 
     @property
     def data_config(self) -> dict[str, Any]:
@@ -256,7 +249,6 @@ class RoadTileDataModule(pl.LightningDataModule):
             if spread == 0
         ]
         scan.warnings = overlap_warnings(infos, regions, pairs, scan.shared)
-        self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
         return scan
 
@@ -407,18 +399,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             Loaders of tiles and labels, -1 for ignored tiles.
         """
-        return [self.evaluation_dataloader(split) for split in splits]
-
-    def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
-        """All tiles of a split in the order of ``tiles_of``, in every process.
-
-        Args:
-            split: The split.
-
-        Returns:
-            A loader of tiles and labels, -1 for ignored tiles.
-        """
-        return self._ordered(split, labelled=False)
+        return [self._ordered(split, labelled=False) for split in splits]
 
     def _ordered(self, split: Split, labelled: bool) -> DataLoader[Batch]:
         """The labelled tiles of a split divided among the processes, or all tiles in each."""
@@ -467,14 +448,13 @@ class RoadTileDataModule(pl.LightningDataModule):
         """The store for workers: forked workers inherit it, spawned ones map shared memory."""
         if self.settings.num_workers == 0 or torch.multiprocessing.get_start_method() == "fork":
             return self._store
-        if self._spawned_store is None:
-            self._spawned_store = self._store.shared()
-        return self._spawned_store
+        return self._store.shared
 
     def _positions(self, tiles: Sequence[Tile | LabelledTile]) -> NDArray[np.int64]:
         """(N, 3) index of the scene, row and column."""
+        index = {info.scene.name: place for place, info in enumerate(self._scan.infos)}
         plain = (item.tile if isinstance(item, LabelledTile) else item for item in tiles)
-        rows = [(self._numbers[tile.scene], tile.row, tile.col) for tile in plain]
+        rows = [(index[tile.scene], tile.row, tile.col) for tile in plain]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 

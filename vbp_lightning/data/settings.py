@@ -16,7 +16,7 @@ from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
 
 SceneSource: TypeAlias = Callable[[], list[Scene]]
-"""The layout of a data set, a dataclass: calling it returns the scenes, synthetic ones written."""
+"""The layout of a data set, a dataclass; calling it returns the scenes."""
 
 Layout = PatternScenes | LabelledImages | SyntheticScenes
 

@@ -43,8 +43,7 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         table.caption = "ignored: too little road; dropped: too little imagery"
         console.print(table)
         console.print(_band_table(scan, datamodule))
-        for line in _scene_lines(scan):
-            print(line)
+        print(*_scene_lines(scan), sep="\n")
         datamodule.write_tiles(folder / TILES_FILE)
         datamodule.write_splits(folder / SPLITS_FILE)
         print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")

@@ -92,7 +92,9 @@ def test_streamed_scenes_equal_those_in_memory(both):
         assert torch.equal(held.read_tiles(tiles), streamed.read_tiles(tiles))
         assert torch.equal(held.read_road_masks(tiles), streamed.read_road_masks(tiles))
         for one, other in zip(
-            held.evaluation_dataloader(split), streamed.evaluation_dataloader(split), strict=True
+            held.predict_dataloader([split])[0],
+            streamed.predict_dataloader([split])[0],
+            strict=True,
         ):
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])

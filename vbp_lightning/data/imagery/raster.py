@@ -54,7 +54,7 @@ class Reading:
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Turns GDAL's errors about a file into a :class:`DataError` of one line that names it."""
+    """Converts GDAL's errors about a file to a :class:`DataError` of one line that names it."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
@@ -86,7 +86,8 @@ class OpenImage(ExitStack):
     Args:
         path: The file.
         reading: How it is read.
-        resize: Side in pixels that the image is resized to, whatever its shape; None leaves it.
+        resize: Side in pixels that the image is resized to, regardless of its shape; None for no
+            resizing.
         key: The config key that names the file, for messages.
 
     Attributes:
