@@ -23,7 +23,7 @@ from vbp_lightning.data.tiles.tile import Label, Tile
 
 
 def on_disk(datamodule):
-    """Image, road and transform of each scene, read anew."""
+    """Image, road mask and transform of each scene, read with rasterio."""
     scenes = {}
     for scene in datamodule.source():
         with rasterio.open(scene.image) as image, rasterio.open(scene.labels) as mask:

@@ -12,7 +12,7 @@ from vbp_lightning.errors import UserError
 
 @pytest.fixture
 def errors(listed):
-    """The lines with which scenes are refused."""
+    """The errors of scenes that are refused."""
 
     def lines_of(*scenes, **settings):
         settings = {"tile_size": 16, "road_share": 0.1} | settings

@@ -96,7 +96,7 @@ def data_as_version_0_1(data):
 
 
 def as_version_0_1(run_dir):
-    """Changes a run's folder to what version 0.1 would have written."""
+    """Converts the folder of a run to the format of version 0.1."""
     path = run_dir / ".hydra" / "run.yaml"
     stored = OmegaConf.to_container(OmegaConf.load(path))
     for added in ("format", "optimized_metric", "tags", "paths"):

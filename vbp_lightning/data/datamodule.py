@@ -119,7 +119,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     @property
     def counts(self) -> dict[Split, dict[str, int]]:
         """Number of tiles by split and label name, and number of dropped tiles."""
-        return self._scan.counts
+        return {split: tiles.counts for split, tiles in self._scan.tiles.items()}
 
     @property
     def scene_splits(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     Args:
         datamodule: Not set up yet.
         folder: The folder of the sheet, ``tiles.csv`` and ``splits.csv``.
-        seed: Of the choice of tiles.
+        seed: Seed of the choice of tiles.
 
     Raises:
         DataError: Training could not run; one line for each error, after the report.
@@ -38,7 +38,7 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     console = Console(width=max(100, Console().width), soft_wrap=False)
     if scan.infos:
         scenes = Counter(s for parts in scan.regions.values() for s in {p.split for p in parts})
-        table = tile_table({s: {"scenes": scenes[s], **scan.counts[s]} for s in SPLITS})
+        table = tile_table({s: {"scenes": scenes[s], **datamodule.counts[s]} for s in SPLITS})
         table.title = "Tiles"
         table.caption = "ignored: too little road; dropped: too little imagery"
         console.print(table)

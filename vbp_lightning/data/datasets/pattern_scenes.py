@@ -45,7 +45,7 @@ class PatternScenes:
         widths: How wide lines are.
         unlabelled: Images without vector labels: ``error`` reports them, ``skip`` leaves them out
             and counts them, ``no_road`` takes them as free of roads.
-        splits: The split that each value of ``{split}`` stands for; other values are not read.
+        splits: The split of each value of ``{split}``; folders of other values are not read.
             None for the usual names, such as ``valid`` for val.
         white_area: Connected white areas of at least this many saturated pixels are nodata; 0 for
             none.

@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, eq=False)
 class SceneInfo:
-    """What is known of a scene before its pixels are read.
+    """The properties of a scene that are known before its pixels are read.
 
     Args:
         scene: Its record.
@@ -77,7 +77,7 @@ class OpenScene(ExitStack):
         reading: How it is read.
 
     Attributes:
-        info: What is known without its pixels.
+        info: Its properties.
         is_striped: Whether the image is stored in whole rows.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the tiles of each scene lie, and which split each of them belongs to."""
+"""The positions of the tiles of each scene, and the split of each tile."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -45,7 +45,7 @@ class SharedArray:
     """An array in shared memory: a spawned worker gets a handle of it, not a copy.
 
     Args:
-        array: What to share.
+        array: The array, which is copied.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
