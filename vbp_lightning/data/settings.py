@@ -43,7 +43,7 @@ class DataSettings:
             holds the fill value of nodata. Labels, shares and bounds are those of the tile alone.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
-        cover_edges: Whether last tiles, shifted inwards, take the pixels that the stride leaves.
+        cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
         road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
             ignored.
         max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
@@ -56,8 +56,8 @@ class DataSettings:
         block_margin: Pixels that lie at least between a training tile and each held-out pixel of
             its scene, where scenes are divided; None for the jitter of the augmentation and twice
             the context, so that no pixel is read for training and for a held-out tile.
-        split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
-            ``scene`` and ``split``; it replaces the drawing of splits.
+        split_file: A ``splits.csv`` that a run has written, or another CSV with the columns
+            ``scene`` and ``split``; splits are then read and not drawn.
         split_seed: Seed of the drawing of splits, apart from ``seed``, so that runs of different
             seeds are evaluated on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to

@@ -44,7 +44,7 @@ class PatternScenes:
         where: Which features are roads, as an SQL condition on their columns; None for all.
         widths: How wide lines are.
         unlabelled: Images without vector labels: ``error`` reports them, ``skip`` leaves them out
-            and counts them, ``no_road`` takes them as free of roads.
+            and counts them, ``no_road`` treats them as free of roads.
         splits: The split of each value of ``{split}``; folders of other values are not read.
             None for the usual names, such as ``valid`` for val.
         white_area: Connected white areas of at least this many saturated pixels are nodata; 0 for
@@ -180,20 +180,20 @@ class PatternScenes:
         if self.unlabelled == "error":
             lines += [
                 f"{image}: has no vector labels: put them at {patterns[-1].path(self.root, values)}"
-                " or take the image away (data.source.labels)"
+                " or remove the image (data.source.labels)"
                 for values, image in missing
             ]
         elif missing:
             _log.warning(
                 "%d images have no label file and are left out, %s among them "
-                "(data.source.unlabelled=no_road takes them as free of roads)",
+                "(data.source.unlabelled=no_road treats them as free of roads)",
                 len(missing),
                 missing[0][1],
             )
         for pattern, by_key in found:
             orphans = by_key.keys() - {pattern.key(values) for values, _ in images}
             lines += [
-                f"{file}: has no image {self.images}: add it or take the labels away (data.root)"
+                f"{file}: has no image {self.images}: add it or remove the labels (data.root)"
                 for key in sorted(orphans)
                 for file in by_key[key]
             ]

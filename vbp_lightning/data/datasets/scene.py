@@ -52,15 +52,12 @@ class RoadWidths:
     @model_validator(mode="after")
     def _check_attribute(self) -> Self:
         if self.attribute is None and (self.table or self.per_unit):
-            raise ValueError(
-                "attribute: is not set, but a table or per_unit is: name the column that they are "
-                "about"
-            )
+            raise ValueError("attribute: is not set, but a table or per_unit is: name their column")
         return self
 
     def of(self, value: object) -> float:
         """Width in metres by a value of the attribute; the default if it is missing or invalid."""
-        if value is None or value != value:  # NaN is what a missing number reads as
+        if value is None or value != value:  # a missing number is read as NaN
             return self.default
         name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
         table = {str(key): width for key, width in (self.table or {}).items()}

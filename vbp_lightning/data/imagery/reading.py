@@ -236,13 +236,12 @@ def _missing_files(scene: Scene) -> list[str]:
             lines.append(f"{scene.image}: is listed, but there is no such image (data.root)")
         else:
             lines.append(
-                f"{labels}: is a mask without an image: put one at {scene.image} or take the mask "
-                "away (data.root)"
+                f"{labels}: is a mask without an image: put one at {scene.image} or remove the "
+                "mask (data.root)"
             )
     if isinstance(labels, Path) and not _exists(labels):
         lines.append(
-            f"{scene.image}: has no road mask: put one at {labels} or take the image away "
-            "(data.root)"
+            f"{scene.image}: has no road mask: put one at {labels} or remove the image (data.root)"
         )
     return lines
 

@@ -119,7 +119,7 @@ class RasterRoads:
                 add_alpha=True,
             )
         )
-        alpha = raster.count + 1  # marks what the road mask covers and is not nodata
+        alpha = raster.count + 1  # true where the road mask has data
         self._mask = lambda window: self._raster.read(alpha, window=window)
 
     def read(self, window: Window) -> Roads:

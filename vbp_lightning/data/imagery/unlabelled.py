@@ -87,7 +87,7 @@ def opened_filled(
         fill: The value of nodata pixels in each band.
         white_area: In an image of integers, connected white areas of at least this many saturated
             pixels are nodata too (see ``Scene.white_area``), and the image is read once more to
-            find them; 0 takes white for a colour.
+            find them; 0 for none.
 
     Yields:
         The function that reads a window; it may raise DataError too.
