@@ -255,7 +255,7 @@ class RoadTileDataModule(pl.LightningDataModule):
     def _regions(
         self, infos: Sequence[SceneInfo], pairs: Sequence[tuple[int, int]]
     ) -> dict[str, list[Region]]:
-        """The regions of each split: read from ``split_file`` or drawn."""
+        """The regions of each scene with their splits: read from ``split_file`` or drawn."""
         settings = self.settings
         fractions = (*settings.fractions, settings.split_seed)
         if settings.split_file is not None:
