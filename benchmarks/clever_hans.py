@@ -36,7 +36,7 @@ def tiles_of(mark: int) -> tuple[Tensor, npt.NDArray[np.bool_], Pixels]:
     data.setup()
     chosen = [tile for tile in data.tiles_of("val") if tile.label != Label.IGNORED]
     is_road = np.array([tile.label == Label.ROAD for tile in chosen])
-    return data.read_tiles(chosen), is_road, data.read_masks(chosen).numpy()
+    return data.read_tiles(chosen), is_road, data.read_road_masks(chosen).numpy()
 
 
 @torch.no_grad()

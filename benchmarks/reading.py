@@ -144,10 +144,10 @@ def tiles(folder: Path) -> None:
             module.setup()
             taken.setdefault(("setup", stride), []).append(time.perf_counter() - start)
             count = len(module.tiles_of("val"))
-            for _ in module.evaluation_dataloader("val"):
+            for _ in module.predict_dataloader(["val"])[0]:
                 pass
             start = time.perf_counter()
-            for _ in module.evaluation_dataloader("val"):
+            for _ in module.predict_dataloader(["val"])[0]:
                 pass
             again = (time.perf_counter() - start) / count * 1e6
             taken.setdefault(("again", stride), []).append(again)

@@ -56,7 +56,7 @@ def test_batch_norms_are_synchronised_on_gpus(monkeypatch, accelerator, synchron
     assert cfg.trainer.sync_batchnorm is synchronised
 
 
-def test_what_is_set_by_hand_is_left_alone():
+def test_explicit_settings_are_kept():
     cfg = OmegaConf.create(
         {
             "trainer": {"accelerator": "cpu", "devices": 1, "precision": "64-true"},

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB
-from vbp_lightning.plotting.png import compress_page, encode_png
+from vbp_lightning.plotting.png import write_picture
 
 
 def write_results(
@@ -29,13 +29,6 @@ def write_results(
     output = Path(cfg.output)
     yield write_picture(output / f"{name}.png", picture)
     yield write_arrays(output / f"{name}.npz", cfg, **arrays)
-
-
-def write_picture(path: Path, picture: RGB) -> Path:
-    """Writes ``(H, W, 3)`` uint8 as a PNG, completely or not at all; returns the path."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(encode_png([compress_page(picture)]))
-    return path
 
 
 def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Path:

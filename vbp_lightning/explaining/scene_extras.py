@@ -7,10 +7,10 @@ from pathlib import Path
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.data.tiles.tiles_csv import TILE_FIELDS, tile_fields
-from vbp_lightning.explaining.outputs import write_picture
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
+from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
 from vbp_lightning.scene_maps.scene_job import SceneJob
@@ -113,7 +113,7 @@ def write_hardest(
         chosen = largest_errors(tiles, label, count)
         places = [item.tile for item in chosen]
         pictures = to_rgb(datamodule.read_tiles(places).numpy())[:, own, own]
-        road_masks = datamodule.read_masks(places).numpy()[:, own, own]
+        road_masks = datamodule.read_road_masks(places).numpy()[:, own, own]
         captions = [
             f"P {item.probability:.2f} {place.scene} {place.row},{place.col}"
             for item, place in ((item, item.tile.tile) for item in chosen)

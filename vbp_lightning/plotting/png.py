@@ -9,9 +9,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -82,6 +84,24 @@ def encode_png(pages: Sequence[CompressedPage]) -> bytes:
     )
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+def write_picture(path: Path, picture: RGB) -> Path:
+    """Writes a picture as a PNG file, completely or not at all.
+
+    Args:
+        path: The file to write or replace.
+        picture: ``(H, W, 3)`` uint8, H and W at least 1.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: The file cannot be written; an older one is left as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode_png([compress_page(picture)]))
+    return path
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(name))
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)

@@ -1,4 +1,4 @@
-"""Which tiles are shown and scored: selected by rank, without any random number."""
+"""The selection of tiles that are shown and scored: by rank, without random numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

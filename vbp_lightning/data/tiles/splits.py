@@ -200,7 +200,8 @@ def read_regions(path: Path, infos: Sequence[SceneInfo]) -> dict[str, list[Regio
 
     Args:
         path: A CSV with the columns ``scene`` and ``split``, and either none or all of ``row``,
-            ``col``, ``height`` and ``width``; without them a line is about a whole scene.
+            ``col``, ``height`` and ``width``; without them each line gives the split of a
+            whole scene.
         infos: All scenes; lines about other scenes are ignored.
 
     Raises:

@@ -122,9 +122,9 @@ class StreamedBands:
 
     Args:
         info: The scene.
-        labels: Its pixel labels, which say where it is valid.
+        labels: Its pixel labels, which mark invalid pixels.
         pool: The open images.
-        fill: (C,) what invalid pixels hold.
+        fill: (C,) the values of invalid pixels.
     """
 
     info: SceneInfo

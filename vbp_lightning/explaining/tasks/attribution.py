@@ -7,13 +7,14 @@ from omegaconf import DictConfig
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.explaining.methods import attributions
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
+from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import ChosenTiles, open_tiles
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.mask_panel import TileCaption
 from vbp_lightning.plotting.method_sheet import method_sheet
+from vbp_lightning.plotting.png import write_picture
 
 _ROWS = 16
 """Largest number of tiles on a sheet; further tiles are drawn on further sheets."""

@@ -39,13 +39,14 @@ from vbp_lightning.explaining.compared_methods import (
     maps_of,
     road_tiles,
 )
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
+from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.records import Count, PositiveCount
 
 _FIGURE_SCORES = {
