@@ -89,8 +89,8 @@ def cross_fitted_scores(
         scenes: ``(N,)``, at least two different ones.
 
     Returns:
-        The scores, and the settings with which the two halves were scored: the scenes at even and
-        those at odd places in the sorted list of names.
+        The scores, and the settings with which the two halves were scored. The halves are the
+        scenes at even and those at odd places in the sorted list of names.
 
     Raises:
         ValueError: There is only one scene.

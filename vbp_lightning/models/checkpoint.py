@@ -24,7 +24,7 @@ def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
         config_key: The key through which the user named the file, for the error's line.
 
     Returns:
-        Lightning's checkpoint: ``state_dict``, ``hyper_parameters``, ``epoch`` and so on.
+        The checkpoint of Lightning, with ``state_dict``, ``hyper_parameters``, ``epoch`` and so on.
 
     Raises:
         CheckpointError: The file is missing, unreadable, carries pickled objects, or does not

@@ -24,8 +24,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     """Draws the gradient of the score by depth and names dead, exploding and vanishing layers.
 
     It is the gradient at the outputs of the layers of a trained network. The callback
-    :class:`~vbp_lightning.callbacks.GradientFlow` logs the gradient of the loss at the parameters
-    during training.
+    :class:`~vbp_lightning.callbacks.gradient_monitor.GradientFlow` logs the gradient of the loss
+    at the parameters during training.
 
     Args:
         cfg: The composed config of ``explain.py``: ``tiles`` images and the class ``target``.
