@@ -40,6 +40,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # an attribute may also be described in the docstring of its class
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"vbp_lightning {release}"
 
 
