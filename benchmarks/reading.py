@@ -37,7 +37,7 @@ from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
 from vbp_lightning.data.tiles.dataset import crops
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.store import SceneStore
-from vbp_lightning.training.settings import keep_freed_memory
+from vbp_lightning.training.preparation import keep_freed_memory
 
 SIZE = 8192
 REPEATS = 7

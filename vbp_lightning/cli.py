@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 FAILURE_FILE = "failed.txt"
 """The file with the error, in the folder of a failed job of a sweep."""
@@ -106,7 +106,7 @@ def end_with(error: Exception) -> None:
     failure.write_text("\n".join(explained.lines) + "\n")
 
 
-def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:
+def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:
     """Yields the items and shows a progress bar on standard error.
 
     Args:

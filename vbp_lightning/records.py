@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, StrictInt, ValidationError
 from pydantic_core import ErrorDetails
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 RECORD = ConfigDict(extra="forbid")
 """Config of every record: ``@pydantic.dataclasses.dataclass(frozen=True, config=RECORD)``."""
@@ -57,7 +57,7 @@ class _Place:
     siblings: tuple[str, ...]
 
 
-def made(record: type[R], key: str, values: Mapping[str, Any]) -> tuple[R | None, list[str]]:
+def made(record: type[_R], key: str, values: Mapping[str, Any]) -> tuple[_R | None, list[str]]:
     """Makes a record, or says why it cannot be made.
 
     Args:

@@ -30,9 +30,10 @@ class SymmetricVisualBackProp:
     costs two masks and one gradient per rotation.
 
     Args:
-        model: Any module that :class:`VisualBackProp` accepts; its state is restored. Images that
-            are not square are rotated by 180° only.
-        upsampling: See :class:`VisualBackProp`.
+        model: Any module that
+            :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp` accepts; its state
+            is restored. Images that are not square are rotated by 180° only.
+        upsampling: See :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp`.
         skip: Number of maps to leave out, counted from the input.
         rotations: 1 for the image itself, 2 to add a rotation by 180°, 4 for multiples of 90°.
         chunk: Samples per chunk.

@@ -92,7 +92,7 @@ UPSAMPLINGS: dict[str, Upsampling] = {
     "resize_conv": resize_conv,
     "unpool": unpool,
 }
-"""The upsamplings by their names in :class:`VisualBackProp` and in the configuration."""
+"""The upsamplings by their names in ``VisualBackProp`` and in the configuration."""
 
 
 def spread(mask: Tensor, window: Window) -> Tensor:

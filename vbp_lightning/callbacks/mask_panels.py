@@ -192,7 +192,7 @@ class MaskPanels(pl.Callback):
             shown.rgb[place],
             steps[::-1],
             _plane(chain.mask),
-            "after the fit: how the mask of one tile is computed",
+            "after the fit: how one mask is computed",
             [self._note],
         )
 

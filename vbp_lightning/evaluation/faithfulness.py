@@ -83,8 +83,8 @@ def removal_curves(
         relevance: ``(N, H, W)``.
         shares: ``(S,)`` of the pixels, in [0, 1].
         replace: Removes pixels.
-        target: See :func:`~vbp_lightning.attribution.class_scores`; of several classes, None is
-            the likeliest one of the original tile.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; of several classes,
+            None is the likeliest one of the original tile.
         least_first: Whether the least relevant pixels are removed first.
 
     Returns:

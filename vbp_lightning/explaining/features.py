@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.explaining.settings import option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches
 from vbp_lightning.inspection.layers import features_and_outputs, last_linear

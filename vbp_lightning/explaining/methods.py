@@ -15,7 +15,7 @@ from torch import nn
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
 from vbp_lightning.errors import UserError, one_line, reason
-from vbp_lightning.explaining.settings import option_errors
+from vbp_lightning.explaining.options import option_errors
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
 

@@ -21,7 +21,7 @@ from vbp_lightning.data.tiles.selection import choose_by_share
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import ImageReader
-from vbp_lightning.explaining.settings import check_options
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.records import PositiveCount

@@ -34,7 +34,7 @@ class RoadClassifier(pl.LightningModule):
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
         context: Margin in pixels that tiles come with on each side, a multiple of 8: see
-            :class:`~vbp_lightning.models.RoadNetwork`.
+            :class:`~vbp_lightning.models.networks.RoadNetwork`.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
         weight_decay: Weight decay of AdamW; applied to weights, not to biases and batch norms.
         data: The data module's configuration, kept for ``explain.py``.

@@ -54,7 +54,7 @@ class Reading:
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Converts GDAL's errors about a file to a :class:`DataError` of one line that names it."""
+    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:

@@ -115,7 +115,7 @@ class OpenScene(ExitStack):
     def read(self, window: Window | None = None) -> Pixels:
         """Reads a window.
 
-        A pixel is valid where the image holds values (see :meth:`OpenImage.read`), where it is not
+        A pixel is valid where the image holds values (see ``OpenImage.read``), where it is not
         part of a white area without imagery (see ``Scene.white_area``), and where the labels are
         known. To find white areas, the first window that is not the whole scene reads the scene
         once more.

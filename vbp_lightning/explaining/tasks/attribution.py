@@ -7,8 +7,8 @@ from omegaconf import DictConfig
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.explaining.methods import attributions
+from vbp_lightning.explaining.options import Scale, check_options
 from vbp_lightning.explaining.outputs import write_arrays
-from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import ChosenTiles, open_tiles
 from vbp_lightning.plotting.display import to_rgb

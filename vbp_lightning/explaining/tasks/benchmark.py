@@ -39,8 +39,8 @@ from vbp_lightning.explaining.compared_methods import (
     maps_of,
     road_tiles,
 )
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_arrays
-from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.models.networks import TOTAL_STRIDE

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.options import check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Fooling, LogOdds, Standardised, fool

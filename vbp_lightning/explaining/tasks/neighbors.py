@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     TileSource,

@@ -15,8 +15,8 @@ from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
+from vbp_lightning.explaining.options import Scale, check_options
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
-from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier

@@ -1,4 +1,4 @@
-"""The settings of a run: values for ``auto``, and the stored config."""
+"""What precedes training: values for ``auto``, the stored config, the process settings."""
 
 import ctypes
 import gc
