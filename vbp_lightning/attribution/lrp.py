@@ -1,4 +1,7 @@
-"""Layer-wise relevance propagation."""
+"""Layer-wise relevance propagation.
+
+Captum's ``LRP`` refuses the road networks: it has no rule for ``AdaptiveMaxPool2d``.
+"""
 
 from dataclasses import dataclass
 
