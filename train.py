@@ -24,8 +24,8 @@ def train(cfg: DictConfig) -> float:
     from vbp_lightning.training.data import build_data
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
+    from vbp_lightning.training.preparation import prepare_run
     from vbp_lightning.training.report import report_end, report_start
-    from vbp_lightning.training.settings import prepare_run
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)

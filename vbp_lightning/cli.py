@@ -1,4 +1,7 @@
-"""How both programs end and show progress. Imports quickly: ``--help`` needs this module."""
+"""Error output, exit codes and progress bars of both programs.
+
+The module imports quickly, since ``--help`` needs it.
+"""
 
 import errno
 import logging
@@ -20,10 +23,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 FAILURE_FILE = "failed.txt"
-"""In the folder of a failed job of a sweep: the error."""
+"""The file with the error, in the folder of a failed job of a sweep."""
 
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG),
@@ -32,7 +35,14 @@ _DISK_ERRORS = (
 
 
 def explain_failure(error: BaseException) -> UserError | None:
-    """An error that the user can correct, or None for an error of the program."""
+    """Converts an exception to an error that the user can correct.
+
+    Args:
+        error: The exception that ended the program.
+
+    Returns:
+        The error to print; None if ``error`` is an error of the program.
+    """
     if isinstance(error, UserError):
         return error
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -50,8 +60,8 @@ def explain_failure(error: BaseException) -> UserError | None:
     return None
 
 
-def leave_disk_errors_to_the_main_thread() -> None:
-    """Prints no traceback when a full disk ends TensorBoard's writing thread.
+def silence_disk_errors_of_threads() -> None:
+    """Suppresses the traceback when a full disk ends TensorBoard's writing thread.
 
     The next use of the writer raises the same error in the main thread, which prints one line.
     """
@@ -71,7 +81,7 @@ def print_error(error: UserError) -> int:
 
 
 def end_with(error: Exception) -> None:
-    """Ends a job: prints the error, one line each, and exits with 1.
+    """Prints the error that ended a job, one line for each problem, and exits with 1.
 
     A job of a sweep is marked as failed in its folder instead, and the sweep continues.
 
@@ -96,12 +106,16 @@ def end_with(error: Exception) -> None:
     failure.write_text("\n".join(explained.lines) + "\n")
 
 
-def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:
+def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:
     """Yields the items and shows a progress bar on standard error.
 
     Args:
-        items: The share of them that is done is shown only if their number is known.
+        items: What to iterate over. The bar shows the share that is done if their number is
+            known.
         what: The text before the bar.
+
+    Yields:
+        The items.
     """
     with progress_bar() as bar:
         yield from bar.track(items, description=what)

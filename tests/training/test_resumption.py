@@ -1,4 +1,4 @@
-"""The command line that ``resume=`` stands for."""
+"""The command line that replaces ``resume=``."""
 
 import pytest
 from omegaconf import OmegaConf

@@ -54,16 +54,10 @@ class RunCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
 
-        super().load_state_dict(
-            state_dict
-            | {name: here(state_dict[name]) for name in _PATHS}
-            | {
-                "dirpath": self.dirpath,
-                "best_k_models": {
-                    here(path): score for path, score in state_dict["best_k_models"].items()
-                },
-            }
-        )
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved: dict[str, Any] = {name: here(state_dict[name]) for name in _PATHS}
+        moved |= {"dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(state_dict | moved)
 
 
 class ResumableEarlyStopping(EarlyStopping):

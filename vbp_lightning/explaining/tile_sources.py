@@ -23,13 +23,13 @@ from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
-from vbp_lightning.explaining.settings import check_options
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.records import PositiveCount
 
 MOST_TILES = 20_000
-"""Tiles of a source that are compared with each other in memory, at most."""
+"""Largest number of tiles of a source that are compared with each other in memory."""
 
 _BATCH = 64
 
@@ -55,7 +55,7 @@ class SplitTiles:
 
     Args:
         datamodule: Set up.
-        split: Of the tiles.
+        split: Split of the tiles.
     """
 
     datamodule: RoadTileDataModule
@@ -85,7 +85,7 @@ class SplitTiles:
         return ChosenTiles(self.read(indices), [labelled.tile for labelled in known], known)
 
     def report(self) -> None:
-        """Raises nothing: the data module has already refused files that cannot be read."""
+        """Does nothing: the data module has already refused files that cannot be read."""
 
 
 @dataclass
@@ -142,10 +142,10 @@ class ImageTiles:
         files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
-        for number, mine in enumerate(files):
+        for number, own in enumerate(files):
             share = (number + 1) * count // len(files) - number * count // len(files)
-            spread = evenly_spread(len(mine), share) if share > 1 else [len(mine) // 2]
-            chosen = [mine[rank] for rank in spread]
+            spread = evenly_spread(len(own), share) if share > 1 else [len(own) // 2]
+            chosen = [own[rank] for rank in spread]
             try:
                 tiles.append(self.read(chosen))
             except UserError as error:
@@ -215,7 +215,7 @@ def own_data(
     """
     if classifier is None:
         raise UserError(
-            "input=null: a custom model has no data of its own: give an image or folder"
+            "input=null: the data of a custom model are not known: give an image or a folder"
         )
     settings = classifier.hparams
     splits = None
@@ -248,7 +248,10 @@ def compared_tiles(numbers: Sequence[int]) -> list[int]:
     """At most ``MOST_TILES`` of some tiles, evenly spread; prints a line if some are left out.
 
     Args:
-        numbers: Of the tiles, at least one.
+        numbers: Numbers of the tiles, at least one.
+
+    Returns:
+        Their numbers, in the given order.
     """
     if len(numbers) > MOST_TILES:
         print(f"{MOST_TILES} evenly spread tiles of {len(numbers)} are used")
@@ -259,8 +262,8 @@ def in_batches(source: TileSource, numbers: Sequence[int], what: str) -> Iterato
     """Reads tiles in batches, with a progress bar.
 
     Args:
-        source: Of the tiles.
-        numbers: Of the tiles, in the order wanted.
+        source: Source of the tiles.
+        numbers: Numbers of the tiles, in the requested order.
         what: Text before the bar.
 
     Yields:

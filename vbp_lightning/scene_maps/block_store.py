@@ -41,7 +41,7 @@ class BlockStore:
     Args:
         folder: Created by :meth:`prepare`.
         blocks: All blocks of the scene.
-        settings: What the values depend on; stored blocks of other settings are deleted.
+        settings: Settings that the values depend on; stored blocks of other settings are deleted.
     """
 
     def __init__(self, folder: Path, blocks: Sequence[Block], settings: Mapping[str, str]) -> None:

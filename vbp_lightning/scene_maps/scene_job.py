@@ -39,9 +39,9 @@ class MapSettings:
         block: Side of a block in pixels, a multiple of the step.
         scaling: How VisualBackProp masks are scaled to [0, 1]: ``percentile`` maps the smallest
             value to 0 and the 99.5th percentile to 1 and clips, ``extremes`` maps the smallest and
-            the largest value, ``none`` leaves the values. Masks blended from tiles are in [0, 1]
-            already.
-        tags: What the values depend on, written to the tags of the rasters.
+            the largest value, ``none`` leaves the values unchanged. Masks blended from
+            tiles are in [0, 1] already.
+        tags: Settings that the values depend on, written to the tags of the rasters.
         white_area: Number of saturated pixels from which a white area is nodata; 0 for never.
     """
 
@@ -61,7 +61,7 @@ class SceneJob:
     """The maps of one scene.
 
     Args:
-        name: Of the scene; the maps are named after it.
+        name: Name of the scene; the maps are named after it.
         image: The raster file of the scene.
         grid: Size and georeference of the image.
         settings: Shared by all scenes.
@@ -153,7 +153,7 @@ class SceneJob:
             high = limits.percentile
         scaled = scaling != "none"
         scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"} if scaled else {}
-        description = "VisualBackProp: where features fire, for any class"
+        description = "VisualBackProp: where features are active, for any class"
         with writing_cog(
             self.mask_path, self.grid, description, self._tags | scale, as_bytes=scaled
         ) as write:
@@ -189,7 +189,7 @@ def scene_job(image: Path, settings: MapSettings, name: str | None = None) -> Sc
     Args:
         image: A raster file.
         settings: Shared by all scenes.
-        name: Of the scene; None for the stem of the file name.
+        name: Name of the scene; None for the stem of the file name.
 
     Raises:
         DataError: The file is missing or damaged, has other bands, or is smaller than a window.

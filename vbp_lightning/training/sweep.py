@@ -108,7 +108,7 @@ class SweepSummary(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ANN401
         """Updates the summary; does nothing outside a sweep."""
-        from vbp_lightning.training.settings import give_back_freed_memory
+        from vbp_lightning.training.preparation import give_back_freed_memory
 
         if config.hydra.mode.name == "MULTIRUN":
             write_summary(Path(config.hydra.sweep.dir))

@@ -16,8 +16,8 @@ from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
+from vbp_lightning.explaining.options import Scale, check_options
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
-from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
@@ -212,6 +212,6 @@ def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
         )
     every = cfg.overwrite
     if cfg.scale == "shared":
-        # One more scene changes the scale of all, and so do maps of several runs.
+        # The shared scale changes with an added scene; maps of several runs differ in it.
         every |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
     return [job for job, state in zip(jobs, states, strict=True) if every or state != "done"]

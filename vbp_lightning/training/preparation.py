@@ -1,4 +1,4 @@
-"""The settings of a run: values for ``auto``, and the stored config."""
+"""What precedes training: values for ``auto``, the stored config, the process settings."""
 
 import ctypes
 import gc
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vbp_lightning.cli import FAILURE_FILE, leave_disk_errors_to_the_main_thread
+from vbp_lightning.cli import FAILURE_FILE, silence_disk_errors_of_threads
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models.format import FORMAT
@@ -125,7 +125,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    leave_disk_errors_to_the_main_thread()
+    silence_disk_errors_of_threads()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning's own use of a deprecated torch function
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
