@@ -13,7 +13,6 @@ calls after a warm-up, from CUDA events.
 import argparse
 import copy
 import importlib.util
-import logging
 import os
 import resource
 import signal
@@ -22,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from functools import cache, partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -272,13 +271,13 @@ def lightning(model, data, o):
 
 
 def training(architecture, o):
-    """Training steps of 64 tiles a second, medians of three."""
+    """Training steps of 64 tiles a second, medians of three rounds."""
 
     def model():
         return RoadClassifier(architecture, mean=[110.0] * 3, std=[45.0] * 3).to(o.device)
 
     def median(call):
-        return attempt(lambda: f"{statistics.median(call() for _ in range(3)):.1f}")
+        return attempt(lambda: f"{statistics.median(call() for _ in range(o.rounds)):.1f}")
 
     batch = random_tiles(64, o.device), torch.arange(64, device=o.device) % 2
     for name, changed in (("", lambda net: net), (", torch.compile", torch.compile)):
@@ -286,6 +285,7 @@ def training(architecture, o):
         loop = partial(bare, net, changed(net), [batch] * o.steps, o)
         yield f"steps/s, tiles on the device{name}", median(loop)
 
+    @cache
     def data(workers):
         from vbp_lightning.data import RoadTileDataModule
 
@@ -355,6 +355,10 @@ def resumption(architecture, o):
                 env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=errors, stderr=errors,
             )  # fmt: skip
 
+    def kill(job):
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+
     def weights(name):
         if jobs[name].wait(max(10, o.deadline - time.monotonic())):
             raise RuntimeError((o.folder / f"{name}.err").read_text()[-160:])
@@ -369,20 +373,18 @@ def resumption(architecture, o):
     names = ("whole", "again", "cut")
     jobs = {name: start(name, *settings, f"hydra.run.dir={root / name}") for name in names}
     try:
-        while not (root / "cut" / "panels" / "epoch_001.png").exists():
-            if jobs["cut"].poll() is not None or time.monotonic() > o.deadline:
-                raise RuntimeError((o.folder / "cut.err").read_text()[-160:])
+        cut, seen = jobs["cut"], root / "cut" / "panels" / "epoch_001.png"
+        while cut.poll() is None and not seen.exists() and time.monotonic() < o.deadline:
             time.sleep(0.01)
-        os.killpg(jobs["cut"].pid, signal.SIGKILL)
-        killed = jobs["cut"].wait() == -signal.SIGKILL
+        kill(cut)
+        killed = cut.wait() == -signal.SIGKILL
         jobs["cut"] = start("cut", f"resume={root / 'cut'}")
         yield "two runs of one seed, 2 workers", attempt(partial(difference, "again"))
         name = "killed and resumed" if killed else "ended before it was killed, and resumed"
         yield f"{name}, 2 workers", attempt(partial(difference, "cut"))
     finally:
         for job in jobs.values():
-            if job.poll() is None:
-                os.killpg(job.pid, signal.SIGKILL)
+            kill(job)
 
 
 # A failed capture may disturb what follows in this process, so `graphs` is nearly the last.
@@ -398,8 +400,9 @@ def print_rows(name, o):
             raise TimeoutError("the time is up")
         for row, text in PARTS[name](architecture, o):
             rows.setdefault(row, {})[architecture] = text
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return f"{(torch.cuda.max_memory_allocated() if cuda else peak) / (1 << 30):.2f} GiB"
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = torch.cuda.max_memory_allocated() if cuda else kibibytes * 1024
+        return f"{peak / (1 << 30):.2f} GiB"
 
     ends = {}
     for architecture in ARCHITECTURES:
@@ -420,12 +423,12 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no part begins")
     given = parser.parse_args()
-    small = {"tiles": 2, "counts": (1, 4), "repeats": 3, "steps": 6, "workers": (0, 2)}
-    large = {"tiles": 64, "counts": (1, 64, 1024), "repeats": 30, "steps": 100}
-    sizes = small if given.quick else large | {"workers": (0, 2, 4)}
-    sizes |= {"scene": 192, "side": 512} if given.quick else {"scene": 576, "side": 4096}
+    small = {"tiles": 2, "counts": (1, 4), "repeats": 3, "steps": 6, "rounds": 1}
+    large = {"tiles": 64, "counts": (1, 64, 1024), "repeats": 30, "steps": 100, "rounds": 3}
+    sizes = small | {"scene": 192, "side": 512, "workers": (0, 2)}
+    if not given.quick:
+        sizes = large | {"scene": 576, "side": 4096, "workers": (0, 4)}
     device, end = torch.device(given.device), time.monotonic() + 60 * given.minutes
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.manual_seed(0)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"| {where}, torch {torch.__version__} | {' | '.join(ARCHITECTURES)} |")
