@@ -417,6 +417,7 @@ def print_rows(name, o):
 
 def main():
     """Prints the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no run is left behind
     parser = argparse.ArgumentParser(description="Prints one table of what a CUDA card does.")
     parser.add_argument("parts", nargs="*", choices=list(PARTS), help="all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
