@@ -150,3 +150,25 @@ def test_blocks_of_a_moved_image_are_used(tmp_path, model):
     again = scene_job(moved / "a.tif", settings)
     again.prepare()
     assert again.store.missing() == []
+
+
+def test_an_image_that_changes_while_it_is_mapped_is_not_written(tmp_path, model, monkeypatch):
+    """The other scenes are."""
+    paths = [scene(tmp_path / "2020"), scene(tmp_path / "2021")]
+    paths[1] = paths[1].rename(tmp_path / "2021" / "b.tif")
+    compute = SceneJob.compute
+
+    def then_replace(job, mapper, block):
+        compute(job, mapper, block)
+        if job.name == "a" and block == job.store.blocks[0]:
+            scene(tmp_path / "2020", seed=1)
+
+    monkeypatch.setattr(SceneJob, "compute", then_replace)
+    errors = []
+    jobs = make_maps(paths, tmp_path / "out", model, errors=errors)
+    assert errors == [f"{paths[0]}: changed while it was mapped (input): map it again"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "b_probability.tif",
+        "b_visual_backprop.tif",
+    ]
+    assert jobs[1].state() == "done"

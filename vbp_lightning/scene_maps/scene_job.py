@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import Fingerprint, fingerprint
 from vbp_lightning.data.imagery.raster import Reading
@@ -106,9 +107,7 @@ class SceneJob:
         Raises:
             DataError: A file cannot be read.
         """
-        stored = self.store.tags() or tags_of(self.mask_path)
-        known = Fingerprint(stored.get(_CONTENT, ""), stored.get(_FILES, ""))
-        return fingerprint(self.image, known)
+        return fingerprint(self.image, _known(self.store.tags() or tags_of(self.mask_path)))
 
     def state(self) -> Literal["done", "other", "none"]:
         """``other`` if a map of another image or other settings exists, ``done`` if both fit."""
@@ -166,6 +165,17 @@ class SceneJob:
         with self.opened() as read:
             self.store.write(block, block_maps(mapper, read, self.grid.shape, block))
 
+    def check_image(self) -> None:
+        """Deletes the blocks if the image is not the one that they were begun with.
+
+        Raises:
+            DataError: It is another one, or cannot be read.
+        """
+        known = _known(self.store.tags())
+        if fingerprint(self.image, known).content != known.content:
+            self.store.remove()
+            raise DataError(f"{self.image}: changed while it was mapped (input): map it again")
+
     @contextmanager
     def opened(self) -> Iterator[ReadPixels]:
         """Opens the image; yields a function that reads its windows with nodata pixels filled.
@@ -182,8 +192,6 @@ class SceneJob:
 
     def write(self, limits: Range | None) -> None:
         """Writes both rasters from the stored blocks, which must be complete, and deletes them.
-
-        The tags are those of the blocks, also if the image is replaced in the meantime.
 
         Args:
             limits: Range of the VisualBackProp mask; None if it holds no value.
@@ -221,6 +229,10 @@ class SceneJob:
             "INPUTS": repr(inputs),
             _CONTENT: self.fingerprint.content,
         }
+
+
+def _known(tags: Mapping[str, str]) -> Fingerprint:
+    return Fingerprint(tags.get(_CONTENT, ""), tags.get(_FILES, ""))
 
 
 def stretched(mask: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
