@@ -8,10 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, print_error
+from vbp_lightning.cli import FAILURE_FILE, end_with, print_error
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.folder import claimed, finished_metrics
-from vbp_lightning.training.resumption import expand_resume
+from vbp_lightning.training.folder import claimed, finished_metrics, is_first_process
+from vbp_lightning.training.resumption import expand_resume, refuse_other_settings
 
 
 def train(cfg: DictConfig) -> float:
@@ -56,8 +56,11 @@ def main(cfg: DictConfig) -> float | None:
     try:
         with claimed(run_dir):
             done = finished_metrics(run_dir)
+            if is_first_process():
+                refuse_other_settings(cfg, run_dir, is_done=done is not None)
             if done is None:
                 return train(cfg)
+            (run_dir / FAILURE_FILE).unlink(missing_ok=True)
             print(f"{run_dir} is done: nothing to do")
             from vbp_lightning.training.predictions import optimized_value
 

@@ -266,7 +266,7 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
         {"CHECKPOINT_SHA256": "abc", "MODE": "seamless"},
     )  # fmt: skip
     job = scene_job(paths[1], settings)
-    job.store.prepare()
+    job.prepare()
     assert 0 not in job.store.missing()
     assert job.store.missing()
     assert done.stat().st_mtime_ns == before
@@ -307,13 +307,13 @@ def test_blocks_of_other_settings_are_deleted(tmp_path, model):
     )  # fmt: skip
     changed = scene_job(path, other)
     assert changed.state() == "other"
-    job.store.prepare()
+    job.prepare()
     (job.store.folder / "0_0.npz").write_bytes(b"old")
-    changed.store.prepare()
+    changed.prepare()
     assert changed.store.missing() == [0]
     (changed.store.folder / "0_0.npz").write_bytes(b"old")
-    changed.store.prepare()
+    changed.prepare()
     assert changed.store.missing() == []
     larger = scene_job(path, replace(other, block=256))
-    larger.store.prepare()
+    larger.prepare()
     assert larger.store.missing() == [0]

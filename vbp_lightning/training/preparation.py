@@ -16,10 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from vbp_lightning.cli import FAILURE_FILE, silence_disk_errors_of_threads
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
-from vbp_lightning.models.format import FORMAT
 from vbp_lightning.training.folder import is_first_process
 from vbp_lightning.training.predictions import optimized_value
-from vbp_lightning.training.resumption import STORED_CONFIG
+from vbp_lightning.training.resumption import STORED_CONFIG, asked_settings
 
 # constants of glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -106,8 +105,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, ``optimized_metric`` is unknown, or the folder
-            holds a run with other settings.
+        UserError: A sweep asks for several devices, or ``optimized_metric`` is unknown.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -119,10 +117,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             " submitit_slurm, or start each run by itself"
         )
     optimized_value(None, cfg.optimized_metric)
+    settings = asked_settings(cfg)
     chosen = resolve_auto_settings(cfg)
-    for key in ("root", "split_file"):
-        if cfg.data.get(key) is not None:
-            cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
     silence_disk_errors_of_threads()
@@ -132,19 +128,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     # the batches of the report hold every tile: there is no last batch to drop
     warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     if is_first_process():
-        _store(cfg, run_dir)
+        settings = {**settings, **OmegaConf.to_container(cfg), "resume": None}  # type: ignore[dict-item]
+        with replacing(run_dir / STORED_CONFIG) as temporary:
+            OmegaConf.save(OmegaConf.create(settings), temporary)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
         print(f"Run: {run_dir}\nUsing {chosen}", flush=True)
-
-
-def _store(cfg: DictConfig, run_dir: Path) -> None:
-    # references to the run's own folder stay references, so that the folder may be moved
-    settings = OmegaConf.to_container(cfg) | {"format": FORMAT, "resume": None}  # type: ignore[operator]
-    stored = run_dir / STORED_CONFIG
-    if stored.is_file() and cfg.resume is None and OmegaConf.load(stored) != settings:
-        raise UserError(
-            f"{run_dir}: holds a run with other settings (hydra.run.dir, hydra.sweep.dir);"
-            f" choose another folder, or continue that run with resume={run_dir}"
-        )
-    with replacing(stored) as temporary:
-        OmegaConf.save(OmegaConf.create(settings), temporary)

@@ -143,6 +143,7 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
         "CONTEXT": context_note(classifier.hparams["context"]),
         "UPSAMPLING": cfg.upsampling.name,
         "MASK_SCALE": cfg.scale,
+        "PRECISION": str(cfg.trainer.precision),
         "THRESHOLD": f"{float(classifier.threshold):.6f}",
     }
     if cfg.mode == "tiles":
@@ -203,13 +204,11 @@ def _jobs(
 
 def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
     """The scenes whose maps have to be computed."""
+    conflicts = [conflict for job in jobs if (conflict := job.conflict())]
+    if conflicts and not cfg.overwrite:
+        remedy = " (output): give another folder, or overwrite=true"
+        raise UserError(*(conflict + remedy for conflict in conflicts))
     states = [job.state() for job in jobs]
-    others = [job for job, state in zip(jobs, states, strict=True) if state == "other"]
-    if others and not cfg.overwrite:
-        raise UserError(
-            f"{others[0].probability_path}: exists already and belongs to another checkpoint or"
-            " other settings (output): give another folder, or overwrite=true"
-        )
     every = cfg.overwrite
     if cfg.scale == "shared":
         # The shared scale changes with an added scene; maps of several runs differ in it.
