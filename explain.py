@@ -1,4 +1,4 @@
-"""Shows why a network decides as it does, and what it has learned: ``python explain.py --help``."""
+"""Explains the decisions of a network and what it has learned: ``python explain.py --help``."""
 
 import hydra
 from hydra.utils import instantiate

@@ -8,9 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, one_line_errors
+from vbp_lightning.cli import FAILURE_FILE, end_with, one_line_errors
 from vbp_lightning.training.folder import claimed, finished_metrics, is_first_process
-from vbp_lightning.training.resumption import expand_resume, is_extended
+from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
 
 
 def train(cfg: DictConfig) -> float:
@@ -20,15 +20,16 @@ def train(cfg: DictConfig) -> float:
 
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
+    from vbp_lightning.training.data import build_data
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
+    from vbp_lightning.training.preparation import SettingsOfResumedRun, prepare_run
     from vbp_lightning.training.report import report_end, report_start
-    from vbp_lightning.training.settings import SettingsOfResumedRun, prepare_run
 
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     prepare_run(cfg, run_dir)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = instantiate(cfg.data, _convert_="all")
+    datamodule = build_data(cfg, run_dir)
     if cfg.check:
         if is_first_process():
             check_data(datamodule, run_dir, cfg.seed)
@@ -56,8 +57,11 @@ def main(cfg: DictConfig) -> float | None:
     try:
         with claimed(run_dir):
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
+            if is_first_process():
+                refuse_other_settings(cfg, run_dir, is_done=done is not None)
             if done is None:
                 return train(cfg)
+            (run_dir / FAILURE_FILE).unlink(missing_ok=True)
             print(f"{run_dir} is done: nothing to do")
             from vbp_lightning.training.predictions import optimized_value
 

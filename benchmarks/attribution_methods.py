@@ -1,7 +1,7 @@
 """The cost of each attribution method per tile, as a multiple of one forward pass.
 
 Times an eager float32 forward pass of each road network (eval mode, no gradients) and every method
-with its settings of ``conf/methods``, interleaved in one process, and compares medians. The forward
+with its settings in ``conf/method``, interleaved in one process, and compares medians. The forward
 passes of the methods are included.
 
     python benchmarks/attribution_methods.py [repeats]
@@ -89,7 +89,7 @@ def ratios(architecture: Architecture, count: int, repeats: int) -> tuple[float,
                 continue
             start = time.perf_counter()
             call()
-            if repeat > 0:  # the first warms up
+            if repeat > 0:  # the first call is a warm-up
                 times[name].append((time.perf_counter() - start) / sizes[name])
     medians = {name: statistics.median(each) for name, each in times.items()}
     plain = medians.pop("forward")

@@ -36,15 +36,15 @@ def tiles_of(mark: int) -> tuple[Tensor, npt.NDArray[np.bool_], Pixels]:
     data.setup()
     chosen = [tile for tile in data.tiles_of("val") if tile.label != Label.IGNORED]
     is_road = np.array([tile.label == Label.ROAD for tile in chosen])
-    return data.read_tiles(chosen), is_road, data.read_masks(chosen).numpy()
+    return data.read_tiles(chosen), is_road, data.read_road_masks(chosen).numpy()
 
 
 @torch.no_grad()
 def balanced_accuracy(model: RoadClassifier, tiles: Tensor, is_road: npt.NDArray[np.bool_]) -> str:
     """Balanced accuracy at the network's threshold, with the accuracy of each class."""
     logits = torch.cat([model(part) for part in torch.split(tiles, BATCH)])
-    says_road = logits[:, 0].sigmoid().numpy() >= float(model.threshold)
-    right = [(says_road == is_road)[is_road == label].mean() for label in (True, False)]
+    predicted = logits[:, 0].sigmoid().numpy() >= float(model.threshold)
+    right = [(predicted == is_road)[is_road == label].mean() for label in (True, False)]
     return f"{np.mean(right):.3f}  (road {right[0]:.3f}, non-road {right[1]:.3f})"
 
 
@@ -63,13 +63,13 @@ def report(checkpoint: str) -> None:
         "symmetric VisualBackProp": SymmetricVisualBackProp(model),
     }
     for name, method in methods.items():
-        for kind, tiles in (("with", marked), ("without", plain)):
+        for variant, tiles in (("with", marked), ("without", plain)):
             maps = positive_part(method.attribute(tiles[chosen], 1)[:, 0].numpy())
             for what, where in (("marks", marks[chosen]), ("roads", roads[chosen])):
                 mass = relevance_mass(maps, where).mean()
                 precision = average_precision(maps, where).mean()
                 print(
-                    f"{name}, {kind} the mark: {what} ({where.mean():.3f} of the pixels) hold "
+                    f"{name}, {variant} the mark: {what} ({where.mean():.3f} of the pixels) hold "
                     f"{mass:.3f} of the relevance, average precision {precision:.3f}"
                 )
 

@@ -118,7 +118,7 @@ def shift_sensitivity(run: Path) -> float:
     """
     model = RoadClassifier.load_from_checkpoint(run / "checkpoints/best.ckpt", map_location="cpu")
     model.eval()
-    data = own_data(model)
+    data = own_data(model, {})
     tiles = list(data.tiles_of("test"))
     tiles = tiles[:: max(1, len(tiles) // SHIFTED)]
     logits = []

@@ -37,7 +37,7 @@ from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
 from vbp_lightning.data.tiles.dataset import crops
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.store import SceneStore
-from vbp_lightning.training.settings import keep_freed_memory
+from vbp_lightning.training.preparation import keep_freed_memory
 
 SIZE = 8192
 REPEATS = 7
@@ -82,7 +82,7 @@ def write(path: Path, bands: np.ndarray, transform: Affine = CORNER) -> Path:
 
 
 def picture(rng: np.random.Generator) -> np.ndarray:
-    """Slow waves with noise, which compress about as well as aerial imagery."""
+    """Waves of low frequency with noise, which compress about as well as aerial imagery."""
     rows, cols = np.mgrid[0:SIZE, 0:SIZE]
     waves = 90 + 60 * np.sin(rows / 91) * np.cos(cols / 73)
     return (
@@ -144,10 +144,10 @@ def tiles(folder: Path) -> None:
             module.setup()
             taken.setdefault(("setup", stride), []).append(time.perf_counter() - start)
             count = len(module.tiles_of("val"))
-            for _ in module.evaluation_dataloader("val"):
+            for _ in module.predict_dataloader(["val"])[0]:
                 pass
             start = time.perf_counter()
-            for _ in module.evaluation_dataloader("val"):
+            for _ in module.predict_dataloader(["val"])[0]:
                 pass
             again = (time.perf_counter() - start) / count * 1e6
             taken.setdefault(("again", stride), []).append(again)
@@ -155,7 +155,7 @@ def tiles(folder: Path) -> None:
     print(f"bare read of {SIZE} × {SIZE} × 3: {read:.2f} s")
     for stride, limit in strides.items():
         ours, setup, again = (
-            statistics.median(taken[kind, stride]) for kind in ("read", "setup", "again")
+            statistics.median(taken[what, stride]) for what in ("read", "setup", "again")
         )
         print(
             f"stride {stride}: all tiles {ours / read:.2f} times that (limit {limit}), with mask, "
@@ -205,12 +205,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 def memory(folder: Path) -> None:
     """Peak memory on a sparse data set of 20 GiB with the default budget of 2 GiB."""
     size, scenes = 27_000, 10
-    for kind, count in (("images", 3), ("masks", 1)):
-        (folder / kind).mkdir()
+    for name, count in (("images", 3), ("masks", 1)):
+        (folder / name).mkdir()
         for number in range(scenes):
             place = Affine(0.5, 0, 1e5 + 2e4 * number, 0, -0.5, 5e6)
             with rasterio.open(
-                folder / kind / f"{number}.tif",
+                folder / name / f"{number}.tif",
                 "w",
                 count=count,
                 height=size,
@@ -220,7 +220,7 @@ def memory(folder: Path) -> None:
                 **PROFILE,
             ) as raster:
                 block = np.full((count, 512, 512), 255, np.uint8)
-                if kind == "images":
+                if name == "images":
                     block = np.random.default_rng(number).integers(0, 255, block.shape, np.uint8)
                 raster.write(block, window=Window(0, 0, 512, 512))
     start = time.perf_counter()

@@ -117,7 +117,7 @@ def speed(repeats: int) -> None:
             f" {ratio:7.2f} | {SIDE**2 / 1e6 / times['both maps']:6.2f}",
             flush=True,
         )
-    print(f"wanted: speedup at least {MIN_SPEEDUP}, ratio at most {MAX_RATIO}")
+    print(f"required: speedup at least {MIN_SPEEDUP}, ratio at most {MAX_RATIO}")
 
 
 def whole_job(side: int, architecture: str) -> None:
@@ -162,7 +162,7 @@ def memory(sides: list[int]) -> None:
     for architecture in ("strided", "maxpool"):
         for side in sides:
             subprocess.run([sys.executable, __file__, "job", str(side), architecture], check=True)
-    print(f"wanted: at most {MAX_MEMORY} GiB, and the largest {MAX_GROWTH} times the smallest")
+    print(f"required: at most {MAX_MEMORY} GiB, and the largest {MAX_GROWTH} times the smallest")
 
 
 if __name__ == "__main__":

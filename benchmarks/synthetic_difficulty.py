@@ -1,4 +1,4 @@
-"""Difficulty of the procedural scenes: test AUROC by colour alone, and of the two CNNs.
+"""Difficulty of the procedural scenes: test AUROC by colour only, and of the two CNNs.
 
     python benchmarks/synthetic_difficulty.py --seeds 0 1 2 --networks strided maxpool
 

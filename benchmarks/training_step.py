@@ -9,7 +9,6 @@ is the ratio of the medians.
 import statistics
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -88,8 +87,7 @@ def main() -> None:
     """Prints the ratio for both networks."""
     with tempfile.TemporaryDirectory() as folder:
         data = RoadTileDataModule(
-            source=partial(SyntheticScenes, scenes=8, size=576),
-            root=Path(folder) / "scenes",
+            SyntheticScenes(Path(folder) / "scenes", scenes=8, size=576),
             tiles_per_epoch=STEPS * 64,
             batch_size=64,
         )

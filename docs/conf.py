@@ -1,6 +1,7 @@
 """Settings of the documentation site: ``make docs`` builds it in ``docs/_build/html``."""
 
 import pkgutil
+import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -22,10 +23,11 @@ exclude_patterns = ["_build", "slides.md"]  # the slides are a talk: `make slide
 nitpick_ignore_regex = [  # types of other libraries: their documentation is not linked
     (
         r"py:.*",
-        r"(affine|argparse|collections|concurrent|hydra|lightning|matplotlib|numpy|omegaconf|pandas"
-        r"|pathlib|PIL|pydantic|pyproj|pytorch_lightning|rasterio|rich|shapely|torch|torchmetrics"
-        r"|geopandas|typing)\..*",
+        r"(affine|argparse|collections|concurrent|contextlib|geopandas|hydra|lightning|matplotlib"
+        r"|numpy|omegaconf|pandas|pathlib|pd|PIL|pydantic|pydantic_core|pyproj|pytorch_lightning"
+        r"|rasterio|rich|shapely|torch|torchmetrics|typing)\..*",
     ),
+    (r"py:class", r"Table"),  # of rich, imported for type checking only
     (r"py:.*", r"vbp_lightning\..*\._\w+"),  # private type variables in signatures
 ]
 
@@ -38,6 +40,8 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # an attribute may also be described in the docstring of its class
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"vbp_lightning {release}"
 
 
@@ -69,7 +73,19 @@ def keep_first_line(_app: Sphinx, what: str, _name: str, *rest: object) -> None:
         lines[:0] = ["..", ""]  # an empty comment
 
 
+_CONSTRAINED = re.compile(
+    r"~?(?:typing\.)?Annotated\[([\w.~]+)(?:, [\w.~]+\((?:[^()]|\([^()]*\))*\))+\]"
+)
+
+
+def without_constraints(*event: object) -> tuple[str | None, object] | None:
+    """Shows settings with plain types, without the objects that hold their ranges."""
+    *_, signature, result = event
+    return (_CONSTRAINED.sub(r"\1", signature), result) if isinstance(signature, str) else None
+
+
 def setup(app: Sphinx) -> None:
     """Writes the pages of the API before Sphinx looks for pages."""
     write_api_pages(Path(app.srcdir) / "api")
     app.connect("autodoc-process-docstring", keep_first_line, priority=400)
+    app.connect("autodoc-process-signature", without_constraints)

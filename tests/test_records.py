@@ -1,4 +1,4 @@
-"""Records: what they take, and one line for everything that they do not."""
+"""Records: accepted values, and one error line for each other value."""
 
 from collections.abc import Mapping
 from math import inf, nan

@@ -1,4 +1,7 @@
-"""How both programs end and show progress. Imports quickly: ``--help`` needs this module."""
+"""Error output, exit codes and progress bars of both programs.
+
+The module imports quickly, since ``--help`` needs it.
+"""
 
 import errno
 import logging
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 _SHORT_ERRORS = (CompactHydraException, OmegaConfBaseException)
 
 FAILURE_FILE = "failed.txt"
-"""In the folder of a failed job of a sweep: the error."""
+"""The file with the error, in the folder of a failed job of a sweep."""
 
 STORED_CONFIG = Path(".hydra") / "run.yaml"
 """The settings of a run, without ``auto`` values, inside its folder."""
@@ -44,7 +47,14 @@ _DISK_ERRORS = (
 
 
 def explain_failure(error: BaseException) -> UserError | None:
-    """An error that the user can correct, or None for an error of the program."""
+    """Converts an exception to an error that the user can correct.
+
+    Args:
+        error: The exception that ended the program.
+
+    Returns:
+        The error to print; None if ``error`` is an error of the program.
+    """
     if isinstance(error, UserError):
         return error
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -94,8 +104,8 @@ def _continuation() -> str:
     return f"continue with resume={_run_dir() or 'RUN_DIR'}"
 
 
-def leave_disk_errors_to_the_main_thread() -> None:
-    """Prints no traceback when a disk error ends TensorBoard's writing thread.
+def silence_disk_errors_of_threads() -> None:
+    """Suppresses the traceback when a disk error ends TensorBoard's writing thread.
 
     The next use of the writer raises the same error in the main thread, which prints one line.
     """
@@ -155,7 +165,9 @@ def print_error(error: UserError) -> int:
 
 
 def end_with(error: BaseException) -> None:
-    """Ends a job: prints the error, one line each, and exits with 1, or 130 for an interrupt.
+    """Prints the error that ended a job, one line for each problem, and exits.
+
+    The exit code is 1, or 130 for an interrupt.
 
     A job of a sweep is marked as failed in its folder instead, and the sweep continues.
 
@@ -185,12 +197,16 @@ def end_with(error: BaseException) -> None:
         failure.write_text("\n".join(explained.lines) + "\n")
 
 
-def shown_progress(items: Iterable[Item], what: str) -> Iterable[Item]:
+def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:
     """Yields the items and shows a progress bar on standard error.
 
     Args:
-        items: The share of them that is done is shown only if their number is known.
+        items: What to iterate over. The bar shows the share that is done if their number is
+            known.
         what: The text before the bar.
+
+    Yields:
+        The items.
     """
     with progress_bar() as bar:
         yield from bar.track(items, description=what)

@@ -1,4 +1,4 @@
-"""The error that a user can correct, which needs no traceback; other errors on one line."""
+"""The exception for errors that the user can correct, and error messages on one line."""
 
 
 class UserError(Exception):
@@ -25,7 +25,7 @@ def reason(error: BaseException) -> str:
     """The message of an exception's cause, which Hydra's and rasterio's exceptions wrap.
 
     Args:
-        error: Raised from another exception or by itself.
+        error: An exception, with or without a cause.
 
     Returns:
         On one line, the message of the cause, or of the exception itself if it has none.

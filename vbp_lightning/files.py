@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     file and leaves an older ``path`` as it was.
 
     Args:
-        path: The file to write or replace; its folder is made if it is missing.
+        path: The file to write or replace; its folder is created if it is missing.
 
     Raises:
         OSError: The file cannot be written; ``filename`` is ``path``.

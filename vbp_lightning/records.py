@@ -8,10 +8,10 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import AllowInfNan, ConfigDict, Field, Strict, StrictInt, ValidationError
 from pydantic_core import ErrorDetails
 
-R = TypeVar("R")
+_R = TypeVar("_R")
 
 RECORD = ConfigDict(extra="forbid")
-"""Of every record: ``@pydantic.dataclasses.dataclass(frozen=True, config=RECORD)``."""
+"""Config of every record: ``@pydantic.dataclasses.dataclass(frozen=True, config=RECORD)``."""
 
 Number = Annotated[float, Strict(), AllowInfNan(False)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -40,11 +40,11 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an error lies.
+    """The setting that an error is about.
 
     Args:
         path: Names of the setting, from the record inwards.
-        value: What was given for it.
+        value: The given value.
         in_list: Whether the error is about an item of the value, which is a list.
         annotation: Type of the setting; None inside of free mappings.
         siblings: Names of all settings beside it.
@@ -57,7 +57,7 @@ class _Place:
     siblings: tuple[str, ...]
 
 
-def made(record: type[R], key: str, values: Mapping[str, Any]) -> tuple[R | None, list[str]]:
+def made(record: type[_R], key: str, values: Mapping[str, Any]) -> tuple[_R | None, list[str]]:
     """Makes a record, or says why it cannot be made.
 
     Args:
@@ -87,9 +87,9 @@ def error_lines(
 
     Args:
         key: Config key of the record, such as ``data``; empty for settings at the top level.
-        error: What pydantic raised.
+        error: The exception that pydantic raised.
         record: The class of the record, a pydantic dataclass or model.
-        values: What the record was to be made of.
+        values: The settings that the record was to be made from.
 
     Returns:
         Lines such as ``data.batch_size=0: must be at least 1``.
@@ -100,14 +100,15 @@ def error_lines(
         found.setdefault(place.path, []).append((place, detail))
     lines: list[str] = []
     for path, details in found.items():
-        # Where one alternative of a type was meant, as its inner errors show, the others are none.
+        # Errors inside one alternative of a union show that this one was meant; those of the
+        # other alternatives are dropped.
         if not any(other[: len(path)] == path and other != path for other in found if path):
             lines += _lines(key, details)
     return lines
 
 
 def _place(detail: ErrorDetails, record: Any, values: Mapping[str, Any]) -> _Place:  # noqa: ANN401
-    """Follows an error's location; names of types, which pydantic adds for unions, are left out."""
+    """Follows an error's location, without the names of types that pydantic adds for unions."""
     path: list[str] = []
     value: Any = values
     annotation, fields = record, record.__pydantic_fields__

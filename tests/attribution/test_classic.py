@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from tests.helpers.nets import NETS, AlexNet, road, seasoned
+from tests.helpers.nets import NETS, AlexNet, randomised, road
 from vbp_lightning.attribution import (
     Cam,
     DeconvNet,
@@ -340,7 +340,7 @@ def test_cam_averages_to_the_score():
     assert torch.allclose(Cam(model).attribute(x, 0), -expected.detach(), atol=1e-10)
 
 
-@pytest.mark.parametrize("model", [road(), seasoned(AlexNet())], ids=["hidden", "alexnet"])
+@pytest.mark.parametrize("model", [road(), randomised(AlexNet())], ids=["hidden", "alexnet"])
 def test_cam_is_refused_for_other_heads(model):
     with pytest.raises(UnsupportedNetworkError, match=r"model\.head=gap"):
         Cam(model).attribute(images(1))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import images, seasoned
+from tests.helpers.nets import images, randomised
 from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp, fusing
 
 
 def chain():
-    return seasoned(
+    return randomised(
         nn.Sequential(
             nn.BatchNorm2d(3),
             nn.ReLU(inplace=True),
@@ -95,7 +95,7 @@ def test_chunks_make_no_difference(monkeypatch):
         lambda net: setattr(net[2][1], "eps", 0.5),
         lambda net: net[4][0].bias.data.add_(0.3),
         lambda net: setattr(net[4][0], "bias", None),
-        lambda net: net[4].__setitem__(0, seasoned(nn.Conv2d(4, 6, 5, padding=2), seed=5)),
+        lambda net: net[4].__setitem__(0, randomised(nn.Conv2d(4, 6, 5, padding=2), seed=5)),
         lambda net: net.__setitem__(3, nn.MaxPool2d(3)),
         lambda net: net[8].weight.data.neg_(),
     ],
@@ -170,7 +170,7 @@ def test_nested_containers_are_fused(runs):
 def test_parametrised_and_reshaping_convolutions_run_unchanged():
     net = chain()
     nn.utils.parametrizations.weight_norm(net[2][0])
-    net[4][0] = seasoned(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
+    net[4][0] = randomised(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
     reference = VisualBackProp(net, fuse=False).attribute(images(3))
     torch.testing.assert_close(VisualBackProp(net).attribute(images(3)), reference)
 
@@ -203,7 +203,7 @@ def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
             features = self.conv(inputs)
             return self.relu(self.body(features) + features).mean((2, 3))
 
-    agree(VisualBackProp(seasoned(PreActivation())))
+    agree(VisualBackProp(randomised(PreActivation())))
 
 
 def test_preparation_is_watched_once_and_its_size_always():

@@ -10,7 +10,7 @@ from captum.attr import LRP as CaptumLrp
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import nn
 
-from tests.helpers.nets import NETS, road, seasoned
+from tests.helpers.nets import NETS, randomised, road
 from vbp_lightning.attribution import Lrp, UnsupportedNetworkError
 from vbp_lightning.models import RoadNetwork
 
@@ -148,7 +148,7 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
             y += x
             return self.out(self.relu(y).flatten(1))
 
-    net = seasoned(Net()).double()
+    net = randomised(Net()).double()
     if negative:
         net.bn.weight.data.neg_()
     x = torch.randn(1, 2, 3, 3, dtype=torch.float64)
@@ -288,7 +288,7 @@ def detached(x):
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_what_has_no_rule_is_refused_by_name(act, reason):
+def test_operations_without_a_rule_are_refused_by_name(act, reason):
     torch.manual_seed(0)
     model = Odd(act)
     with pytest.raises(UnsupportedNetworkError, match=reason):

@@ -36,8 +36,8 @@ def taps(layer: nn.Module, above: Size, below: Size) -> list[tuple[Size, Size]]:
 def path_sum(net: nn.Sequential, image: Tensor) -> Tensor:
     """Σ over paths of positions and channels of Π of the activations on them, over Π of widths.
 
-    From every position and channel at the top, every way down through the windows is followed to
-    the input, one at a time, multiplying the ReLU outputs that it meets.
+    From every position and channel of the last map, each path through the windows to the input is
+    followed separately, and the ReLU outputs on it are multiplied.
     """
     features = image[None]
     links, activations, sizes = [], [], [features.shape[-2:]]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.helpers.nets import Block, images, seasoned
+from tests.helpers.nets import Block, images, randomised
 from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
 
 
@@ -245,7 +245,7 @@ def test_a_map_that_does_not_depend_on_the_input_is_refused():
 
 def test_residual_main_path_has_the_most_convolutions():
     """The mask of a block is that of its main path; the shortcut only adds to the activations."""
-    net = seasoned(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Block(4, 6, 2))).double()
+    net = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Block(4, 6, 2))).double()
     block = net[2]
     mask = VisualBackProp(net, fuse=False).attribute(images().double(), normalize=False)
     with torch.no_grad():

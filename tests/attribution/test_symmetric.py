@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import seasoned
+from tests.helpers.nets import randomised
 from vbp_lightning.attribution import SymmetricVisualBackProp, VisualBackProp
 
 
 def small_net():
     torch.manual_seed(0)
-    return seasoned(
+    return randomised(
         nn.Sequential(
             nn.Conv2d(3, 4, 1), nn.ReLU(),
             nn.Conv2d(4, 5, 3, 2, 1), nn.ReLU(),
@@ -62,8 +62,8 @@ def test_a_single_rotation_step_by_step():
         return values
 
     product = torch.ones(3, 1, 24, 24)
-    for kind in (0, 1):
-        product *= doubled(doubled(averages[1][kind]) * averages[0][kind])
+    for factor in (0, 1):
+        product *= doubled(doubled(averages[1][factor]) * averages[0][factor])
     low, high = product.amin((2, 3), keepdim=True), product.amax((2, 3), keepdim=True)
     torch.testing.assert_close(mask, (product - low) / (high - low), atol=1e-5, rtol=1e-4)
 

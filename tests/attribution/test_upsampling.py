@@ -1,4 +1,4 @@
-"""The upsamplings: what stays flat, what stays in place, and each one written out again."""
+"""The upsamplings: flat maps, positions, and each one implemented a second time."""
 
 from unittest.mock import patch
 

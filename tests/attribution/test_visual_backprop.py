@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers.nets import NETS, ResNet, road, seasoned
+from tests.helpers.nets import NETS, ResNet, randomised, road
 from vbp_lightning.attribution import UPSAMPLINGS, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.errors import UserError
 
@@ -66,8 +66,8 @@ def test_raw_masks_of_a_batch_are_those_of_its_samples(net, upsampling):
 def test_samples_of_very_different_brightness_are_independent(net):
     method = VisualBackProp(net)
     alone = method.attribute(tiles(1))
-    mates = torch.cat([tiles(1), 1e6 * tiles(1, seed=2), torch.zeros(1, 3, 96, 96)])
-    torch.testing.assert_close(method.attribute(mates)[:1], alone, rtol=1e-5, atol=1e-5)
+    batch = torch.cat([tiles(1), 1e6 * tiles(1, seed=2), torch.zeros(1, 3, 96, 96)])
+    torch.testing.assert_close(method.attribute(batch)[:1], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_training_mode_gives_the_mask_of_eval_mode(net):
@@ -210,7 +210,7 @@ def test_chain_names_the_relus():
         "block2.2",
         "block3.2",
     )
-    names = VisualBackProp(seasoned(ResNet())).chain(tiles(1)).names
+    names = VisualBackProp(randomised(ResNet())).chain(tiles(1)).names
     assert names[:3] == ("relu", "layer1.0.relu", "layer1.0.relu (2)")
     assert len(names) == 9
 

@@ -18,7 +18,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 class Spy(pl.Callback):
-    """The gradient norm of one layer at every step, by plain means."""
+    """Records the gradient norm of one layer at every step, computed independently."""
 
     def __init__(self):
         self.norms = []

@@ -43,7 +43,7 @@ def write() -> Callable[..., Path]:
 
 @dataclass(frozen=True)
 class ListedScenes:
-    """A source that was told its scenes."""
+    """A layout whose scenes are given."""
 
     scenes: tuple[Scene, ...]
 
@@ -52,7 +52,7 @@ class ListedScenes:
 
 
 def road_mask(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A road down the left part of a scene, a thin one along its middle, nothing on the right."""
+    """A wide road in the left part of a scene, a thin one in its middle, none on the right."""
     mask = np.zeros((height, width), np.uint8)
     left = int(rng.integers(2, 8))
     mask[:, left : left + 5] = 255
@@ -127,7 +127,7 @@ def datamodule(make_datamodule: Callable[..., RoadTileDataModule]) -> RoadTileDa
 
 @pytest.fixture
 def attach() -> Callable[..., None]:
-    """Gives a data module the progress and the place of a trainer, without one."""
+    """Attaches a stand-in for a trainer: its epoch, its rank and its number of processes."""
 
     def attached(
         datamodule: RoadTileDataModule, rank: int = 0, world_size: int = 1, epoch: int = 0

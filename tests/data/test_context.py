@@ -12,7 +12,7 @@ from vbp_lightning.explaining.image_inputs import CutImages
 
 
 def padded_scene(datamodule, name, context):
-    """A scene as float, laid in a wide margin of what gaps hold: rounded means."""
+    """A scene as float with a wide margin that holds the fill value of nodata: rounded means."""
     scene = next(item for item in datamodule.source() if item.name == name)
     import rasterio
 
@@ -67,10 +67,10 @@ def test_road_masks_cover_the_same_pixels_as_tiles(make_datamodule):
     wide.setup()
     scene = plain.tiles_of("val")[0].tile.scene
     inner, corner = Tile(scene, 16, 32), Tile(scene, 0, 0)
-    masks = wide.read_masks([inner, corner])
-    assert torch.equal(masks[:, 8:-8, 8:-8], plain.read_masks([inner, corner]))
+    masks = wide.read_road_masks([inner, corner])
+    assert torch.equal(masks[:, 8:-8, 8:-8], plain.read_road_masks([inner, corner]))
     around = [Tile(scene, row, col) for row in (8, 24) for col in (24, 40)]
-    quarters = plain.read_masks(around).view(2, 2, 16, 16)
+    quarters = plain.read_road_masks(around).view(2, 2, 16, 16)
     assert torch.equal(masks[0], quarters.permute(0, 2, 1, 3).reshape(32, 32))
     assert not masks[1, :8].any()
     assert not masks[1, :, :8].any()

@@ -24,7 +24,7 @@ from vbp_lightning.data.tiles.tile import Label, Tile
 
 
 def on_disk(datamodule):
-    """Image, road and transform of each scene, read anew."""
+    """Image, road mask and transform of each scene, read with rasterio."""
     scenes = {}
     for scene in datamodule.source():
         with rasterio.open(scene.image) as image, rasterio.open(scene.labels) as mask:
@@ -50,7 +50,7 @@ def test_tiles_and_labels_against_the_files(datamodule):
         ]
         tiles = datamodule.tiles_of(split)
         assert [(t.tile.scene, t.tile.row, t.tile.col) for t in tiles] == corners
-        masks = datamodule.read_masks(tiles)
+        masks = datamodule.read_road_masks(tiles)
         pixels = datamodule.read_tiles(tiles)
         assert pixels.dtype == torch.float32
         assert masks.dtype == torch.bool
@@ -97,7 +97,7 @@ def test_statistics_are_those_of_the_training_pixels(datamodule):
     ).astype(np.float64)
     assert datamodule.mean == pytest.approx(pixels.mean(axis=1), rel=1e-12)
     assert datamodule.std == pytest.approx(pixels.std(axis=1), rel=1e-12)
-    assert datamodule.in_channels == 3
+    assert len(datamodule.mean) == 3
     assert all(type(value) is float for value in datamodule.mean + datamodule.std)
 
 
@@ -121,7 +121,7 @@ def test_invalid_pixels_count_nowhere(listed, make_scene):
     assert torch.equal(
         tile[:, :, 8:], torch.tensor(made.mean).round()[:, None, None].expand(3, 16, 8)
     )
-    assert made.read_masks([Tile("val", 0, 32)])[0].sum() == 4 * 16
+    assert made.read_road_masks([Tile("val", 0, 32)])[0].sum() == 4 * 16
     strict = RoadTileDataModule(listed(tuple(scenes)), tile_size=16, max_invalid=0.25)
     with pytest.raises(DataError, match="split val has no road tile"):
         strict.setup()
@@ -134,7 +134,7 @@ def test_validation_takes_labelled_tiles_once_and_evaluation_all(datamodule):
     assert set(labels.tolist()) == {0, 1}
     assert torch.equal(tiles, datamodule.read_tiles(listed))
     for split in SPLITS:
-        tiles, labels = everything(datamodule.evaluation_dataloader(split))
+        tiles, labels = everything(datamodule.predict_dataloader([split])[0])
         assert labels.tolist() == [tile.label for tile in datamodule.tiles_of(split)]
         assert torch.equal(tiles, datamodule.read_tiles(datamodule.tiles_of(split)))
         assert labels.dtype == torch.int64
@@ -142,14 +142,14 @@ def test_validation_takes_labelled_tiles_once_and_evaluation_all(datamodule):
 
 
 def test_single_tiles_of_a_dataset(datamodule):
-    dataset = datamodule.evaluation_dataloader("val").dataset
+    dataset = datamodule.predict_dataloader(["val"])[0].dataset
     tile, label = dataset[3]
     assert len(dataset) == len(datamodule.tiles_of("val"))
     assert label == datamodule.tiles_of("val")[3].label
     assert torch.equal(tile, datamodule.read_tiles(datamodule.tiles_of("val")[3:4])[0])
 
 
-def test_any_place_can_be_read(datamodule):
+def test_tiles_at_any_position_can_be_read(datamodule):
     image = on_disk(datamodule)["test1"][0]
     tile = datamodule.read_tiles([Tile("test1", 5, 61)])
     assert np.array_equal(tile[0].numpy(), image[:, 5:21, 61:77])
@@ -223,7 +223,7 @@ def test_workers_change_nothing(make_datamodule, workers):
         assert torch.equal(labels, same_labels)
 
 
-def test_worker_processes_of_the_loaders_go_on_over_epochs(make_datamodule):
+def test_worker_processes_persist_over_epochs(make_datamodule):
     alone, helped = make_datamodule(), make_datamodule(num_workers=2)
     alone.setup()
     helped.setup()
@@ -245,7 +245,7 @@ def test_processes_divide_training_and_validation(make_datamodule, attach):
             attach(single, rank, world_size, epoch=2)
             parts.append(list(single.train_dataloader()))
             val_parts.append(list(single.val_dataloader()))
-            evaluated = everything(single.evaluation_dataloader("val"))[1]
+            evaluated = everything(single.predict_dataloader(["val"])[0])[1]
             assert len(evaluated) == len(single.tiles_of("val"))
         for number, (tiles, labels) in enumerate(whole):
             assert torch.equal(torch.cat([part[number][0] for part in parts]), tiles)
@@ -256,7 +256,7 @@ def test_processes_divide_training_and_validation(make_datamodule, attach):
         assert torch.equal(torch.cat([everything(part)[1] for part in val_parts]), val[1])
 
 
-def test_scenes_are_read_once_and_files_needed_no_more(datamodule):
+def test_scenes_are_read_once_and_files_are_not_needed_afterwards(datamodule):
     for scene in datamodule.source():
         scene.image.unlink()
         scene.labels.unlink()
@@ -277,7 +277,7 @@ def test_without_a_test_split(listed, make_scene):
     made = RoadTileDataModule(listed(scenes), tile_size=16, test_fraction=0)
     made.setup()
     assert list(made.tiles_of("test")) == []
-    assert list(made.evaluation_dataloader("test")) == []
+    assert list(made.predict_dataloader(["test"])[0]) == []
 
 
 def plain(value):
@@ -288,7 +288,7 @@ def plain(value):
     return value is None or type(value) in (str, int, float, bool)
 
 
-def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
+def test_the_config_is_plain_and_rebuilds_the_data_module(tmp_path):
     made = RoadTileDataModule(
         PatternScenes(tmp_path, white_area=7), bands=(1, 2), stride=50, seed=3
     )
@@ -308,17 +308,17 @@ def test_the_config_is_plain_and_makes_the_same_again(tmp_path):
     assert elsewhere.data_config["augment"] is False
 
 
-class Listening(pl.LightningModule):
-    """Learns hardly anything, and remembers what each epoch showed it."""
+class Recording(pl.LightningModule):
+    """A model that records the tiles of each epoch; its learning rate is nearly zero."""
 
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(1, 1)
-        self.heard = {}
+        self.seen = {}
 
     def training_step(self, batch, _):
         tiles, labels = batch
-        self.heard.setdefault(self.current_epoch, []).append(
+        self.seen.setdefault(self.current_epoch, []).append(
             (tiles.double().sum().item(), labels.tolist())
         )
         return self.layer(tiles.mean(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0]).square().mean()
@@ -332,7 +332,7 @@ class Listening(pl.LightningModule):
 
 
 def fit(datamodule, epochs, tmp_path, **settings):
-    model = Listening()
+    model = Recording()
     saving = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -346,7 +346,7 @@ def fit(datamodule, epochs, tmp_path, **settings):
         **{key: value for key, value in settings.items() if key != "ckpt_path"},
     )
     trainer.fit(model, datamodule, ckpt_path=settings.get("ckpt_path"))
-    return model.heard
+    return model.seen
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -354,7 +354,7 @@ def fit(datamodule, epochs, tmp_path, **settings):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_goes_on_with_the_tiles_of_its_epoch(make_datamodule, tmp_path, workers):
+def test_a_resumed_run_continues_with_the_tiles_of_its_epoch(make_datamodule, tmp_path, workers):
     settings = {"tiles_per_epoch": 24, "num_workers": workers}
     through = fit(make_datamodule(**settings), 4, tmp_path)
     assert len({str(epoch) for epoch in through.values()}) == 4
@@ -368,9 +368,9 @@ def test_a_resumed_run_goes_on_with_the_tiles_of_its_epoch(make_datamodule, tmp_
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec")
 @pytest.mark.filterwarnings("ignore:.*overfit")
 def test_overfitting_sees_the_same_tiles_again(make_datamodule, tmp_path):
-    heard = fit(make_datamodule(), 3, tmp_path, overfit_batches=2)
-    assert len(heard[0]) == 2
-    assert heard[0] == heard[1] == heard[2]
+    seen = fit(make_datamodule(), 3, tmp_path, overfit_batches=2)
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1] == seen[2]
 
 
 CONF = Path(__file__).parents[2] / "conf"

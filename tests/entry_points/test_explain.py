@@ -165,7 +165,7 @@ def test_a_custom_model(call, alexnet, image, tmp_path):
         ("target=7", "target=7: the network knows classes 0 to 1"),
         ("preprocess.bands=[1,2]", "preprocess: 2 bands, 3 means and 3 deviations"),
         ("ckpt=some.ckpt", "give either a run's checkpoint"),
-        ("input=null", "input=null: a custom model has no data of its own"),
+        ("input=null", "input=null: the data of a custom model are not known"),
     ],
 )
 def test_errors_of_a_custom_model(call, alexnet, image, tmp_path, override, said):

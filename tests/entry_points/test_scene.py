@@ -1,5 +1,7 @@
 """``python explain.py task=scene``, end to end on an untrained network."""
 
+import shutil
+
 import numpy as np
 import pytest
 import rasterio
@@ -105,6 +107,59 @@ def test_maps_with_a_shared_scale_are_computed_again_when_a_scene_is_added(call,
     finished = call("explain.py", *here, "quick_look=false", "scale=each")
     assert finished.returncode == 1
     assert "overwrite=true" in finished.stderr
+
+
+def test_maps_of_another_scene_of_the_same_name_are_refused_by_name(call, here, tmp_path):
+    options = [each for each in here if not each.startswith("input=")] + ["quick_look=false"]
+    first = tmp_path / "2020" / "a.tif"
+    second = tmp_path / "2021" / "a.tif"
+    for path in (first, second):
+        path.parent.mkdir()
+        shutil.copyfile(tmp_path / "scenes" / "a.tif", path)
+    with rasterio.open(second, "r+") as raster:
+        raster.write(raster.read() // 2)
+
+    def mapped(image, *more):
+        return call("explain.py", *options, f"input={image}", *more)
+
+    def written():
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "maps").iterdir()}
+
+    assert mapped(first).returncode == 0
+    before = written()
+    refused = mapped(second)
+    assert refused.returncode == 1
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert f"shows {first}, which is not {second} (output)" in line
+    assert "overwrite=true" in line
+    assert written() == before
+    moved = tmp_path / "moved" / "a.tif"
+    shutil.copytree(first.parent, moved.parent)
+    shutil.rmtree(first.parent)
+    again = mapped(moved)
+    assert again.returncode == 0
+    assert written() == before
+
+    assert mapped(second, "overwrite=true").returncode == 0
+    assert mapped(second, "output=fresh").returncode == 0
+    for name in ("a_probability.tif", "a_visual_backprop.tif"):
+        one, other = (
+            rasterio.open(tmp_path / folder / name).read() for folder in ("maps", "fresh")
+        )
+        np.testing.assert_array_equal(one, other)
+
+
+def test_maps_of_an_image_that_changed_are_refused(call, here, tmp_path):
+    image = tmp_path / "scenes" / "b.tif"
+    options = (*here, f"input={image}", "quick_look=false")
+    assert call("explain.py", *options).returncode == 0
+    mask = np.full((96, 96), 255, np.uint8)
+    mask[:9] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(image, "r+") as raster:
+        raster.write_mask(mask)
+    refused = call("explain.py", *options)
+    assert refused.returncode == 1
+    assert f"shows {image} as it was before a change (output)" in refused.stderr
 
 
 def test_wrong_options_are_one_line_each(call, here):

@@ -96,7 +96,7 @@ def data_as_version_0_1(data):
 
 
 def as_version_0_1(run_dir):
-    """Changes a run's folder to what version 0.1 would have written."""
+    """Converts the folder of a run to the format of version 0.1."""
     path = run_dir / ".hydra" / "run.yaml"
     stored = OmegaConf.to_container(OmegaConf.load(path))
     for added in ("format", "optimized_metric", "tags", "paths"):
@@ -311,7 +311,7 @@ def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(
     best = tmp_path / "first" / "checkpoints" / "best.ckpt"
     process = run("train.py", *tiny, f"init_from={best}", "data.bands=[1,2]", "debug=one_batch")
     assert process.returncode == 0, process.stderr
-    assert "it saw 3 bands, the data has 2" in process.stdout
+    assert "it had 3 bands, the data has 2" in process.stdout
     other = call("train.py", *tiny, f"init_from={best}", "model.head=gap", "hydra.run.dir=o")
     assert_fails_with(other, str(best), "init_from", "model.head")
 
@@ -354,7 +354,7 @@ import torch
 from hydra.experimental.callback import Callback
 from matplotlib import _pylab_helpers
 
-KINDS = {
+TYPES = {
     "tensors": torch.Tensor,
     "modules": torch.nn.Module,
     "data modules": pl.LightningDataModule,
@@ -370,7 +370,7 @@ class Probe(Callback):
             "files": psutil.Process().num_fds(),
             "threads": threading.active_count(),
             "figures": len(_pylab_helpers.Gcf.figs),
-            **{name: sum(issubclass(t, kind) for t in alive) for name, kind in KINDS.items()},
+            **{name: sum(issubclass(t, base) for t in alive) for name, base in TYPES.items()},
         }
         with open(os.environ["PROBE_FILE"], "a") as file:
             file.write(json.dumps(record) + "\\n")

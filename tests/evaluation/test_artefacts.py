@@ -62,7 +62,7 @@ def test_block_ratio_by_hand():
     ramp = np.arange(12.0)[None, None].repeat(12, axis=1)
     assert block_ratio(blocks, 4) == np.inf
     assert block_ratio(np.ones((1, 12, 12)), 4) == 1
-    # down the ramp no step at all, along it 1 everywhere
+    # steps across the ramp are 0, steps along it 1
     assert block_ratio(ramp, 4) == 1
     assert block_ratio(ramp + 2 * blocks[0, :1], 4) > 1
 

@@ -65,8 +65,8 @@ def naive_pointing(relevance, truth, tolerance):
     return sum(values) / len(values)
 
 
-def row(values, kind=float):
-    return np.array(values, dtype=kind)[None, None]
+def row(values, dtype=float):
+    return np.array(values, dtype=dtype)[None, None]
 
 
 few = st.integers(1, 6).flatmap(
@@ -149,12 +149,13 @@ def test_a_constant_map_is_at_chance_wherever_the_road_is(score, value):
     constant = np.full((1, 12, 12), value)
     truth = np.zeros((1, 12, 12), bool)
     truth[0, 2:5, 3:9] = True
-    turned = np.roll(truth, (4, 0), (1, 2))  # as far from the border, for the tolerance's sake
+    # at least two pixels from the border as well, so that the tolerance reaches as many pixels
+    moved = np.roll(truth, (4, 0), (1, 2))
     chance = score(constant, truth)[0]
-    assert chance == pytest.approx(score(constant, turned)[0])
+    assert chance == pytest.approx(score(constant, moved)[0])
     drawn = [score(rng.random((1, 12, 12)), truth)[0] for _ in range(2000)]
     error = 4 * np.std(drawn) / np.sqrt(len(drawn))
-    # the mass of one random map is that of a constant one in the mean only about
+    # the mean mass of random maps is only approximately that of a constant map
     assert np.mean(drawn) == pytest.approx(chance, abs=error + 1e-3)
 
 
@@ -198,11 +199,11 @@ def test_overlap_of_zeros_of_no_road_and_of_only_road():
     truth = np.zeros((1, 6, 6), bool)
     truth[0, :2] = True
     zeros = np.zeros((1, 6, 6))
-    # a map of zeros counts as a constant one, all of which is called road
+    # a map of zeros counts as a constant one, all of which counts as road
     assert intersection_over_union(zeros, truth, [0, 0.5, 1]).tolist() == [[1 / 3] * 3]
     assert intersection_over_union(zeros + 7, truth, [0, 0.5, 1]).tolist() == [[1 / 3] * 3]
     assert intersection_over_union(maps, truth & False, [0, 0.5]).tolist() == [[0, 0]]
-    # with road everywhere it is the share of pixels that are called road
+    # with road everywhere it is the share of pixels that count as road
     called = (maps / maps.max() >= 0.5).mean()
     found = intersection_over_union(maps, truth | True, [0, 0.5])
     np.testing.assert_allclose(found, [[1, called]])

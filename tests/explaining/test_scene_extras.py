@@ -1,4 +1,4 @@
-"""What ``task=scene`` writes beside the maps."""
+"""The files that ``task=scene`` writes in addition to the maps."""
 
 import numpy as np
 import pandas as pd

@@ -14,7 +14,7 @@ from vbp_lightning.explaining.subject import Subject, class_of, device_named, la
 
 @pytest.fixture
 def available(monkeypatch):
-    """Sets which devices torch reports beside the CPU."""
+    """Sets the devices that torch reports in addition to the CPU."""
 
     def set_to(*names):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)

@@ -48,7 +48,7 @@ class BarTiles(pl.LightningDataModule):
         self.reads += 1
         return self.tiles[self._rows(tiles)].clone()
 
-    def read_masks(self, tiles):
+    def read_road_masks(self, tiles):
         return self.masks[self._rows(tiles)]
 
     def loader(self, shuffle):

@@ -2,15 +2,15 @@
 
 import torch
 
-from tests.helpers.nets import AlexNet, ResNet, seasoned, vgg
+from tests.helpers.nets import AlexNet, ResNet, randomised, vgg
 from vbp_lightning.models.networks import RoadNetwork
 
 NETS = {
-    "strided": lambda: seasoned(road("strided")),
-    "maxpool": lambda: seasoned(road("maxpool")),
-    "alexnet": lambda: seasoned(AlexNet()),
-    "vgg": lambda: seasoned(vgg()),
-    "resnet": lambda: seasoned(ResNet()),
+    "strided": lambda: randomised(road("strided")),
+    "maxpool": lambda: randomised(road("maxpool")),
+    "alexnet": lambda: randomised(AlexNet()),
+    "vgg": lambda: randomised(vgg()),
+    "resnet": lambda: randomised(ResNet()),
 }
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from vbp_lightning.models import RoadNetwork
 
 
-def seasoned(net: nn.Module, seed: int = 0) -> nn.Module:
+def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
     """Draws random weights, biases and running statistics of a network; returns it in eval mode."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -32,8 +32,8 @@ def seasoned(net: nn.Module, seed: int = 0) -> nn.Module:
 def with_statistics(net: nn.Module) -> nn.Module:
     """Draws running statistics and biases of all batch norms; returns the network in eval mode.
 
-    Unlike :func:`seasoned` it leaves the weights of convolutions as they are initialised, and draws
-    from the global generator.
+    Unlike :func:`randomised`, it does not change the weights of convolutions, and it draws from the
+    global generator.
     """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -137,12 +137,12 @@ def images(samples=2, channels=3, size=32):
 def road(architecture="strided", head="hidden"):
     """A road network for images of three bands in [0, 255]."""
     torch.manual_seed(0)
-    return seasoned(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
+    return randomised(RoadNetwork(architecture, head, [110.0, 115.0, 105.0], [45.0, 42.0, 40.0]))
 
 
 def _seeded(make):
     torch.manual_seed(0)
-    return seasoned(make())
+    return randomised(make())
 
 
 NETS = {

@@ -11,6 +11,6 @@ class Several:
         return [dataset.__getitems__(keys) for dataset in self.datasets]
 
 
-def as_it_is(batch):
-    """Collates nothing: the batch itself."""
+def unchanged(batch):
+    """Returns the batch without collating it."""
     return batch

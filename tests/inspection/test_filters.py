@@ -56,6 +56,6 @@ def test_no_colour_at_the_same_distance_has_a_larger_response():
     colours = exciting_colours(weights)
     others = np.random.default_rng(1).normal(size=(1000, 3))
     others /= np.linalg.norm(others, axis=1, keepdims=True)
-    answers = others @ weights[:, :, 0, 0].T
-    assert (answers.max(axis=0) <= (colours * weights[:, :, 0, 0]).sum(axis=1) + 1e-6).all()
+    responses = others @ weights[:, :, 0, 0].T
+    assert (responses.max(axis=0) <= (colours * weights[:, :, 0, 0]).sum(axis=1) + 1e-6).all()
     assert not colours[4].any()

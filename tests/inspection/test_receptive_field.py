@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images
-from tests.helpers.nets import seasoned
+from tests.helpers.nets import randomised
 from vbp_lightning.inspection.layers import visiting
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 
@@ -80,7 +80,7 @@ def test_dilated_uneven_and_padded_windows():
         nn.Conv2d(3, 2, (3, 5), stride=(1, 2), dilation=(2, 1)),
         nn.Conv2d(2, 2, 3, padding="same", padding_mode="zeros"),
     )
-    net = transparent(seasoned(net))
+    net = transparent(randomised(net))
     fields = receptive_fields(net, images(1).double())
     for position in ((0, 0), (11, 13)):
         for layer in ("1", "2"):
@@ -89,7 +89,7 @@ def test_dilated_uneven_and_padded_windows():
     assert fields["1"].box(0, 0) == Box(-2, -2, 3, 3)
 
 
-def test_branches_of_different_size_are_joined_and_gates_see_everything():
+def test_branches_of_different_size_are_joined_and_gates_depend_on_all_pixels():
     class Gated(nn.Module):
         def __init__(self):
             super().__init__()

@@ -67,7 +67,7 @@ def test_a_bare_pickle_is_refused(tmp_path):
     assert not (tmp_path / "was_here").exists()
 
 
-def test_missing_cut_off_and_foreign_files_are_named(tmp_path):
+def test_missing_cut_off_and_unrelated_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.ckpt: no such file \(resume\)"):
         read_checkpoint(tmp_path / "none.ckpt", config_key="resume")
     path = save(classifier(), tmp_path / "cut.ckpt")
@@ -122,11 +122,11 @@ def test_fine_tuning_takes_all_weights_but_keeps_the_new_normalisation(tmp_path)
     assert model.network.normalize.mean.flatten().tolist() == [1.0, 2.0, 3.0]
 
 
-def test_fine_tuning_on_other_bands_makes_the_first_layer_afresh_and_says_so(tmp_path):
+def test_fine_tuning_on_other_bands_initialises_the_first_layer_and_reports_it(tmp_path):
     path = save(classifier(seed=1), tmp_path / "best.ckpt")
     model = classifier(seed=2, bands=4)
     fresh = model.network.block0[0].weight.clone()
-    assert "it saw 3 bands, the data has 4" in initialize_from(model, path)
+    assert "it had 3 bands, the data has 4" in initialize_from(model, path)
     assert torch.equal(model.network.block0[0].weight, fresh)
     given = read_checkpoint(path)["state_dict"]
     assert torch.equal(model.network.block1[0].weight, given["network.block1.0.weight"])

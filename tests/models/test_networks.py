@@ -1,4 +1,4 @@
-"""DESIGN's table of the two networks, entry by entry."""
+"""The two networks against the table in ``docs/architecture.md``, entry by entry."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_gap_head_is_a_linear_map_of_the_mean_of_block3():
     torch.testing.assert_close(model(tiles), expected)
 
 
-def test_normalisation_travels_in_the_state_dict():
+def test_normalisation_is_stored_in_the_state_dict():
     one = RoadNetwork("strided", "hidden", [10.0, 20.0], [1.0, 2.0])
     other = RoadNetwork("strided", "hidden", [0.0, 0.0], [1.0, 1.0])
     other.load_state_dict(one.state_dict())
@@ -86,7 +86,7 @@ def test_normalisation_travels_in_the_state_dict():
         ("strided", "hidden", [], []),
     ],
 )
-def test_what_is_not_in_the_table_is_refused(arguments):
+def test_settings_outside_of_the_table_are_refused(arguments):
     with pytest.raises(ValueError, match=r"choose|give"):
         RoadNetwork(*arguments)
 
@@ -135,7 +135,7 @@ def test_context_changes_neither_the_weights_nor_what_follows_the_tiles_own_feat
 
 
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-def test_what_lies_beyond_the_context_of_8_px_does_not_matter(architecture):
+def test_pixels_beyond_a_context_of_8_px_have_no_influence(architecture):
     torch.manual_seed(0)
     near = RoadNetwork(architecture, "gap", [100.0], [50.0], context=8).eval()
     far = RoadNetwork(architecture, "gap", [100.0], [50.0], context=24).eval()

@@ -47,7 +47,7 @@ def test_names_and_sizes_are_written(written):
         "maps averaged over their channels",
         *("block3", "12×12", "block2", "24×24", "block1", "48×48", "block0", "96×96"),
         *("input", "96×96"),
-        "mask so far: enlarged, times the map above",
+        "mask so far: upsampled, times the map above",
     ]
 
 

@@ -115,7 +115,7 @@ def test_figures_become_arrays_of_one_size():
         assert pixels.max() == 255
 
 
-def test_figures_go_with_their_last_reference_and_touch_no_backend():
+def test_figures_are_freed_with_their_last_reference_and_select_no_backend():
     backend = matplotlib.get_backend(auto_select=False)
     made = figures()
     for figure in made:

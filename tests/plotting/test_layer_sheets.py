@@ -51,9 +51,9 @@ def test_filters_of_one_pixel_are_swatches_with_their_weights(written):
     filter_sheet(filters, offsets, filters[:, :, 0, 0], "title", [], bands, filters=1)
     assert written == [
         "title",
-        "answers most to",
-        *("channel 0", "red +1.000", "green -0.500", "blue +0.000", "added +0.250"),
-        *("and least to", "channel 0"),
+        "largest response to",
+        *("channel 0", "red +1.000", "green -0.500", "blue +0.000", "offset +0.250"),
+        *("smallest response to", "channel 0"),
     ]
 
 
@@ -102,7 +102,7 @@ def test_headings_of_feature_maps_state_sizes_ranges_and_zeros(written):
     headings = [line for line in written if line.startswith(tuple(maps))]
     assert headings == [
         "conv: 3 × 2 × 2, the first 2 shown; from -1 to 3; 2 all zero",
-        "pool: 3 values, a cell each; from 0 to 1; 2 zero",
+        "pool: 3 values, one cell each; from 0 to 1; 2 zero",
         "out: 1.25",
     ]
 

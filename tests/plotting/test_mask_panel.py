@@ -63,7 +63,7 @@ def vermilion_by_cell(page):
 
 
 @pytest.mark.parametrize("wrong", range(16))
-def test_the_mark_is_on_wrong_tiles_and_nowhere_else(wrong):
+def test_only_wrong_tiles_are_marked(wrong):
     bits = [bool(wrong >> place & 1) for place in range(4)]
     page = panel([WRONG if bit else RIGHT for bit in bits])
     assert vermilion_by_cell(page) == bits
@@ -83,12 +83,12 @@ def test_a_wrong_tile_has_a_closed_frame_and_a_word():
         frame[top : bottom + 1, right],
     ):
         assert edge.all()
-    # the word is white letters on the frame's colour, so it is there without the colour too
+    # the word is white on the frame's colour, so that it is readable without colours
     inside = frame[top + 4 : bottom - 3, left + 4 : right - 3]
     assert 500 < inside.sum() < 5000
 
 
-def test_captions_change_the_panel_where_they_stand():
+def test_a_caption_changes_only_its_part_of_the_panel():
     first = panel([RIGHT, RIGHT])
     for caption in (
         TileCaption(truth_heading("non-road", 0.2), 0.9, wrong=False),
@@ -110,7 +110,7 @@ def test_an_estimate_is_never_certain(probability, shown):
     )
 
 
-def test_certainty_and_emptiness_are_not_overstated(written):
+def test_small_and_large_numbers_are_not_rounded_to_0_or_1(written):
     panel(
         [
             TileCaption(truth_heading("road", 0.00004), 0.99999, wrong=False),
@@ -123,7 +123,7 @@ def test_certainty_and_emptiness_are_not_overstated(written):
         assert part in joined
 
 
-def test_an_empty_group_says_so(written):
+def test_an_empty_panel_states_that_there_is_no_tile(written):
     panel([])
     assert "no such tile" in written
 
@@ -151,7 +151,7 @@ def test_numbers_that_do_not_match_are_refused():
         mask_panel(grey_tiles(2), np.zeros((2, 48, 48)), [RIGHT, RIGHT], "title")
 
 
-def test_nothing_is_left_with_pyplot():
+def test_no_figure_is_registered_with_pyplot():
     backend = matplotlib.get_backend(auto_select=False)
     panel([RIGHT])
     assert matplotlib.get_backend(auto_select=False) == backend

@@ -43,8 +43,8 @@ def test_texts_name_tiles_methods_and_scale(written):
     method_sheet(TILES, {"grad_cam": maps(), "lrp": maps(-1)}, CAPTIONS, "title", "shared")
     assert written == [
         "title",
-        "All maps of a method together, least to largest value; colour: value^0.5 in inferno.",
-        "Signed, same curve: lrp; orange for, purple against the class.",
+        "All maps of a method together, minimum to maximum; colour: value^0.5 in inferno.",
+        "Signed, same curve: lrp; orange: for the class, purple: against it.",
         *("true: road, P(road) 0.900", "tile", "grad cam", "lrp"),
         *("true: non-road, P(road) 0.800, WRONG", "tile", "grad cam", "lrp"),
     ]
@@ -63,7 +63,7 @@ def test_a_single_signed_method_is_not_laid_over_the_tile(written):
     assert "on tile" not in written
 
 
-def test_what_does_not_match_is_refused():
+def test_maps_and_captions_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match="do not match"):
         method_sheet(TILES, {"saliency": maps()[:1]}, CAPTIONS, "title")
     with pytest.raises(ValueError, match="choose each or shared"):

@@ -36,7 +36,7 @@ def test_a_sheet_decodes_to_its_stacked_pages(seed, width, heights, levels):
         np.testing.assert_array_equal(decode(encode_png([one])), page)
 
 
-def test_a_page_may_be_encoded_in_any_company():
+def test_a_page_may_be_stacked_with_any_others():
     pages = [compress_page(page) for page in pictures(0, 50, [400, 300], 3)]
     both = decode(encode_png(pages))
     turned = decode(encode_png(pages[::-1]))

@@ -65,8 +65,8 @@ def test_a_bright_cross_changes_both_maps_at_its_place(tmp_path, model, place):
         path = write_scene(tmp_path / f"{name}.tif", image, crs=crs, transform=transform)
         (job,) = make_maps([path], tmp_path / "out", model, scaling="none")
         maps.append((read(job.mask_path), read(job.probability_path)))
-    for kind, least in ((0, 0.5), (1, 1e-4)):
-        before, (after, raster) = maps[0][kind][0], maps[1][kind]
+    for which, least in ((0, 0.5), (1, 1e-4)):
+        before, (after, raster) = maps[0][which][0], maps[1][which]
         assert raster.crs == crs
         change = np.nan_to_num(np.abs(after - before))
         rows, cols = np.nonzero(change > least * change.max())
@@ -77,7 +77,7 @@ def test_a_bright_cross_changes_both_maps_at_its_place(tmp_path, model, place):
         # features lie 8 px apart; their receptive fields are off-centre by half a feature
         assert abs((top + bottom) / 2 - (row + 0.5)) <= 8
         assert abs((left + right) / 2 - (col + 0.5)) <= 8
-        reach = 11 if kind == 0 else 11 + 48 + 8 + 8
+        reach = 11 if which == 0 else 11 + 48 + 8 + 8
         assert row - reach <= top < bottom <= row + reach + 1
         assert col - reach <= left < right <= col + reach + 1
 
@@ -181,14 +181,14 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
     )
     (job,) = make_maps([path], tmp_path / "out", model, block=512)
     expected = (
-        (job.mask_path, "uint8", "VisualBackProp: where features fire, for any class"),
+        (job.mask_path, "uint8", "VisualBackProp: where features are active, for any class"),
         (job.probability_path, "float32", "P(road) of the 96 px window around each position"),
     )
-    for map_path, kind, description in expected:
+    for map_path, dtype, description in expected:
         valid, errors, warnings = cog_validate(map_path)
         assert (valid, errors, warnings) == (True, [], [])
         with rasterio.open(map_path) as raster:
-            assert raster.dtypes == (kind,)
+            assert raster.dtypes == (dtype,)
             assert raster.compression.name == "deflate"
             assert raster.is_tiled
             assert raster.descriptions == (description,)
@@ -266,7 +266,7 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
         {"CHECKPOINT_SHA256": "abc", "MODE": "seamless"},
     )  # fmt: skip
     job = scene_job(paths[1], settings)
-    job.store.prepare()
+    job.prepare()
     assert 0 not in job.store.missing()
     assert job.store.missing()
     assert done.stat().st_mtime_ns == before
@@ -307,13 +307,13 @@ def test_blocks_of_other_settings_are_deleted(tmp_path, model):
     )  # fmt: skip
     changed = scene_job(path, other)
     assert changed.state() == "other"
-    job.store.prepare()
+    job.prepare()
     (job.store.folder / "0_0.npz").write_bytes(b"old")
-    changed.store.prepare()
+    changed.prepare()
     assert changed.store.missing() == [0]
     (changed.store.folder / "0_0.npz").write_bytes(b"old")
-    changed.store.prepare()
+    changed.prepare()
     assert changed.store.missing() == []
     larger = scene_job(path, replace(other, block=256))
-    larger.store.prepare()
+    larger.prepare()
     assert larger.store.missing() == [0]

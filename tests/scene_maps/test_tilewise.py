@@ -1,4 +1,4 @@
-"""Maps of tiles against every tile on its own, implemented independently."""
+"""Maps of tiles against separately computed tiles, implemented independently."""
 
 import numpy as np
 import pytest

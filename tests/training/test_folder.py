@@ -8,30 +8,73 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.training.folder import claimed, finished_metrics, job_folder, new_folder
 
+OVERRIDES = st.lists(st.text(min_size=0, max_size=400), max_size=4)
 
-@given(st.text(min_size=0, max_size=400))
+
+@given(OVERRIDES)
 def test_a_jobs_folder_can_be_typed_on_the_command_line(overrides):
     name = job_folder(overrides)
-    assert 0 < len(name) <= 200
-    assert not set(name) & set("=,/\\ '\"[]{}()$:;")
+    assert 0 < len(name.encode()) <= 200
+    assert not set(name) & set("=,/\\ '\"[]{}()$:;~!&*?<>|`\t\n\0")
+    value = f"{name}/checkpoints/best.ckpt"
+    parsed = OverridesParser.create().parse_override(f"ckpt=outputs/multirun/{value}")
+    assert parsed.value() == f"outputs/multirun/{value}"
+
+
+@given(OVERRIDES, OVERRIDES)
+def test_jobs_of_different_overrides_have_different_folders(one, other):
+    assert (job_folder(one) == job_folder(other)) == (sorted(one) == sorted(other))
 
 
 def test_a_jobs_folder_is_named_after_its_overrides():
-    assert job_folder("model-maxpool+seed-1+upsampling-deconv") == (
-        "model-maxpool+seed-1+upsampling-deconv"
+    overrides = ["upsampling=deconv", "model=maxpool", "data.road_share=0.05", "seed=-1"]
+    assert job_folder(overrides) == ("data.road_share-0.05+model-maxpool+seed--1+upsampling-deconv")
+    assert job_folder(overrides, ["upsampling", "model", "other"]) == (
+        "data.road_share-0.05+seed--1"
     )
-    assert job_folder("data.root-/some/where+seed-1") == "data.root-_some_where+seed-1"
-    assert job_folder("") == "default"
+    name = job_folder(["data.root=/some/where", "seed=1"])
+    assert re.fullmatch(r"data\.root-_some_where\+seed-1@[0-9a-f]{12}", name)
+    assert job_folder([]) == job_folder(["seed=1"], ["seed"]) == "default"
 
 
-def test_long_names_that_differ_at_their_end_stay_apart():
-    assert job_folder("a" * 300 + "1") != job_folder("a" * 300 + "2")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["data.root=v/1"], ["data.root=v_1"]),
+        (["data.root=/v/1"], ["data.root=v/1"]),
+        (["data.root=v/1"], ["data.root='v/1'"]),
+        (["data.root=v_1"], ["data.root='v_1'"]),
+        (["data.root=v 1"], ["data.root=v  1"]),
+        (["data.root=ü"], ["data.root=ö"]),
+        (["data.root=ü"], ["data.root=u\u0308"]),
+        (["data.bands=[1,2]"], ["data.bands=[1.2]"]),
+        (["data.bands=[1,2]"], ["data.bands=[12]"]),
+        (["a=1", "b=2"], ["a=1+b-2"]),
+        (["a=1", "b=2+b-3"], ["a=1+b-2", "b=3"]),
+        (["a-b=c"], ["a=b-c"]),
+        (["a=1"], ["+a=1"]),
+        (["a=_"], ["a="]),
+        (["a=1"], ["a=1_"]),
+        ([f"a={'x' * 300}1"], [f"a={'x' * 300}2"]),
+        ([f"a={'x/' * 300}"], [f"a={'x_' * 300}"]),
+        ([], ["default"]),
+    ],
+)
+def test_names_that_look_alike_stay_apart(one, other):
+    assert job_folder(one) != job_folder(other)
+
+
+def test_a_name_with_a_digest_is_no_name_of_other_overrides():
+    name = job_folder(["a=v/1"])
+    key, value = name.split("-", 1)
+    assert job_folder([f"{key}={value}"]) != name
 
 
 def test_every_process_of_a_job_names_the_same_folder(monkeypatch):

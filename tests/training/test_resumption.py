@@ -1,10 +1,20 @@
-"""The command line that ``resume=`` stands for."""
+"""The command line that replaces ``resume=``."""
+
+import os
+import re
 
 import pytest
 from omegaconf import OmegaConf
 
+from tests.helpers.composed import composed
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.resumption import expand_resume, is_extended
+from vbp_lightning.training.resumption import (
+    add_origin,
+    asked_settings,
+    expand_resume,
+    is_extended,
+    refuse_other_settings,
+)
 
 
 def test_without_resume_nothing_changes():
@@ -86,6 +96,66 @@ def test_a_run_killed_before_it_stored_its_settings_is_composed_from_hydras(tmp_
 def test_another_folder_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path}: is no run or sweep .*\(resume\)"):
         expand_resume([f"resume={tmp_path}"])
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Stores the settings of a run in a folder, as a training does; gives a comparison with it."""
+    checkpoint = tmp_path / "start.ckpt"
+    checkpoint.write_bytes(b"weights")
+    given = ("data.root=scenes", f"init_from={checkpoint}", "data.num_workers=2", "threads=auto")
+    cfg = composed("train", *given)
+    add_origin(cfg)
+    cfg.threads, cfg.trainer.precision = 3, "32-true"
+    path = tmp_path / "run" / ".hydra" / "run.yaml"
+    path.parent.mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(asked_settings(cfg)), path)
+
+    def compare(*overrides, is_done=True):
+        refuse_other_settings(composed("train", *given, *overrides), tmp_path / "run", is_done)
+
+    return compare
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_a_run_with_the_settings_that_are_asked_for_is_the_same(stored, tmp_path, is_done):
+    stored(is_done=is_done)
+    stored("threads=3", "optimized_metric=test/f1", f"data.root={os.getcwd()}/scenes")
+    stored(f"resume={tmp_path}", "data.root=elsewhere")
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("model.learning_rate=0.5", "model.learning_rate was 0.005, not 0.5"),
+        ("trainer.max_epochs=2", "trainer.max_epochs was 20, not 2"),
+        ("seed=5", "seed was 0, not 5"),
+        ("+trainer.limit_train_batches=3", "trainer.limit_train_batches was None, not 3"),
+        ("data.num_workers=auto", "data.num_workers was 2, not auto"),
+        ("threads=4", "threads was 3, not 4"),
+        ("data.root=elsewhere", "data.root was"),
+        ("data.source.size=288", "data.source.size was 480, not 288"),
+        ("data.bands=[1,2]", "data.bands was None, not [1, 2]"),
+        ("callbacks.panels=null", "callbacks.panels.tiles was 16, not None"),
+        ("init_from=null", "init_from was"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused_by_name(stored, override, named, is_done):
+    with pytest.raises(UserError, match=re.escape(named)):
+        stored(override, is_done=is_done)
+
+
+def test_a_run_that_started_from_another_checkpoint_is_refused(stored, tmp_path):
+    (tmp_path / "start.ckpt").write_bytes(b"other weights")
+    with pytest.raises(UserError, match="init_from_sha256 was"):
+        stored()
+
+
+def test_a_finished_run_without_stored_settings_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        refuse_other_settings(composed("train"), tmp_path, is_done=True)
+    refuse_other_settings(composed("train"), tmp_path, is_done=False)
 
 
 @pytest.mark.parametrize("argument", ["resume=", "resume=''", "+resume="])

@@ -36,7 +36,7 @@ def fitted(tmp_path_factory):
 
 def predicted(model, datamodule, split):
     """P(road) and labels of all tiles of a split, in a loop of its own."""
-    loader = datamodule.evaluation_dataloader(split)
+    loader = datamodule.predict_dataloader([split])[0]
     with torch.no_grad():
         logits = torch.cat([model.eval()(tiles).squeeze(1) for tiles, _ in loader])
     labels = torch.tensor([int(tile.label) for tile in datamodule.tiles_of(split)])

@@ -75,7 +75,7 @@ class GuidedGradCam:
 
     Args:
         model: Any classifier whose ReLUs are modules; its state is restored.
-        layer: Of Grad-CAM; None for the last module whose maps have more than one pixel.
+        layer: Layer of Grad-CAM; None for the last module whose maps have more than one pixel.
         form: How the channels of the guided gradient are reduced to one value.
         chunk: Samples per chunk.
     """
@@ -200,6 +200,9 @@ def last_map(model: nn.Module, inputs: Tensor) -> nn.Module:
     Args:
         model: Any module.
         inputs: ``(N, C, H, W)``; one sample is run.
+
+    Returns:
+        The module.
 
     Raises:
         UnsupportedNetworkError: No module gives such an output.

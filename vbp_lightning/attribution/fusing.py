@@ -66,15 +66,15 @@ class FusedPass:
 
         Args:
             modules: The model and all modules in it, in eval mode.
-            inputs: What to call the model with.
+            inputs: The argument of the model.
             recorder: Records the feature maps.
 
         Returns:
-            What the model returns.
+            The output of the model.
         """
         model = modules[0]
         chains: list[nn.Module] = []
-        if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.overheard:
+        if inputs.device.type == "cpu" and inputs.dtype is torch.float32 and not recorder.hooked:
             chains = [module for module in modules if _is_chain(module)]
         opened = {chain for chain in chains if not _has_hooks(chain)}
         if model in opened:
@@ -161,8 +161,8 @@ def _parts(leaves: list[nn.Module]) -> "list[Part]":
             parts.append(_Other(leaves[start]))
             start += 1
             continue
-        kind = _Run if isinstance(leaves[start], nn.Conv2d) else _Head
-        parts.append(kind(leaves[start:end]))
+        part_type = _Run if isinstance(leaves[start], nn.Conv2d) else _Head
+        parts.append(part_type(leaves[start:end]))
         start = end
     return parts
 
@@ -322,8 +322,8 @@ class _Run:
         taken: list[Tensor | None] = []
         for module, window in zip(self._steps, windows, strict=True):
             kept = None
-            kind = type(module)
-            if kind is nn.Conv2d:
+            module_type = type(module)
+            if module_type is nn.Conv2d:
                 weight, bias = next(weights)
                 stride, padding, dilation, groups, _ = _SETTINGS[nn.Conv2d](module)
                 if few and _is_pointwise(module) and features.is_contiguous():
@@ -331,10 +331,10 @@ class _Run:
                 else:
                     features = features.contiguous(memory_format=torch.channels_last)
                     features = F.conv2d(features, weight, bias, stride, padding, dilation, groups)
-            elif kind is nn.ReLU:
+            elif module_type is nn.ReLU:
                 features = features.relu_()  # the output of the convolution is owned by this call
                 kept = _average(features)
-            elif kind is nn.MaxPool2d and recorder.maxima and window is not None:
+            elif module_type is nn.MaxPool2d and recorder.maxima and window is not None:
                 pooled = module.forward(features)
                 kept = shares_of_maxima(features, pooled, window, recorder.precision)
                 features = pooled

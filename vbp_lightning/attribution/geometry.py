@@ -81,6 +81,9 @@ def centres(windows: Sequence[Window], axis: int) -> Centres:
     Args:
         windows: The windows of the layers in forward order.
         axis: 0 for rows, 1 for columns.
+
+    Returns:
+        In pixels of the input of the first layer.
     """
     step, twice = 1, 0
     for window in reversed(windows):
@@ -92,7 +95,11 @@ def centres(windows: Sequence[Window], axis: int) -> Centres:
 
 
 def both(values: int | str | Sequence[int] | None) -> Pair:
-    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them."""
+    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them.
+
+    Raises:
+        TypeError: ``values`` is text or None.
+    """
     if isinstance(values, int):
         return values, values
     if values is None or isinstance(values, str):

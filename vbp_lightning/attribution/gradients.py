@@ -278,7 +278,7 @@ class SmoothGrad:
         samples: Number of noisy copies of each image.
         noise: Standard deviation of the noise as a share of the range of each image's values.
         form: How channels are reduced to one value, see :func:`over_channels`.
-        seed: Of the noise.
+        seed: Seed of the noise.
         chunk: Noisy copies per chunk.
     """
 
@@ -340,6 +340,9 @@ def module_named(model: nn.Module, name: str) -> nn.Module:
         model: Any module.
         name: Its name in ``named_modules``; the prefix ``network.`` of a wrapped network, as in a
             RoadClassifier, may be omitted.
+
+    Returns:
+        The module.
 
     Raises:
         ValueError: The model has no such module; the message lists the names without ``network.``.

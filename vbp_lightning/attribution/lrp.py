@@ -1,4 +1,7 @@
-"""Layer-wise relevance propagation."""
+"""Layer-wise relevance propagation.
+
+Captum's ``LRP`` refuses the road networks: it has no rule for ``AdaptiveMaxPool2d``.
+"""
 
 from dataclasses import dataclass
 
@@ -121,6 +124,9 @@ class Lrp:
         Args:
             inputs: As for :meth:`attribute`.
             target: As for :meth:`attribute`.
+
+        Returns:
+            The relevance of each sample; its parts add up to the score.
 
         Raises:
             UnsupportedNetworkError: As for :meth:`attribute`.

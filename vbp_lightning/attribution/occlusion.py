@@ -68,8 +68,8 @@ class Occlusion:
             progress: Called with the number of samples done after each chunk.
 
         Returns:
-            ``(N, 1, H, W)``: a drop of the score in its units, a probability in [0, 1], its drop in
-            [-1, 1].
+            ``(N, 1, H, W)``, a drop of the score in its units, a probability in [0, 1] or its drop
+            in [-1, 1].
         """
         return in_chunks(self._one, inputs, target, 1, progress)
 

@@ -174,7 +174,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         relus: The trails of the recorded ReLUs' outputs, in order of execution.
-        overheard: Whether other code has registered global module hooks.
+        hooked: Whether other code has registered global module hooks.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._opaque: tuple[int, Trail] | None = None
         self._thread = threading.get_ident()
         self._watching = False
-        self.overheard = bool(
+        self.hooked = bool(
             nn.modules.module._global_forward_hooks or nn.modules.module._global_forward_pre_hooks
         )
 
@@ -209,8 +209,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._watching:
             yield
             return
-        # Global hooks leave the modules of the model unchanged and also see modules that the model
-        # creates while it runs.
+        # Global hooks leave the modules of the model unchanged and are also called for modules that
+        # the model creates while it runs.
         handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -304,8 +304,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The error that names a module and the reason why the mask cannot be computed."""
         module = self.model if module is None else module
         name = next((name for name, known in self.model.named_modules() if known is module), "")
-        kind = type(module).__name__
-        where = f"{name} ({kind})" if name else kind
+        module_type = type(module).__name__
+        where = f"{name} ({module_type})" if name else module_type
         return UnsupportedNetworkError(f"VisualBackProp cannot follow {where}: {reason}")
 
     # Running modules
@@ -411,10 +411,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Trail(reshaped[0], self._module, state=State.RESHAPED)
         if operation in _RELUS:
             raise self._unknown(operation)
-        culprit = type(reshaped[0].module).__name__
+        reshaper = type(reshaped[0].module).__name__
         raise self.refusal(
             self._module,
-            f"{operation} reads a feature map whose values {culprit} put in another order, "
+            f"{operation} reads a feature map whose values {reshaper} put in another order, "
             "or changed through a view",
         )
 

@@ -132,8 +132,8 @@ class RelevancePass(TorchFunctionMode):
         """The error that names the running module and the reason why relevance cannot pass it."""
         module = self._running[-1] if self._running else self.model
         name = next((name for name, known in self.model.named_modules() if known is module), "")
-        kind = type(module).__name__
-        where = f"{name} ({kind})" if name else kind
+        module_type = type(module).__name__
+        where = f"{name} ({module_type})" if name else module_type
         return UnsupportedNetworkError(
             f"layer-wise relevance propagation cannot pass {where}: {reason}"
         )

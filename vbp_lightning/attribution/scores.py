@@ -86,7 +86,11 @@ class ScoreModel(nn.Module):
         self.target = target
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N,)``."""
+        """``(N, C, H, W)`` to ``(N,)``.
+
+        Raises:
+            ValueError: The target has one class per sample, and their number differs from N.
+        """
         target = self.target
         if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
             # Captum repeats each sample, in an order that depends on the method.
@@ -184,7 +188,11 @@ def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> No
 
 
 def check_images(inputs: Tensor) -> None:
-    """Raises ``ValueError`` if the inputs are not a batch of floating-point images."""
+    """Checks that the inputs are a batch of images.
+
+    Raises:
+        ValueError: They are not ``(N, C, H, W)`` floating point.
+    """
     if inputs.ndim != 4 or not inputs.is_floating_point():
         raise ValueError(
             f"inputs are {tuple(inputs.shape)} {inputs.dtype}; give (N, C, H, W) floating point"
@@ -205,7 +213,7 @@ def in_chunks(
         inputs: ``(N, C, H, W)``.
         target: One for all samples or one per sample.
         size: Samples per chunk.
-        progress: Told the number of samples done, after each chunk.
+        progress: Called with the number of samples done after each chunk.
 
     Returns:
         ``(N, 1, H, W)``.

@@ -21,17 +21,19 @@ class SymmetricVisualBackProp:
     :math:`\sum_{ij} \partial y / \partial A_{c,ij} > 0`; both are divided by their maxima.
 
     The first maps of a road network respond to all edges, which the product cannot remove, so they
-    are left out. Channels with evidence against the class respond outside of it. A network that was
-    trained on rotated images should respond equally to each rotation. Differences between rotations
-    are therefore noise, mainly the grid of the strides, which the average reduces.
+    are left out. Channels with evidence against the class respond to other parts of the image and
+    are left out of :math:`V_y`. A network that was trained on rotated images should respond equally
+    to each rotation. Differences between rotations are therefore noise, mainly the grid of the
+    strides, which the average reduces.
 
     The method is not that of the paper. Its resolution is that of the first remaining map, and it
     costs two masks and one gradient per rotation.
 
     Args:
-        model: Any module that :class:`VisualBackProp` accepts; its state is restored. Images that
-            are not square are rotated by 180° only.
-        upsampling: See :class:`VisualBackProp`.
+        model: Any module that
+            :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp` accepts; its state
+            is restored. Images that are not square are rotated by 180° only.
+        upsampling: See :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp`.
         skip: Number of maps to leave out, counted from the input.
         rotations: 1 for the image itself, 2 to add a rotation by 180°, 4 for multiples of 90°.
         chunk: Samples per chunk.

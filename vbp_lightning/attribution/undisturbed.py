@@ -28,7 +28,8 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[list[nn.Modu
 
     Args:
         model: Any module; put into eval mode with all its submodules.
-        device: The device of the model; its random state and that of the CPU are restored.
+        device: The device of the model; its random state and that of the CPU are restored, except
+            that of the device while a CUDA graph is captured, when it cannot be read.
 
     Yields:
         The modules of the model.
@@ -37,6 +38,8 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[list[nn.Modu
     modes = [module.training for module in modules]
     random_state = torch.default_generator.get_state()
     backend = None if device.type == "cpu" else torch.get_device_module(device)
+    if backend is not None and device.type == "cuda" and backend.is_current_stream_capturing():
+        backend = None
     device_state = None if backend is None else backend.get_rng_state(device)
     try:
         for module in modules:

@@ -92,7 +92,7 @@ UPSAMPLINGS: dict[str, Upsampling] = {
     "resize_conv": resize_conv,
     "unpool": unpool,
 }
-"""The upsamplings by their names in :class:`VisualBackProp` and in the configuration."""
+"""The upsamplings by their names in ``VisualBackProp`` and in the configuration."""
 
 
 def spread(mask: Tensor, window: Window) -> Tensor:
@@ -189,7 +189,7 @@ def shares_of_maxima(
         features: ``(N, C, H, W)``, the input of the pooling.
         pooled: ``(N, C, h, w)``, its output.
         window: Its geometry.
-        dtype: Of the result.
+        dtype: Type of the result.
 
     Returns:
         ``(N, kernel rows · kernel columns, h, w)`` in [0, 1], each window's taps summing to one.

@@ -55,17 +55,11 @@ class RunCheckpoint(ModelCheckpoint):
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
 
-        super().load_state_dict(
-            state_dict
-            | {name: here(state_dict[name]) for name in _PATHS}
-            | {
-                "dirpath": self.dirpath,
-                "best_k_models": {
-                    here(path): score for path, score in state_dict["best_k_models"].items()
-                },
-            }
-        )
-        self.current_score = state_dict["current_score"]  # Lightning stores it, and forgets it
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        moved: dict[str, Any] = {name: here(state_dict[name]) for name in _PATHS}
+        moved |= {"dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(state_dict | moved)
+        self.current_score = state_dict["current_score"]  # Lightning stores but does not restore it
 
 
 class ResumableEarlyStopping(EarlyStopping):

@@ -88,7 +88,7 @@ class ExplanationScores(pl.Callback):
         """
         if self._evaluation_tiles is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
-            road, truth = where_road_is_known(road, datamodule.read_masks(road).numpy())
+            road, truth = where_road_is_known(road, datamodule.read_road_masks(road).numpy())
             self._evaluation_tiles = datamodule.read_tiles(road), truth
         tiles, truth = self._evaluation_tiles
         if not len(tiles):

@@ -76,11 +76,12 @@ class MaskPanels(pl.Callback):
             raise ValueError(f"tiles is {tiles}; the panel has four groups: give at least 4")
         self.upsampling = upsampling
         self.tiles = tiles
+        self._note = f"VisualBackProp ({upsampling}): where features fire, not for which class"
         self._shown: _ShownTiles | None = None
         use_fast_event_checksums()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forgets the tiles of an earlier fit."""
+        """Discards the tiles of an earlier fit."""
         self._shown = None
 
     def on_validation_end(  # type: ignore[override]
@@ -140,17 +141,13 @@ class MaskPanels(pl.Callback):
         )
         shown = _ShownTiles.read(datamodule, groups)
         pages = self._pages(model, shown, "after the fit: ")
-        # after a fit the counter is one past the last epoch
+        # after a fit, current_epoch is the number of epochs
         epoch = max(0, trainer.current_epoch - 1)
         _publish(trainer, "examples", "example_predictions", pages, epoch)
         _publish(trainer, "", "chain", {"chain": self._chain(model, shown)}, epoch)
 
     def _method(self, model: nn.Module) -> VisualBackProp:
         return VisualBackProp(model, upsampling=self.upsampling)
-
-    @property
-    def _note(self) -> str:
-        return f"VisualBackProp ({self.upsampling}): where features fire, not for which class"
 
     def _pages(self, model: RoadClassifier, shown: _ShownTiles, occasion: str) -> dict[str, RGB]:
         """The pages of a sheet by the last part of their tag."""
@@ -195,13 +192,13 @@ class MaskPanels(pl.Callback):
             shown.rgb[place],
             steps[::-1],
             _plane(chain.mask),
-            "after the fit: how the mask of one tile is computed",
+            "after the fit: how one mask is computed",
             [self._note],
         )
 
 
 def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:
-    """The caption of a labelled tile; an ignored tile has no right answer and is never wrong.
+    """The caption of a labelled tile; ignored tiles have no class and are never marked as wrong.
 
     Args:
         tile: Gives label and road share.

@@ -80,6 +80,7 @@ class RunSummary(Callback):
             hyperparameters: The settings by which runs are compared.
         """
         threshold, title = metrics["threshold"], "Test split"
+        epoch = trainer.current_epoch
         figures = {
             "precision_recall": precision_recall_figure(labels, probabilities, threshold, title),
             "calibration": calibration_figure(labels, probabilities, title),
@@ -87,12 +88,8 @@ class RunSummary(Callback):
         }
         for logger in _tensorboards(trainer):
             for tag, figure in figures.items():
-                logger.experiment.add_image(
-                    f"test/{tag}",
-                    figure_to_array(figure),
-                    trainer.current_epoch,
-                    dataformats="HWC",
-                )
+                image = figure_to_array(figure)
+                logger.experiment.add_image(f"test/{tag}", image, epoch, dataformats="HWC")
             # not val/… and test/…: those are the curves over the epochs
             results = {f"result/{name}": value for name, value in metrics.items()}
             logger.log_hyperparams(dict(hyperparameters), results)

@@ -1,12 +1,11 @@
-"""The LightningDataModule: from a dataset's layout to batches of labelled tiles."""
+"""The LightningDataModule: reads the scenes of a layout and returns batches of labelled tiles."""
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.datum import shift_warnings
+from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.windows import overlap
-from vbp_lightning.data.settings import DataSettings, made_layout
+from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
@@ -34,9 +35,11 @@ from vbp_lightning.data.tiles.scan import (
     too_small,
 )
 from vbp_lightning.data.tiles.splits import (
+    UNUSED,
+    KnownSplits,
     Region,
     block_regions,
-    read_regions,
+    part_of_training,
     scene_regions,
     write_regions,
 )
@@ -48,20 +51,13 @@ from vbp_lightning.data.tiles.tiles_csv import write_tiles
 from vbp_lightning.records import made
 
 _CELL = 2048
-"""Pixels, side of a neighbourhood that streamed tiles are read together from."""
+"""Side, in pixels, of the neighbourhoods that group the tiles of streamed scenes."""
 
 _log = logging.getLogger(__name__)
 
 
-class SceneSource(Protocol):
-    """A dataset's layout, a dataclass of plain values: calling it finds the scenes."""
-
-    def __call__(self) -> list[Scene]:
-        """The scenes of the data set; may write them first, where they are made up."""
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    """The collate function of datasets that make whole batches; a lambda could not be spawned."""
+def _unchanged(batch: Batch) -> Batch:
+    """The collate function for datasets that return batches; a lambda cannot be pickled."""
     return batch
 
 
@@ -80,28 +76,28 @@ class _LazyLoader(DataLoader[Batch]):
 class RoadTileDataModule(pl.LightningDataModule):
     """Tiles of scenes with their labels, normalisation and splits.
 
-    ``setup`` reads every scene once, before any worker process exists, and holds it in memory in
-    its own type. All faults of the data set are found before any is reported.
+    ``setup`` reads every scene once, before worker processes are started, and keeps its pixels in
+    their own data type. All errors of the data set are reported together.
 
-    Training draws as many road as non-road tiles, each class in shuffled passes; validation and
-    evaluation take every tile once, as unbalanced as they are. What an epoch draws and how it
-    augments follows from (seed, epoch, index) alone: neither the number of workers nor a resume
-    changes it. With several processes each training batch is divided among them in order, and
-    each validates a consecutive part of the tiles: the trainer must leave the samplers alone,
-    ``Trainer(use_distributed_sampler=False)``.
+    Training batches hold as many road as non-road tiles, each class drawn in shuffled passes.
+    Validation, test and prediction use every tile once, without balancing. The tiles of an epoch
+    and their augmentation depend on (seed, epoch, index) alone, and hence neither on the number of
+    workers nor on whether the run was resumed. With several processes, each gets a consecutive part
+    of every training batch and of the validation and test tiles. Lightning must not replace the
+    samplers: use ``Trainer(use_distributed_sampler=False)``.
 
     Args:
-        source: The dataset's layout: a callable that returns the scenes, such as
-            :class:`~vbp_lightning.data.datasets.pattern_scenes.PatternScenes`; or its settings as
-            a mapping with its class under ``_target_``.
-        root: Folder of the data set, where ``source`` is a mapping.
+        source: The layout of the data set: a dataclass whose instances, when called, return the
+            scenes, such as :class:`~vbp_lightning.data.datasets.pattern_scenes.PatternScenes`; or
+            a mapping of its settings with the class under ``_target_``.
+        root: Folder of the data set; used if ``source`` is a mapping.
         **settings: The fields of :class:`~vbp_lightning.data.settings.DataSettings`.
 
     Attributes:
-        settings: The checked settings.
+        settings: The validated settings.
 
     Raises:
-        DataError: Settings are wrong; one line for each error.
+        DataError: Settings are invalid; one line for each error.
     """
 
     def __init__(
@@ -111,48 +107,42 @@ class RoadTileDataModule(pl.LightningDataModule):
         **settings: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
-        layout: SceneSource | None
-        if isinstance(source, Mapping):
-            layout, lines = made_layout(source, root)
-        else:
-            layout, lines = source, []
+        layout, lines = made_layout(source, root)
         checked, more = made(DataSettings, "data", settings)
-        if not callable(layout) and not lines:
-            lines = [f"data.source={source}: is no layout: choose one with data=, as data=folder"]
-        if layout is None or checked is None or lines:
+        if layout is None or checked is None:
             raise DataError(*lines, *more)
-        self.source: SceneSource = layout
+        self.source = layout
         self.settings = checked
         self.tile_size = checked.tile_size
         self.context = checked.context
         self.epoch = 0
-        """The epoch to draw where no trainer is attached: set it in a training loop of your own."""
+        """The epoch to draw if no trainer is attached; set it in your own training loop."""
         self.normalisation = Normalisation([], [])
-        """Measured on the valid pixels of the training split."""
+        """Computed from the valid pixels of the training split by ``setup``."""
+        self.known_splits: KnownSplits | None = None
+        """The splits of a run, which hold instead of those of the settings: set it before setup."""
         self._scan = Scan()
-        self._numbers: dict[str, int] = {}
-        self._spawned_store: SceneStore | None = None
 
     @property
     def mean(self) -> list[float]:
-        """What the network takes for 0 in each band: what gaps are filled with."""
+        """The value of each band that is normalised to 0; nodata pixels are filled with it."""
         return self.normalisation.mean
 
     @property
     def std(self) -> list[float]:
-        """What the network takes for 1 in each band, measured from ``mean``."""
+        """The distance from ``mean`` of each band that is normalised to 1."""
         return self.normalisation.std
 
     @property
     def counts(self) -> dict[Split, dict[str, int]]:
-        """Number of tiles by split and label name, and of those dropped."""
-        return self._scan.counts
+        """Number of tiles by split and label name, and number of dropped tiles."""
+        return {split: tiles.counts for split, tiles in self._scan.tiles.items()}
 
     @property
     def scene_splits(self) -> dict[str, Any]:
         """The split of each scene by name, as plain builtins.
 
-        A scene that is divided has a list of (row, col, height, width, split) instead.
+        The value of a divided scene is a list of (row, col, height, width, split).
         """
         whole = self.settings.split_by == "scene" and self.settings.split_file is None
         return {
@@ -163,13 +153,38 @@ class RoadTileDataModule(pl.LightningDataModule):
         }
 
     @property
-    def in_channels(self) -> int:
-        """Number of bands."""
-        return len(self.mean)
+    def scene_digests(self) -> dict[str, str]:
+        """The digest of the content of each scene that is used, by name."""
+        return {info.scene.name: info.digest for info in self._scan.infos}
+
+    @property
+    def imagery(self) -> dict[str, Any]:
+        """What the training imagery is like, as plain builtins, to compare other images with it.
+
+        ``tile_size`` in pixels; the names of the ``bands``; ``ground_sampling_distance``, the
+        least and the largest in metres, or None where it is unknown; ``values``, the 1st and the
+        99th percentile of each band.
+        """
+        statistics, scan = self._scan.statistics, self._scan
+        assert statistics is not None, "call setup() first"
+        sizes = [
+            size
+            for info in scan.infos
+            if any(part.split == "train" for part in scan.regions[info.scene.name])
+            for size in ground_sampling_distance(info.grid) or ()
+        ]
+        return {
+            "tile_size": self.tile_size,
+            "bands": list(scan.infos[0].band_names),
+            "ground_sampling_distance": [min(sizes), max(sizes)] if sizes else None,
+            "values": [
+                list(pair) for pair in zip(*map(statistics.percentile, (1, 99)), strict=True)
+            ],
+        }
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """The arguments as plain builtins, which ``from_config`` takes."""
+        """The arguments as plain builtins; the input of ``from_config``."""
         source = to_jsonable_python(self.source)
         return {
             "_target_": "vbp_lightning.data.RoadTileDataModule",
@@ -181,45 +196,48 @@ class RoadTileDataModule(pl.LightningDataModule):
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], **changes: object) -> Self:
-        """Builds a data module from ``data_config``, which may come from anyone's checkpoint.
+    def from_config(
+        cls, config: Mapping[str, Any], splits: KnownSplits | None = None, **changes: object
+    ) -> Self:
+        """Builds a data module from a ``data_config``, also from that of an untrusted checkpoint.
 
         Args:
-            config: Plain builtins; empty where a checkpoint holds none. Only classes of this
-                package are made from it, and nothing is imported by name.
-            **changes: Arguments to replace, such as ``root`` for imagery that was moved.
+            config: Plain builtins; empty if the checkpoint holds no data settings. Only layouts of
+                this package are instantiated, and nothing is imported by name.
+            splits: The splits of the run, as
+                :meth:`~vbp_lightning.data.tiles.splits.KnownSplits.of_checkpoint` takes them from
+                the checkpoint; None to read or draw them as the settings say.
+            **changes: Arguments to replace, such as ``root`` if the imagery was moved.
 
         Raises:
-            DataError: The config is empty, names anything else than this package's layouts, or
-                holds wrong settings.
+            DataError: The config is empty, names a class that is not a layout of this package, or
+                holds invalid settings.
         """
         if not config:
             raise DataError(
-                "the checkpoint tells nothing of its data (ckpt): give an image or a folder (input)"
+                "the checkpoint holds no data settings (ckpt): give an image or a folder (input)"
             )
         arguments = {key: value for key, value in config.items() if not key.startswith("_")}
         try:
-            return cls(**(arguments | changes))
+            made = cls(**(arguments | changes))
         except DataError as error:
-            raise DataError(
-                *(
-                    f"the checkpoint's data settings do not fit this version (ckpt): {line}"
-                    for line in error.lines
-                )
-            ) from error
+            prefix = "the checkpoint's data settings do not fit this version (ckpt)"
+            raise DataError(*(f"{prefix}: {line}" for line in error.lines)) from error
+        made.known_splits = splits
+        return made
 
     def prepare_data(self) -> None:
-        """Lets the source write what it makes up, in one process only."""
+        """Calls the layout in one process, so that synthetic scenes are written only once."""
         self.source()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the scenes, cuts and labels the tiles and measures the normalisation, once.
+        """Reads the scenes, labels the tiles and computes the normalisation, unless it is done.
 
         Args:
             stage: Unused; every split is set up.
 
         Raises:
-            DataError: The data set cannot be used; one line for each fault that was found.
+            DataError: The data set cannot be used; one line for each error that was found.
         """
         if self._scan.store is None:
             scan = self.scan()
@@ -230,62 +248,81 @@ class RoadTileDataModule(pl.LightningDataModule):
                 _log.warning(line)
 
     def scan(self) -> Scan:
-        """Reads everything and reports it: unlike ``setup``, also where training could not run.
+        """Reads the scenes as ``setup`` does, but returns the errors instead of raising them.
 
         Returns:
-            The survey; its ``errors`` say why training could not run.
+            The scan; training can run if its ``errors`` are empty.
 
         Raises:
-            DataError: There is nothing to survey, or ``split_file`` cannot be used.
+            DataError: The layout finds no scenes.
         """
+        settings = self.settings
         scan = self._scan = Scan()
         found = self.source()
         by_name: dict[str, Scene] = {}
         for scene in found:
             by_name.setdefault(scene.name, scene)
         scan.found = len(by_name)
+        lines = scan.errors = repeated_names(found)
+        scenes = list(by_name.values())
+        known, unlisted, gone = self.known_splits, [], []
+        if known is None and self.settings.split_file is not None:
+            try:
+                known = KnownSplits.read(self.settings.split_file)
+            except DataError as error:
+                unlisted = list(error.lines)
+        if known is not None:
+            scenes = [scene for scene in scenes if known.is_used(scene.name)]
+            lines += (gone := known.missing(by_name))
+            scan.warnings += known.later(by_name)
+
+        def opened(scene: Scene) -> SceneInfo:
+            info = scene_info(scene, reading)
+            if known is not None and known.digests:
+                known.check(scene.name, scene.image, info.digest)
+            return info
+
         threads = min(8, os.cpu_count() or 1)
         progress = self.trainer is None or self.trainer.is_global_zero
-        reading = self.settings.reading
-        infos, unreadable = for_each_scene(
-            partial(scene_info, reading=reading),
-            list(by_name.values()),
-            "Opening scenes",
-            threads,
-            progress,
-        )
-        lines = scan.errors = repeated_names(found)
-        small = too_small(infos, self.tile_size)
+        reading = settings.reading
+        infos, unreadable = for_each_scene(opened, scenes, "Opening scenes", threads, progress)
+        unfit = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
-        unlike = different_types(infos)
+        lines += unreadable
+        unfit = [*different_types(infos), *unfit]
         pairs = overlaps(infos)
         try:
-            regions = self._regions(infos, pairs)
+            if unlisted:
+                raise DataError(*unlisted)
+            regions = self._regions(infos, pairs, known)
         except DataError as error:
-            lines += [*unreadable, *unlike, *small, *error.lines]
+            lines += [*unfit, *error.lines]
             return scan
-        plans = plan_tiles(
-            infos,
-            regions,
-            pairs,
-            self.tile_size,
-            *self.settings.strides,
-            self.settings.cover_edges,
-            self.settings.margin,
-        )
+        unused = {
+            name: own for name, own in regions.items() if {part.split for part in own} == {"none"}
+        }
+        if unused:
+            scenes = [scene for scene in scenes if scene.name not in unused]
+            infos = [info for info in infos if info.scene.name not in unused]
+            pairs = overlaps(infos)
+        if known is not None:
+            left_alone = (n for n in by_name if n in known.parts and not known.is_used(n))
+            unused |= {name: [UNUSED] for name in left_alone}
+        tiling = (self.tile_size, *settings.strides, settings.cover_edges, settings.margin)
+        plans = plan_tiles(infos, regions, pairs, *tiling)
         scan.shared = sum(plan.shared for plan in plans)
-        memory = int(self.settings.memory * (1 << 30))
+        memory = int(settings.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
             infos, plans, regions, reading, self.tile_size, memory, threads, progress
         )
-        lines += [*unreadable, *more, *unlike, *small]
+        lines += [*more, *unfit]
         scan.scanned = scanned
-        scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos}
-        self._label(scan, by_name.values())
+        scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
+        self._label(scan, scenes, bool(gone))
         if statistics is None or statistics.count == 0:
             return scan
         scan.statistics = statistics
-        self.normalisation = statistics.normalisation(self.settings.stretch)
+        self.normalisation = statistics.normalisation(settings.stretch)
         lines += [
             f"{scanned[0].info.scene.image.parent}: band {name} is the same everywhere in the "
             "training scenes: choose others with data.bands"
@@ -294,70 +331,87 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings = overlap_warnings(infos, regions, pairs, scan.shared)
-        self._numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
-        scan.store = build_store(scanned, reading, self.mean, memory, self.settings.num_workers)
+        scan.warnings += shift_warnings(scan.infos)
+        scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
+        scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
         return scan
 
     def _regions(
-        self, infos: Sequence[SceneInfo], pairs: Sequence[tuple[int, int]]
+        self,
+        infos: Sequence[SceneInfo],
+        pairs: Sequence[tuple[int, int]],
+        known: KnownSplits | None,
     ) -> dict[str, list[Region]]:
-        """The splits of scenes as the settings say."""
+        """The regions of each scene with their splits: known, read or drawn."""
         settings = self.settings
         fractions = (*settings.fractions, settings.split_seed)
-        if settings.split_file is not None:
-            return read_regions(settings.split_file, infos)
-        if settings.split_by == "block":
-            return block_regions(infos, settings.block_size, settings.block_unit, *fractions)
-        return scene_regions(infos, pairs, *fractions)
+        if known is not None:
+            regions = known.regions(infos)
+            if known.is_of_run:
+                return regions
+        elif settings.split_by == "block":
+            regions = block_regions(infos, settings.block_size, settings.block_unit, *fractions)
+        else:
+            regions = scene_regions(infos, pairs, *fractions)
+        if settings.train_fraction is None:
+            return regions
+        return part_of_training(regions, settings.train_fraction, settings.split_seed)
 
-    def _label(self, scan: Scan, scenes: Iterable[Scene]) -> None:
-        """Labels the tiles of all splits, and says which split cannot be used."""
+    def _label(self, scan: Scan, scenes: Iterable[Scene], some_gone: bool) -> None:
+        """Labels the tiles of all splits and adds the errors of splits that cannot be used.
+
+        Args:
+            scan: Its scenes.
+            scenes: All scenes that were to be used.
+            some_gone: Whether there should be more of them.
+        """
         usable = {info.scene.name for info in scan.infos}
-        # What an unusable scene lacks is no second fault of its split, whichever that was to be.
+        # A split that lacks tiles because a scene is unusable is not reported as a second error.
+        # The split of an unusable scene may be unknown: then no split is reported.
         lost = {scene.split for scene in scenes if scene.name not in usable}
+        lost |= {None} if some_gone else set()
         settings = self.settings
-        fractions = dict(zip(SPLITS[1:], settings.fractions, strict=True))
+        fractions = dict(zip(SPLITS, (None, *settings.fractions), strict=True))
         for split in SPLITS:
             scan.tiles[split] = label_tiles(
                 scan.scanned, split, self.tile_size, settings.road_share, settings.max_invalid
             )
             if split not in lost and None not in lost:
-                optional = fractions.get(split) == 0
+                optional = fractions[split] == 0
                 scan.errors += split_errors(
                     scan, split, settings.road_share, settings.mask_threshold, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:
-        """All tiles of a split but the dropped ones: ignored tiles are among them.
+        """The tiles of a split, ignored tiles included, dropped tiles excluded.
 
         Args:
-            split: Which.
+            split: The split.
 
         Returns:
-            By scene, row and column, as the source orders the scenes.
+            Ordered by scene, row and column; the scenes are in the order of the layout.
         """
         return self._scan.tiles[split]
 
     def read_tiles(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
-        """Raw tiles, as the network takes them; invalid pixels hold the band's training mean.
+        """Raw tiles, the input of the network; invalid pixels hold the training mean of their band.
 
         Args:
-            tiles: Any crops that lie inside their scenes.
+            tiles: Tiles that lie inside their scenes.
 
         Returns:
             (N, C, size, size) float32 in the units of the scenes, size = tile_size + 2·context.
         """
         return crops(self._store, self._positions(tiles), self.tile_size, self.context)
 
-    def read_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
-        """The road pixels of tiles and their context; false where a pixel is invalid.
+    def read_road_masks(self, tiles: Sequence[Tile | LabelledTile]) -> Tensor:
+        """The road masks of tiles and their context; invalid pixels are false.
 
         Args:
-            tiles: Any crops that lie inside their scenes.
+            tiles: Tiles that lie inside their scenes.
 
         Returns:
-            (N, size, size) bool, the pixels that ``read_tiles`` gives.
+            (N, size, size) bool, pixel by pixel as in ``read_tiles``.
         """
         size = self.tile_size + 2 * self.context
         masks = np.zeros((len(tiles), size, size), dtype=bool)
@@ -379,7 +433,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         write_tiles(path, (tile for split in SPLITS for tile in self._scan.tiles[split]))
 
     def write_splits(self, path: Path) -> None:
-        """Writes the split as ``splits.csv``, which ``split_file`` reads back.
+        """Writes the splits of scenes as ``splits.csv``, which ``data.split_file`` reads.
 
         Args:
             path: The file to write or replace.
@@ -387,16 +441,15 @@ class RoadTileDataModule(pl.LightningDataModule):
         Raises:
             OSError: The file cannot be written.
         """
-        write_regions(path, self._scan.regions)
+        write_regions(path, self._scan.regions, self.scene_digests)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Balanced batches of augmented training tiles: this process's part of each.
+        """Balanced batches of augmented training tiles; of each batch, the part of this process.
 
         Raises:
             DataError: A batch cannot be divided evenly among the processes.
         """
-        world_size = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
+        rank, world_size = self._process
         batch_size = self.settings.batch_size
         if batch_size % world_size:
             raise DataError(
@@ -407,7 +460,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
         dataset = TrainingTiles(
-            self._ordered(tiles.positions, tiles.labels),
+            self._dataset(tiles.positions, tiles.labels),
             self.settings.road_share,
             self.settings.max_invalid,
             self.mean,
@@ -428,12 +481,12 @@ class RoadTileDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Labelled validation tiles in order; with several processes, this one's part of them."""
-        return self._labelled_tiles("val")
+        """Labelled validation tiles in order; with several processes, the part of this process."""
+        return self._ordered("val", labelled=True)
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Labelled test tiles in order; with several processes, this one's part of them."""
-        return self._labelled_tiles("test")
+        """Labelled test tiles in order; with several processes, the part of this process."""
+        return self._ordered("test", labelled=True)
 
     def predict_dataloader(
         self, splits: Sequence[Split] = ("val", "test")
@@ -441,41 +494,32 @@ class RoadTileDataModule(pl.LightningDataModule):
         """All tiles of each split in the order of ``tiles_of``, in every process.
 
         Args:
-            splits: One loader is made for each.
+            splits: The splits, one for each loader.
 
         Returns:
             Loaders of tiles and labels, -1 for ignored tiles.
         """
-        return [self.evaluation_dataloader(split) for split in splits]
+        return [self._ordered(split, labelled=False) for split in splits]
 
-    def evaluation_dataloader(self, split: Split) -> DataLoader[Batch]:
-        """All tiles of a split in the order of ``tiles_of``, in every process.
-
-        Args:
-            split: Which.
-
-        Returns:
-            A loader of tiles and labels, -1 for ignored tiles.
-        """
+    def _ordered(self, split: Split, labelled: bool) -> DataLoader[Batch]:
+        """The labelled tiles of a split divided among the processes, or all tiles in each."""
         tiles = self._scan.tiles[split]
-        dataset = self._ordered(tiles.positions, tiles.labels)
-        return self._loader(dataset, OrderedBatches(len(dataset), self.settings.batch_size))
+        chosen = tiles.labels != Label.IGNORED if labelled else slice(None)
+        dataset = self._dataset(tiles.positions[chosen], tiles.labels[chosen])
+        process = self._process if labelled else (0, 1)
+        batches = OrderedBatches(len(dataset), self.settings.batch_size, *process)
+        return self._loader(dataset, batches)
 
-    def _labelled_tiles(self, split: Split) -> DataLoader[Batch]:
-        tiles = self._scan.tiles[split]
-        labelled = tiles.labels != Label.IGNORED
-        world_size = self.trainer.world_size if self.trainer else 1
-        rank = self.trainer.global_rank if self.trainer else 0
-        dataset = self._ordered(tiles.positions[labelled], tiles.labels[labelled])
-        return self._loader(
-            dataset, OrderedBatches(len(dataset), self.settings.batch_size, rank, world_size)
-        )
+    @property
+    def _process(self) -> tuple[int, int]:
+        """The rank of this process, and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _current_epoch(self) -> int:
         if self.trainer is None:
             return self.epoch
         overfit: float = self.trainer.overfit_batches  # type: ignore[attr-defined]
-        # Overfitting means the same tiles again and again.
+        # Overfitting repeats the tiles of the first epoch.
         return 0 if overfit else self.trainer.current_epoch
 
     def _loader(
@@ -484,14 +528,14 @@ class RoadTileDataModule(pl.LightningDataModule):
         return _LazyLoader(
             dataset,
             batch_sampler=batches,  # type: ignore[arg-type]  # arrays of keys, not lists
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # gets a whole batch
+            collate_fn=_unchanged,  # type: ignore[arg-type]  # gets a whole batch
             num_workers=self.settings.num_workers,
             persistent_workers=self.settings.num_workers > 0,
             pin_memory=self.trainer is not None
             and isinstance(self.trainer.accelerator, CUDAAccelerator),
         )
 
-    def _ordered(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
+    def _dataset(self, positions: NDArray[np.int64], labels: NDArray[np.int64]) -> TileDataset:
         return TileDataset(self._workers_store, positions, labels, self.tile_size, self.context)
 
     @property
@@ -501,22 +545,21 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     @property
     def _workers_store(self) -> SceneStore:
-        """The store as workers get it: forked ones inherit it, others must be given handles."""
+        """The store for workers: forked workers inherit it, spawned ones map shared memory."""
         if self.settings.num_workers == 0 or torch.multiprocessing.get_start_method() == "fork":
             return self._store
-        if self._spawned_store is None:
-            self._spawned_store = self._store.shared()
-        return self._spawned_store
+        return self._store.shared
 
     def _positions(self, tiles: Sequence[Tile | LabelledTile]) -> NDArray[np.int64]:
-        """(N, 3) number of the scene, row and column."""
+        """(N, 3) index of the scene, row and column."""
+        index = {info.scene.name: place for place, info in enumerate(self._scan.infos)}
         plain = (item.tile if isinstance(item, LabelledTile) else item for item in tiles)
-        rows = [(self._numbers[tile.scene], tile.row, tile.col) for tile in plain]
+        rows = [(index[tile.scene], tile.row, tile.col) for tile in plain]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def _cells(positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Numbers of the neighbourhoods that tiles (N, 3) lie in."""
+    """The number of the neighbourhood of each tile (N, 3)."""
     cells = np.stack([positions[:, 0], *(positions[:, 1:] // _CELL).T], axis=1)
     numbers: NDArray[np.int64] = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     return numbers

@@ -1,18 +1,22 @@
 """The settings of a data module: types, ranges, and the rules that concern several of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
+from vbp_lightning.data.datasets.scene import Scene
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
 from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
+
+SceneSource: TypeAlias = Callable[[], list[Scene]]
+"""The layout of a data set, a dataclass; calling it returns the scenes."""
 
 Layout = PatternScenes | LabelledImages | SyntheticScenes
 
@@ -39,7 +43,7 @@ class DataSettings:
             holds the fill value of nodata. Labels, shares and bounds are those of the tile alone.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
-        cover_edges: Whether last tiles, shifted inwards, take the pixels that the stride leaves.
+        cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
         road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
             ignored.
         max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
@@ -52,8 +56,12 @@ class DataSettings:
         block_margin: Pixels that lie at least between a training tile and each held-out pixel of
             its scene, where scenes are divided; None for the jitter of the augmentation and twice
             the context, so that no pixel is read for training and for a held-out tile.
-        split_file: A ``splits.csv`` that a run has written, or a CSV of one's own with the columns
-            ``scene`` and ``split``; it replaces the drawing of splits.
+        split_file: A ``splits.csv`` that a run has written, or another CSV with the columns
+            ``scene`` and ``split``; splits are then read and not drawn. The split ``none`` leaves
+            scenes alone.
+        train_fraction: Part of the training split that is used: a fraction in (0, 1], or a number
+            of scenes as an integer (of blocks, where scenes are divided). ``split_seed`` draws it,
+            and a larger part holds every smaller one; None for all.
         split_seed: Seed of the drawing of splits, apart from ``seed``, so that runs of different
             seeds are evaluated on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
@@ -86,6 +94,9 @@ class DataSettings:
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
     split_file: Path | None = None
+    train_fraction: (
+        PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
+    ) = None
     split_seed: Count = 0
     tiles_per_epoch: PositiveCount | None = None
     batch_size: PositiveCount = 64
@@ -154,17 +165,22 @@ class DataSettings:
 
 
 def made_layout(
-    source: Mapping[str, Any], root: str | Path | None
-) -> tuple[Layout | None, list[str]]:
-    """Makes a dataset's layout from plain values; no code that they name is imported.
+    source: SceneSource | Mapping[str, Any], root: str | Path | None
+) -> tuple[SceneSource | None, list[str]]:
+    """Makes a layout from plain values; code that they name is not imported.
 
     Args:
-        source: The layout's settings, and under ``_target_`` a path that ends in its class.
+        source: The settings of the layout with, under ``_target_``, a path that ends in its class;
+            or a layout, which is returned.
         root: Folder of the data set.
 
     Returns:
         The layout, or None and one line for each error.
     """
+    if not isinstance(source, Mapping):
+        is_layout = callable(source)
+        line = f"data.source={source}: is no layout: choose one with data=, as data=folder"
+        return (source, []) if is_layout else (None, [line])
     settings = {key: value for key, value in source.items() if not key.startswith("_")}
     target = str(source.get("_target_"))
     layout = _LAYOUTS.get(target.rsplit(".", 1)[-1])

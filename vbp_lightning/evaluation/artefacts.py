@@ -55,7 +55,10 @@ def artefacts(
         upsampling: A name of ``UPSAMPLINGS``.
         inputs: ``(N, C, H, W)``; only their size matters, one sample is run.
         draws: Number of random deepest maps.
-        seed: Of their values.
+        seed: Seed of their values.
+
+    Returns:
+        The four scores.
 
     Raises:
         UnsupportedNetworkError: The network's feature maps cannot be followed.
@@ -83,7 +86,7 @@ def coverage_variation(mask: Masks) -> float:
 
 
 def border_ratio(mask: Masks) -> float:
-    """The border pixel of ``(H, W)`` that differs most from the middle's mean, divided by it."""
+    """The border pixel of ``(H, W)`` most unlike the mean of the middle, divided by that mean."""
     ring = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]) / _middle(mask).mean()
     return float(ring[np.abs(ring - 1).argmax()])
 

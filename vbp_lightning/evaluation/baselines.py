@@ -1,6 +1,6 @@
-"""Baselines: maps that are computed from the image alone, which an explanation must beat.
+"""Baselines: maps computed from the image alone. A useful explanation scores higher.
 
-All functions take images ``(N, C, H, W)`` and return maps ``(N, 1, H, W)`` that are not negative;
+All functions take images ``(N, C, H, W)`` and return non-negative maps ``(N, 1, H, W)``;
 each map is independent of the rest of the batch. ``BASELINES`` holds them as attribution methods,
 which are built like any other method and ignore the network.
 """
@@ -51,7 +51,7 @@ def random_noise(images: Tensor, seed: int = 0) -> Tensor:
 
     Args:
         images: ``(N, C, H, W)``.
-        seed: Of the noise, together with the pixels: the same image always gets the same map.
+        seed: Seed of the noise, combined with the pixels: equal images get equal maps.
     """
     maps = images.new_empty(len(images), 1, *images.shape[2:])
     for image, plane in zip(images.cpu().float().contiguous(), maps, strict=True):

@@ -1,4 +1,4 @@
-"""Confidence intervals of mean scores by drawing whole scenes, whose tiles are correlated."""
+"""Confidence intervals of mean scores. Whole scenes are drawn: their tiles are correlated."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def mean_interval(
         scenes: ``(N,)``, the scene of each tile. With a single scene the interval is unbounded.
         draws: Number of resamples.
         confidence: Share of the resamples inside the interval, in (0, 1).
-        seed: Of the draws. With the same seed, all scores and methods use the same scenes.
+        seed: Seed of the draws. With the same seed, all scores and methods use the same scenes.
 
     Returns:
         Mean, lower and upper end.

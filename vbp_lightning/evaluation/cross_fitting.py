@@ -1,4 +1,4 @@
-"""All localisation scores of one method, its two settings chosen on other tiles.
+"""All localisation scores of a method whose two settings are chosen on other tiles.
 
 Relevance mass is easily increased: a power of a map keeps the order of its pixels and concentrates
 its mass on the peaks. Therefore every method is also scored with the best exponent of the same
@@ -33,8 +33,9 @@ class Setting:
     """The settings of a method.
 
     Args:
-        exponent: Of its maps, for ``sharpened_mass``.
-        threshold: Share of the maximum of each map from which a pixel is called road, for ``iou``.
+        exponent: Exponent of its maps, for ``sharpened_mass``.
+        threshold: Share of the maximum of each map from which a pixel counts as road, for
+            ``iou``.
     """
 
     exponent: float
@@ -45,8 +46,11 @@ def choose_setting(relevance: Maps, truth: Truth) -> Setting:
     """The exponent with the largest mean relevance mass and the threshold with the largest overlap.
 
     Args:
-        relevance: ``(N, H, W)``, N at least 1, of any sign: it is pooled here.
+        relevance: ``(N, H, W)``, N at least 1, of any sign; negative values count as zero.
         truth: ``(N, H, W)`` bool.
+
+    Returns:
+        The chosen exponent and threshold.
     """
     maps = _to_one(positive_part(relevance))
     masses = [relevance_mass(maps**exponent, truth).mean() for exponent in EXPONENTS]
@@ -57,14 +61,14 @@ def localisation_scores(relevance: Maps, truth: Truth, setting: Setting) -> dict
     """Every localisation score of every tile.
 
     Args:
-        relevance: ``(N, H, W)``, of any sign: it is pooled here.
+        relevance: ``(N, H, W)``, of any sign; negative values count as zero.
         truth: ``(N, H, W)`` bool.
-        setting: Chosen on other tiles.
+        setting: Exponent and threshold, chosen on other tiles.
 
     Returns:
-        ``(N,)`` by score: ``average_precision``, ``relevance_mass`` of the map and
-        ``sharpened_mass`` of its power, ``rank_accuracy``, ``pointing_game`` without and
-        ``pointing_game_2px`` with a tolerance of two pixels, and ``iou``.
+        ``(N,)`` by the name of the score. The names are ``average_precision``, ``relevance_mass``
+        of the map, ``sharpened_mass`` of its power, ``rank_accuracy``, ``pointing_game`` without
+        and ``pointing_game_2px`` with a tolerance of two pixels, and ``iou``.
     """
     maps = _to_one(positive_part(relevance))
     return {
@@ -81,7 +85,7 @@ def localisation_scores(relevance: Maps, truth: Truth, setting: Setting) -> dict
 def cross_fitted_scores(
     relevance: Maps, truth: Truth, scenes: Sequence[str]
 ) -> tuple[dict[str, Scores], list[Setting]]:
-    """The same scores for the scenes in two halves, each with the setting chosen on the other.
+    """The same scores, for each half of the scenes with the setting chosen on the other half.
 
     Args:
         relevance: ``(N, H, W)``.
@@ -89,8 +93,8 @@ def cross_fitted_scores(
         scenes: ``(N,)``, at least two different ones.
 
     Returns:
-        The scores, and the settings with which the two halves were scored: the scenes at even and
-        those at odd places in the sorted list of names.
+        The scores, and the settings with which the two halves were scored. The halves are the
+        scenes at even and those at odd places in the sorted list of names.
 
     Raises:
         ValueError: There is only one scene.

@@ -47,10 +47,10 @@ def pixel_ranks(relevance: Maps, seed: int = 0) -> npt.NDArray[np.int64]:
 
     Args:
         relevance: ``(N, H, W)``, any sign: evidence against the class has the last ranks.
-        seed: Of the random order of tied pixels, which is the same for all maps.
+        seed: Seed of the random order of tied pixels, which is the same for all maps.
 
     Returns:
-        Of the same shape.
+        The same shape, from 0 to H·W − 1 in each map.
     """
     flat = np.asarray(relevance, dtype=np.float64).reshape(len(relevance), -1)
     chance = np.random.default_rng(seed).random(flat.shape[1])
@@ -83,8 +83,8 @@ def removal_curves(
         relevance: ``(N, H, W)``.
         shares: ``(S,)`` of the pixels, in [0, 1].
         replace: Removes pixels.
-        target: See :func:`~vbp_lightning.attribution.class_scores`; of several classes, None is
-            the likeliest one of the original tile.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`; of several classes,
+            None is the likeliest one of the original tile.
         least_first: Whether the least relevant pixels are removed first.
 
     Returns:
@@ -162,7 +162,7 @@ def road(
         tiles: ``(N, C, H, W)``, raw.
         relevance: ``(N, H, W)``.
         target: The class.
-        shares: Of the pixels that are removed.
+        shares: Shares of the pixels that are removed.
 
     Returns:
         ``(N,)`` in [-½, ½].
@@ -195,8 +195,8 @@ def shift_response(
         relevance: ``(N, H, W)``.
         target: The class.
         area: Share of the most relevant pixels.
-        distances: Of the moves in pixels, each in both directions; columns of the border are
-            repeated where a shift leaves none.
+        distances: Lengths of the moves in pixels, each in both directions; the border column is
+            repeated where a shift leaves pixels empty.
 
     Returns:
         Changes in units of the score.

@@ -1,4 +1,4 @@
-"""Removal of pixels from a tile by imputation, so that the network sees no unusual hole."""
+"""Removal of pixels from a tile by imputation, which leaves no hole that is visible as such."""
 
 from functools import lru_cache
 
@@ -24,9 +24,9 @@ def linear_imputation(
 
     Args:
         tile: ``(C, H, W)``, raw.
-        removed: ``(H, W)``. If all are removed, each band becomes its mean.
+        removed: ``(H, W)`` bool. If all are removed, each band becomes its mean.
         noise: Standard deviation of the noise, as a share of that of each band.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Returns:
         ``(C, H, W)`` of the same dtype; other pixels keep their values.

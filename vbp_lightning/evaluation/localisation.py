@@ -2,8 +2,8 @@
 
 Every score is the expected value over all orders of pixels of equal relevance, so that it depends
 neither on the order of pixels in memory nor on a sorting routine. Hence a constant map gets the
-mean score of a random order, which is chance. An empty truth gives 0, for chance too, since no
-pixel can be hit. A full truth gives 1.
+mean score of a random order, which is chance. An empty truth gives 0 for every map, and a full
+truth gives 1.
 
 Maps are pooled first (:func:`positive_part`). All functions take relevance ``(N, H, W)``, floating
 point and not negative, and truth ``(N, H, W)`` bool, and return ``(N,)`` float64 in [0, 1].
@@ -100,7 +100,7 @@ def pointing_game(relevance: Maps, truth: Truth, tolerance: float = 0) -> Scores
         tolerance: Largest Euclidean distance to the road in pixels.
 
     Returns:
-        ``(N,)``: 0 or 1; the share of hits if several pixels are the most relevant.
+        ``(N,)``, 0 or 1; the share of hits if several pixels share the highest relevance.
     """
     values, flags = _checked(relevance, truth)
     scores = np.zeros(len(values))
@@ -144,8 +144,8 @@ def best_threshold(relevance: Maps, truth: Truth, count: int = 200) -> float:
     Args:
         relevance: ``(N, H, W)``, N at least 1.
         truth: ``(N, H, W)``.
-        count: Number of candidates: evenly spaced quantiles of the pixels of all maps, which follow
-            a monotone rescaling of the maps.
+        count: Number of candidates: evenly spaced quantiles of the pixels of all maps, so that they
+            change with a monotone rescaling of the maps.
 
     Returns:
         In [0, 1]; the smallest of several equally good ones.

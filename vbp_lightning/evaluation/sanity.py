@@ -60,7 +60,7 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
 
     Args:
         model: Left unchanged, as is the random state.
-        seed: Of the weights.
+        seed: Seed of the weights.
 
     Returns:
         One network for each convolution or linear layer, each with one more layer randomised.
@@ -106,7 +106,7 @@ def cascade_similarity(
     Args:
         explain: Computes the maps ``(N, H, W)`` of a network, always for the same tiles.
         model: The trained network.
-        stages: Of :func:`cascade`.
+        stages: The result of :func:`cascade`.
 
     Returns:
         ``(2, stages, N)`` rank correlations, of the maps and of their absolute values. If signs

@@ -29,7 +29,7 @@ class Row:
     Args:
         method: Its name.
         upsampling: Its upsampling; empty if it has none.
-        tiles: ``(N,)`` scores of the tiles by localisation score.
+        tiles: ``(N,)`` scores of the tiles, by the name of the localisation score.
         numbers: Single numbers by column.
         cascade: Mean rank correlation with the maps of the trained network, by the layer that the
             cascading randomisation has reached.
@@ -53,10 +53,10 @@ class Column:
     """A column of a printed table.
 
     Args:
-        key: Of a localisation score, or of ``Row.numbers``.
+        key: Name of a localisation score, or key of ``Row.numbers``.
         title: The heading.
         good: Which values are good: ``high``, ``low``, ``one`` (near to it), or empty for neither.
-        digits: After the point.
+        digits: Number of digits after the decimal point.
     """
 
     key: str
@@ -142,14 +142,14 @@ def _cells(column: Column, values: "pd.Series[float]") -> list[str]:
 
 
 def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
-    """The best row of each localisation score, with its leads over chance and over the next row.
+    """The best row of each localisation score, with its lead over chance and over the next row.
 
     The next row is the best one of another method, since two upsamplings of one method may be
-    alike. The intervals do not account for the choice of both rows by the same tiles.
+    similar. The intervals do not account for the choice of both rows on the same tiles.
     """
     chance = _chance(rows)
     titles = "best", "", "over chance [95 %]", "best other method", "", "lead [95 %]"
-    table = Table("", *titles, title="Leads, intervals over scenes")
+    table = Table("", *titles, title="Leads, with intervals by bootstrap over scenes")
     for column in TABLES["Localisation"]:
         key = column.key
         if key not in chance.tiles:
@@ -185,6 +185,9 @@ def score_table(rows: Sequence[Row], scenes: Sequence[str]) -> "pd.DataFrame":
     Args:
         rows: Including the baseline ``uniform``.
         scenes: The scene of each tile.
+
+    Returns:
+        One row for each of ``rows``.
     """
     import pandas as pd
 

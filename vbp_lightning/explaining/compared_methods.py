@@ -83,9 +83,9 @@ def road_tiles(
 
     Args:
         datamodule: Set up.
-        split: Of the tiles.
+        split: Split of the tiles.
         count: Largest number of tiles.
-        seed: Of the order.
+        seed: Seed of the order.
         device: Where the tiles are stored.
 
     Raises:
@@ -93,7 +93,7 @@ def road_tiles(
     """
     road = [tile for tile in datamodule.tiles_of(split) if tile.label == Label.ROAD]
     drawn = [road[place] for place in np.random.default_rng(seed).permutation(len(road))[:count]]
-    drawn, truth = where_road_is_known(drawn, datamodule.read_masks(drawn).numpy())
+    drawn, truth = where_road_is_known(drawn, datamodule.read_road_masks(drawn).numpy())
     if not drawn:
         raise UserError(
             f"split={split}: no road tile whose road pixels are known: choose data with masks or "

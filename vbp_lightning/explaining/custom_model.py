@@ -68,7 +68,7 @@ def photo_reader(cfg: DictConfig) -> ResizedImages:
     if not len(settings.bands) == len(settings.mean) == len(settings.std):
         raise UserError(
             f"preprocess: {len(settings.bands)} bands, {len(settings.mean)} means and "
-            f"{len(settings.std)} deviations: give one each a band (preprocess.bands, mean, std)"
+            f"{len(settings.std)} deviations: give one per band (preprocess.bands, mean, std)"
         )
     fill = tuple(settings.scale * float(value) for value in settings.mean)
     return ResizedImages(tuple(settings.bands), fill, settings.resize, settings.crop)
@@ -78,7 +78,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """Loads a state dict into a network; code in the file is never executed.
 
     Args:
-        network: Takes the weights.
+        network: The network that receives the weights.
         path: A ``.safetensors`` file, or one of ``torch.save`` that holds only tensors: a state
             dict, or a dict with one under the key ``state_dict``.
 

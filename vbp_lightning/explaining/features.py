@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vbp_lightning.explaining.settings import option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches
 from vbp_lightning.inspection.layers import features_and_outputs, last_linear
@@ -20,8 +20,8 @@ def features_of(
 
     Args:
         subject: The network.
-        source: Of the tiles.
-        numbers: Of the tiles, at least one; all features are held in memory.
+        source: Source of the tiles.
+        numbers: Numbers of the tiles, at least one; all features are held in memory.
 
     Returns:
         ``(N, F)`` features and ``(N, K)`` logits or scores, in the order of ``numbers``.

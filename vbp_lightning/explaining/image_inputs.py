@@ -29,7 +29,7 @@ class CutImages:
         fill: Value of each band for nodata pixels.
         tile_size: Tile size in pixels.
         context: Margin on each side of a tile in pixels; beyond the image it is filled too.
-        white_area: See :func:`opened_filled`.
+        white_area: See :func:`~vbp_lightning.data.imagery.unlabelled.opened_filled`.
     """
 
     reading: Reading

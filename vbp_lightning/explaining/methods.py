@@ -15,7 +15,7 @@ from torch import nn
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
 from vbp_lightning.errors import UserError, one_line, reason
-from vbp_lightning.explaining.settings import option_errors
+from vbp_lightning.explaining.options import option_errors
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
 
@@ -48,7 +48,7 @@ def method_maker(
         **changes: Options that replace these.
 
     Returns:
-        Builds the method for a network; raises ``ValueError`` for an option without meaning and
+        Builds the method for a network; raises ``ValueError`` for an invalid option and
         ``UnsupportedNetworkError`` for a network that the method cannot explain.
 
     Raises:
@@ -85,7 +85,7 @@ def attributions(
         are left out, and a line is printed for each.
 
     Raises:
-        UserError: A method cannot explain this network, or there is no other.
+        UserError: A method cannot explain this network, or none of the methods can.
     """
     maps: dict[str, npt.NDArray[np.float32]] = {}
     makers = {name: method_maker(name, options) for name, options in chosen_methods(cfg).items()}

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB
-from vbp_lightning.plotting.png import compress_page, encode_png
+from vbp_lightning.plotting.png import write_picture
 
 
 def write_results(
@@ -31,13 +31,6 @@ def write_results(
     yield write_arrays(output / f"{name}.npz", cfg, **arrays)
 
 
-def write_picture(path: Path, picture: RGB) -> Path:
-    """Writes ``(H, W, 3)`` uint8 as a PNG, completely or not at all; returns the path."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(encode_png([compress_page(picture)]))
-    return path
-
-
 def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Path:
     """Writes named arrays and the config that they were computed with, completely or not at all.
 
@@ -52,6 +45,6 @@ def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Pat
     saved = {name: np.asarray(values) for name, values in arrays.items()}
     config = np.array(OmegaConf.to_yaml(cfg))
     with replacing(path) as temporary:
-        # numpy's stub takes the arrays for its own option
+        # NumPy's type stub mistakes the arrays for an option
         np.savez_compressed(temporary, **saved, config=config)  # type: ignore[arg-type]
     return path

@@ -7,10 +7,10 @@ from pathlib import Path
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.data.tiles.tiles_csv import TILE_FIELDS, tile_fields
-from vbp_lightning.explaining.outputs import write_picture
 from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
+from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
 from vbp_lightning.scene_maps.scene_job import SceneJob
@@ -30,10 +30,10 @@ def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> 
     """Draws a scene with both of its maps, which must exist, laid over it.
 
     Args:
-        job: Of the scene.
+        job: The job of the scene.
         threshold: P(road) whose contour is drawn.
         title: Appended to the name of the scene.
-        note: About the maps.
+        note: Text below the maps.
 
     Returns:
         The picture.
@@ -56,21 +56,21 @@ def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> 
 
 
 def write_road_areas(path: Path, jobs: Sequence[SceneJob], threshold: float) -> list[str]:
-    """Writes the areas of all scenes that are called road as GeoJSON (RFC 7946).
+    """Writes the road areas of all scenes as GeoJSON (RFC 7946).
 
     Args:
         path: The file to write or replace.
         jobs: Scenes whose maps exist.
-        threshold: P(road) from which a window is called road.
+        threshold: P(road) from which a window is classified as road.
 
     Returns:
-        A line for each scene that has no place on the earth.
+        A line for each scene that is not georeferenced.
     """
     features, errors = [], []
     for job in jobs:
         if not job.grid.is_georeferenced or job.grid.crs is None:
             errors.append(
-                f"{job.image}: has no place on the earth, so that its roads cannot be written"
+                f"{job.image}: is not georeferenced, so its roads cannot be written"
                 " (roads=true): georeference it, or set roads=false"
             )
             continue
@@ -97,9 +97,9 @@ def write_hardest(
 
     Args:
         output: Folder of ``hardest_tiles.csv`` and ``hardest_tiles.png``.
-        tiles: To choose from.
-        datamodule: Gives pixels and road masks.
-        count: Of each label.
+        tiles: The tiles to choose from.
+        datamodule: Source of pixels and road masks.
+        count: Largest number of tiles of each label.
 
     Returns:
         Both files.
@@ -113,7 +113,7 @@ def write_hardest(
         chosen = largest_errors(tiles, label, count)
         places = [item.tile for item in chosen]
         pictures = to_rgb(datamodule.read_tiles(places).numpy())[:, own, own]
-        road_masks = datamodule.read_masks(places).numpy()[:, own, own]
+        road_masks = datamodule.read_road_masks(places).numpy()[:, own, own]
         captions = [
             f"P {item.probability:.2f} {place.scene} {place.row},{place.col}"
             for item, place in ((item, item.tile.tile) for item in chosen)

@@ -91,8 +91,8 @@ class Subject:
             target: A class; None for road, or each image's likeliest class.
 
         Returns:
-            ``(N,)`` float64 in [0, 1]; always P(road) for a road classifier. And ``(N,)`` names of
-            the classes that they belong to.
+            The probabilities ``(N,)``, float64 in [0, 1] and always P(road) for a road classifier;
+            and ``(N,)`` names of the classes that they belong to.
 
         Raises:
             UserError: There is no such class.

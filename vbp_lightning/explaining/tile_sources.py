@@ -1,6 +1,6 @@
 """The tiles that ``explain.py`` explains: of a split of the run's own data, or of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -18,16 +18,18 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.tiles.selection import choose_by_share
+from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.image_inputs import ImageReader
-from vbp_lightning.explaining.settings import check_options
+from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
+from vbp_lightning.explaining.imagery import warn_of_other_imagery
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.records import PositiveCount
 
 MOST_TILES = 20_000
-"""Tiles of a source that are compared with each other in memory, at most."""
+"""Largest number of tiles of a source that are compared with each other in memory."""
 
 _BATCH = 64
 
@@ -53,7 +55,7 @@ class SplitTiles:
 
     Args:
         datamodule: Set up.
-        split: Of the tiles.
+        split: Split of the tiles.
     """
 
     datamodule: RoadTileDataModule
@@ -83,7 +85,7 @@ class SplitTiles:
         return ChosenTiles(self.read(indices), [labelled.tile for labelled in known], known)
 
     def report(self) -> None:
-        """Raises nothing: the data module has already refused files that cannot be read."""
+        """Does nothing: the data module has already refused files that cannot be read."""
 
 
 @dataclass
@@ -140,10 +142,10 @@ class ImageTiles:
         files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
-        for number, mine in enumerate(files):
+        for number, own in enumerate(files):
             share = (number + 1) * count // len(files) - number * count // len(files)
-            spread = evenly_spread(len(mine), share) if share > 1 else [len(mine) // 2]
-            chosen = [mine[rank] for rank in spread]
+            spread = evenly_spread(len(own), share) if share > 1 else [len(own) // 2]
+            chosen = [own[rank] for rank in spread]
             try:
                 tiles.append(self.read(chosen))
             except UserError as error:
@@ -190,24 +192,37 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
     """
     check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
-        return ImageTiles(subject.reader, image_files(Path(cfg.input)))
-    return SplitTiles(own_data(subject.classifier), split or cfg.split)
+        tiles = ImageTiles(subject.reader, image_files(Path(cfg.input)))
+        if subject.classifier is not None and isinstance(subject.reader, CutImages):
+            trained = subject.classifier.hparams["imagery"]
+            warn_of_other_imagery(tiles.files, subject.reader, trained)
+        return tiles
+    return SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
 
 
-def own_data(classifier: RoadClassifier | None) -> RoadTileDataModule:
-    """The data that a classifier was trained with, set up.
+def own_data(
+    classifier: RoadClassifier | None, changes: Mapping[str, str | None]
+) -> RoadTileDataModule:
+    """The data that a classifier was trained with and its splits, set up.
 
     Args:
         classifier: None for a custom model, which does not name its data.
+        changes: ``root`` of imagery that was moved, and a ``split_file`` to replace the splits of
+            the run; None for no change.
 
     Raises:
         UserError: The data are not known, or the imagery cannot be used.
     """
     if classifier is None:
         raise UserError(
-            "input=null: a custom model has no data of its own: give an image or folder"
+            "input=null: the data of a custom model are not known: give an image or a folder"
         )
-    datamodule = RoadTileDataModule.from_config(classifier.hparams["data"] or {})
+    settings = classifier.hparams
+    splits = None
+    if settings["splits"] and changes.get("split_file") is None:
+        splits = KnownSplits.of_checkpoint(settings["splits"], settings.get("digests") or {})
+    given = {key: value for key, value in changes.items() if value is not None}
+    datamodule = RoadTileDataModule.from_config(settings["data"] or {}, splits, **given)
     datamodule.setup()
     return datamodule
 
@@ -233,7 +248,10 @@ def compared_tiles(numbers: Sequence[int]) -> list[int]:
     """At most ``MOST_TILES`` of some tiles, evenly spread; prints a line if some are left out.
 
     Args:
-        numbers: Of the tiles, at least one.
+        numbers: Numbers of the tiles, at least one.
+
+    Returns:
+        Their numbers, in the given order.
     """
     if len(numbers) > MOST_TILES:
         print(f"{MOST_TILES} evenly spread tiles of {len(numbers)} are used")
@@ -244,8 +262,8 @@ def in_batches(source: TileSource, numbers: Sequence[int], what: str) -> Iterato
     """Reads tiles in batches, with a progress bar.
 
     Args:
-        source: Of the tiles.
-        numbers: Of the tiles, in the order wanted.
+        source: Source of the tiles.
+        numbers: Numbers of the tiles, in the requested order.
         what: Text before the bar.
 
     Yields:

@@ -17,8 +17,8 @@ class Standardised(nn.Module):
 
     Args:
         model: Takes raw tiles ``(N, C, H, W)``.
-        mean: Of each band, in the units of the raw tiles.
-        std: Of each band, in the same units, positive.
+        mean: Mean of each band, in the units of the raw tiles.
+        std: Standard deviation of each band, in the same units, positive.
     """
 
     mean: Tensor
@@ -84,7 +84,7 @@ def ascend(
     Args:
         score: ``(1, C, H, W)`` images to ``(1,)`` scores; left unchanged.
         start: ``(C, H, W)`` the first image, in the units of ‖I‖.
-        steps: ``range(count)``, possibly with a progress bar.
+        steps: ``range(count)``, optionally with a progress bar.
         count: Number of steps.
         penalty: λ.
         step: Root mean square of the first step, in the units of the image.
@@ -93,7 +93,7 @@ def ascend(
             with the step. 0 for no blur.
         blur_every: Steps from one blur to the next.
         snapshots: Number of intermediate images, evenly spaced in steps.
-        seed: Of the jitter.
+        seed: Seed of the jitter.
 
     Returns:
         The images; scores are computed without jitter, before the blur of their step.
@@ -205,8 +205,8 @@ def fool(
 ) -> Fooling:
     """Changes an image slightly, so that the network gives a class a requested probability.
 
-    The log odds are approximated as linear around the present image; where they correspond to the
-    probability is then a plane. Below the probability, a step goes to the nearest point of the
+    The log odds are approximated as linear around the present image; the images with the requested
+    probability then form a plane. Below the probability, a step goes to the nearest point of the
     plane (DeepFool, Moosavi-Dezfooli et al. 2016). Otherwise it goes half-way to the point of the
     plane that is nearest to the start (as in FAB, Croce and Hein 2020). The result is the nearest
     image that reached the probability: a small change, but not proven to be the smallest.
@@ -214,10 +214,13 @@ def fool(
     Args:
         odds: ``(1, C, H, W)`` to ``(1,)`` log odds of the class: :class:`LogOdds`.
         start: ``(C, H, W)``, in the units of the distance.
-        steps: ``range(count)``, possibly with a progress bar.
-        probability: In (0, 1).
+        steps: ``range(count)``, optionally with a progress bar.
+        probability: The requested probability, in (0, 1).
         snapshots: Number of intermediate images, evenly spaced in steps.
         largest_step: Largest root mean square of a step: the approximation only holds nearby.
+
+    Returns:
+        The changed image and its path.
 
     Raises:
         ValueError: ``probability`` is not between 0 and 1.

@@ -40,6 +40,9 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
         inputs: ``(N, C, H, W)`` that the network takes.
         layer: Name of a convolution or of a container that holds one; None for the first.
 
+    Returns:
+        Weights and offsets.
+
     Raises:
         ValueError: There is no such convolution; the message lists all convolutions.
     """
@@ -85,7 +88,7 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
 
 
 def exciting_colours(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The colours with the largest response of 1×1 filters, of all equally far from the mean.
+    """The colours with the largest response of 1×1 filters, at a fixed distance from the mean.
 
     The response is ``Σ w_b x_b``. Among colours ``x`` at the same distance from the mean, in the
     units of the filter (standard deviations of a band), ``x = w / ‖w‖`` has the largest response

@@ -22,7 +22,7 @@ RULE = (
 
 _LEAST, _MOST, _BINS_A_DECADE = -20, 20, 20
 BIN_EDGES = np.linspace(_LEAST, _MOST, (_MOST - _LEAST) * _BINS_A_DECADE + 1)
-"""Decades: log10 of absolute values, in the bins of ``LayerGradient.histogram``."""
+"""Edges of the bins of ``LayerGradient.histogram``, log10 of the absolute value."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LayerGradient:
 
     Args:
         norms: ``(N,)`` Euclidean norm for each image, score per unit of activation.
-        histogram: Number of values by absolute size in ``BIN_EDGES``; smaller and larger ones are
-            in the first and the last bin, zeros in none.
+        histogram: Number of values by absolute size in ``BIN_EDGES``; smaller and larger ones
+            count in the first and the last bin, zeros in no bin.
         zeros: Number of values that are exactly zero.
         dead_channels: Channels whose gradient is zero everywhere, in every image.
         channels: Number of channels, or of units of a flat layer.
@@ -57,7 +57,7 @@ class LayerGradient:
             share: In [0, 1].
 
         Returns:
-            To a twentieth of a decade; NaN where all values are zero.
+            The value, exact to a twentieth of a decade; NaN if all values are zero.
         """
         total = self.histogram.sum()
         if total == 0:
@@ -75,11 +75,12 @@ def layer_gradients(
 
     Args:
         model: Any classifier; left unchanged.
-        batches: Of ``(N, C, H, W)`` floating point; one at a time is in memory.
+        batches: Images ``(N, C, H, W)``, floating point; one batch at a time is in memory.
         target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
 
     Returns:
-        By layer name in order of execution; layers without a path to the score are left out.
+        Gradients by layer name in order of execution; layers without a path to
+        the score are left out.
     """
     parts: dict[str, list[tuple[Tensor, npt.NDArray[np.int64], int, Tensor]]] = {}
     for batch in batches:

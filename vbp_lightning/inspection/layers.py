@@ -20,7 +20,7 @@ def visiting(model: nn.Module, visit: Visit) -> Iterator[None]:
 
     Args:
         model: All modules inside it are hooked; the hooks are removed afterwards.
-        visit: Gets each output before a later operation can overwrite it.
+        visit: Called with each output before a later operation can overwrite it.
     """
     uses: Counter[str] = Counter()
     handles: list[RemovableHandle] = []
@@ -92,6 +92,9 @@ def resolve_layer(model: nn.Module, name: str, inputs: Tensor) -> str:
         name: The full name or the end of it, from a dot on.
         inputs: ``(N, C, H, W)``; layers that do not run for these are not known.
 
+    Returns:
+        The full name.
+
     Raises:
         ValueError: No layer or several have this name; the message lists all layers.
     """
@@ -119,6 +122,9 @@ def layer_output(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
         model: Any network, run in its present mode.
         layer: Name of one of its modules, as in ``model.named_modules()``.
         inputs: ``(N, C, H, W)``.
+
+    Returns:
+        A copy of the output, usually ``(N, c, h, w)`` or ``(N, f)``.
 
     Raises:
         ValueError: The layer does not run.

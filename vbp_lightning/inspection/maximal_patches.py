@@ -31,7 +31,7 @@ class Activations:
     columns: npt.NDArray[np.int64]
 
     def of(self, places: npt.NDArray[np.int64]) -> "Activations":
-        """Those of some of the channels, by their index among these."""
+        """The activations of some of the channels, selected by their row in these arrays."""
         return Activations(
             self.values[places], self.tiles[places], self.rows[places], self.columns[places]
         )
@@ -55,6 +55,9 @@ def strongest_activations(
         batches: Tiles in order, ``(N, C, H, W)``; one batch at a time is in memory.
         count: Number of tiles for each channel.
         channels: Numbers of channels; None for all.
+
+    Returns:
+        One row for each channel, strongest first.
 
     Raises:
         ValueError: The layer does not run, or has no such channel.
@@ -95,7 +98,7 @@ def crop(tile: npt.NDArray[np.float32], box: Box) -> npt.NDArray[np.float32]:
 
     Args:
         tile: ``(C, H, W)``.
-        box: May reach beyond the tile.
+        box: The receptive field; it may reach beyond the tile.
 
     Returns:
         ``(C, box height, box width)`` float32.

@@ -29,10 +29,10 @@ def nearest(
     """The nearest other tiles of some tiles; exact, one batch at a time is in memory.
 
     Args:
-        batches: Of ``(n, …)`` float32, the features or pixels of all tiles in order.
+        batches: ``(n, …)`` float32 each, the features or pixels of all tiles in order.
         tiles: ``(Q, …)`` the features or pixels of the queries.
-        queries: ``(Q,)`` their numbers.
-        count: Neighbours of each; fewer if there are not enough tiles.
+        queries: ``(Q,)`` the numbers of the queries.
+        count: Number of neighbours of each; fewer if there are not enough tiles.
 
     Returns:
         Neighbours by the Euclidean distance over all values of a tile.

@@ -30,7 +30,7 @@ def principal_components(features: Floats, count: int = 2) -> PrincipalComponent
 
     Args:
         features: ``(N, F)``, N at least 2.
-        count: Components; fewer if there are fewer tiles or features.
+        count: Number of components; fewer if there are fewer tiles or features.
     """
     pca = PCA(min(count, *features.shape), random_state=0)
     with np.errstate(invalid="ignore"):  # constant features have no variance
@@ -45,8 +45,8 @@ def tsne(features: Floats, perplexity: float = 30.0, seed: int = 0) -> Floats:
 
     Args:
         features: ``(N, F)``, N at least 4.
-        perplexity: About how many neighbours of a tile count; reduced if there are few tiles.
-        seed: Of the initialisation.
+        perplexity: Approximate number of neighbours to consider; reduced if there are few tiles.
+        seed: Seed of the initialisation.
 
     Returns:
         ``(N, 2)`` float32.
@@ -67,7 +67,7 @@ def on_grid(points: npt.NDArray[np.floating], columns: int) -> npt.NDArray[np.in
 
     Args:
         points: ``(N, 2)``.
-        columns: Cells side by side; the number of rows follows from the number of points.
+        columns: Number of columns; the number of rows follows from the number of points.
 
     Returns:
         ``(N, 2)`` rows and columns, no cell twice. The second coordinate grows upwards, as in a

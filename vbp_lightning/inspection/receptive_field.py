@@ -88,7 +88,7 @@ class ReceptiveField:
         padding: Sequence[int] = (0, 0),
         dilation: Sequence[int] = (1, 1),
     ) -> "ReceptiveField":
-        """The field of the output of a window; one number stands for both axes."""
+        """The field of the output of a window; one number applies to both axes."""
         k, s, p, d = (np.asarray(each, np.int64) for each in (kernel, stride, padding, dilation))
         high = self.high + (d * (k - 1) - p) * self.step
         return ReceptiveField(
@@ -126,7 +126,7 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
 
     Returns:
         By module name in order of execution. Behind an operation that is not supported (transposed
-        convolution, attention), the reason stands in place of the field.
+        convolution, attention), the reason is given instead of the field.
     """
     fields: dict[str, ReceptiveField | Unfollowed] = {}
     inputs = inputs[:1].clone()

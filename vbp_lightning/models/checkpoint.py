@@ -21,13 +21,13 @@ def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
 
     Args:
         path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
-        config_key: The key through which the user named the file, for the error's line.
+        config_key: The key through which the user named the file, for the error message.
 
     Returns:
-        Lightning's checkpoint: ``state_dict``, ``hyper_parameters``, ``epoch`` and so on.
+        The checkpoint of Lightning, with ``state_dict``, ``hyper_parameters``, ``epoch`` and so on.
 
     Raises:
-        CheckpointError: The file is missing, unreadable, carries pickled objects, or does not
+        CheckpointError: The file is missing, unreadable, contains pickled objects, or does not
             come from a ``RoadClassifier``.
         UserError: A later version of the project wrote it.
     """

@@ -38,7 +38,7 @@ class RoadClassifier(pl.LightningModule):
     """A classifier of road and non-road tiles: network, loss, optimiser, metrics.
 
     Every argument is a plain builtin and is stored in the checkpoint, so that
-    ``RoadClassifier.load_from_checkpoint(path)`` needs the path alone.
+    ``RoadClassifier.load_from_checkpoint(path)`` needs only the path.
 
     Args:
         architecture: ``strided`` or ``maxpool``.
@@ -48,14 +48,17 @@ class RoadClassifier(pl.LightningModule):
         low: Values that each band is clipped to from below, in raw units; None for no clipping.
         high: Values that each band is clipped to from above.
         context: Margin in pixels that tiles come with on each side, a multiple of 8: see
-            :class:`~vbp_lightning.models.RoadNetwork`.
+            :class:`~vbp_lightning.models.networks.RoadNetwork`.
         learning_rate: Peak of the one-cycle schedule (Smith and Topin 2019).
-        weight_decay: AdamW's; applied to weights, not to biases and batch norms.
+        weight_decay: Weight decay of AdamW; applied to weights, not to biases and batch norms.
         data: The data module's configuration, kept for ``explain.py``.
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
+        digests: Digest of the content of each scene by name, kept for ``explain.py``.
+        imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
 
     Attributes:
-        threshold: P(road) from which a tile is called road, chosen on validation data each epoch.
+        threshold: P(road) from which a tile is classified as road, chosen on validation data
+            each epoch.
     """
 
     threshold: Tensor
@@ -73,6 +76,8 @@ class RoadClassifier(pl.LightningModule):
         weight_decay: float = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
+        digests: Mapping[str, str] | None = None,
+        imagery: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -100,7 +105,7 @@ class RoadClassifier(pl.LightningModule):
 
         Raises:
             CheckpointError: The file is missing, is no checkpoint of this project, does not fit
-                this version's network, or carries pickled objects.
+                this version's network, or contains pickled objects.
             UserError: A later version of the project wrote it.
         """
         data = read_checkpoint(Path(checkpoint_path))["hyper_parameters"].get("data")
@@ -151,7 +156,7 @@ class RoadClassifier(pl.LightningModule):
         self.labels.update(labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the epoch's metrics, with the epoch as the step; a fit chooses the threshold anew.
+        """Logs the epoch's metrics, with the epoch as the step; a fit updates the threshold.
 
         Validation comes at the end of an epoch: the training loss is that of the whole epoch, the
         learning rate that of its last step.

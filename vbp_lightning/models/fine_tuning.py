@@ -48,7 +48,7 @@ def initialize_from(model: RoadClassifier, path: Path) -> str:
     model.load_state_dict({name: wanted[name] if name in fresh else found[name] for name in wanted})
     if _FIRST_WEIGHT in fresh:
         return (
-            f"starting from {path}, except for the first convolution: it saw {bands_before} bands,"
+            f"starting from {path}, except for the first convolution: it had {bands_before} bands,"
             f" the data has {bands_now}, so it keeps its initial weights"
         )
     return f"starting from {path}"

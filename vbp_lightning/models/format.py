@@ -14,7 +14,7 @@ def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
 
     Args:
         stored: As read from the file, with ``format`` and ``data`` among its keys.
-        source: The file and the config key that named it, for the error's line.
+        source: The file and the config key that named it, for the error message.
 
     Returns:
         The same settings in the format ``FORMAT``.
@@ -39,6 +39,9 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         data: Plain builtins: ``RoadTileDataModule.data_config``, or a run's ``data`` node.
+
+    Returns:
+        The converted settings.
     """
     new = dict(data)
     if "_target_" in new:
@@ -54,7 +57,7 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _converted_layout(source: Mapping[str, Any]) -> dict[str, Any]:
-    """The three layouts of 0.1 that paired files by patterns are one now."""
+    """Converts the three layouts of 0.1 that paired files by patterns to ``PatternScenes``."""
     settings = _without_targets(source)
     layout = str(source["_target_"]).rsplit(".", 1)[-1]
     if settings.get("widths"):

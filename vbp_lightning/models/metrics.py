@@ -20,7 +20,7 @@ def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> d
     Args:
         probabilities: ``(N,)`` float, P(road) in [0, 1].
         labels: ``(N,)`` integer, 1 for road and 0 for non-road; both classes must occur.
-        threshold: A tile is called road if its probability is at least this.
+        threshold: A tile is classified as road if its probability is at least this.
 
     Returns:
         ``auroc``, ``average_precision``, ``f1`` (of road) and ``balanced_accuracy`` (the mean of
@@ -38,7 +38,7 @@ def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> d
 
 
 def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
-    """The decision threshold of the highest balanced accuracy.
+    """The decision threshold with the highest balanced accuracy.
 
     Only cuts between distinct probabilities differ, so each is tried once, at the midpoint of two
     neighbouring probabilities; of equally good cuts the nearest to one half is taken.

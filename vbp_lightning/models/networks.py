@@ -119,7 +119,7 @@ class RoadNetwork(nn.Sequential):
         if head not in ("hidden", "gap"):
             raise ValueError(f"head is {head!r}; choose hidden or gap")
         if len(mean) != len(std) or not mean:
-            raise ValueError(f"mean has {len(mean)} bands and std {len(std)}; give one each a band")
+            raise ValueError(f"mean has {len(mean)} bands and std {len(std)}; give one per band")
         if context < 0 or context % TOTAL_STRIDE:
             raise ValueError(f"context is {context}; give a multiple of {TOTAL_STRIDE} px, or 0")
         super().__init__()

@@ -13,12 +13,12 @@ Interval = tuple[float, float, float]
 
 
 def score_figure(scores: Mapping[str, Mapping[str, Interval]], chance: str, title: str) -> Figure:
-    """Draws a panel for each score: a point for each method, with its interval.
+    """Draws a panel for each score, with a point and an interval for each method.
 
     Args:
         scores: (mean, low, high) by the score's title and the method's name, the same methods in
             each; sorted by the first score. Intervals that are NaN are left out.
-        chance: The method that stands for chance; a dashed line in every panel.
+        chance: The method whose scores are those of chance; a dashed line in every panel.
         title: The tiles that were scored.
     """
     first = next(iter(scores.values()))
@@ -45,7 +45,7 @@ def score_figure(scores: Mapping[str, Mapping[str, Interval]], chance: str, titl
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(places, names, fontsize=9)
     panels[0].set_ylim(-0.7, len(names) - 0.3)
-    figure.suptitle(f"{title}; 95 % by bootstrap over scenes; dashed: chance", fontsize=11)
+    figure.suptitle(f"{title}; 95 % intervals over scenes; dashed: chance", fontsize=11)
     return figure
 
 

@@ -28,7 +28,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
     Args:
         size: Height of an em in pixels.
-        bold: The bold face.
+        bold: Whether the type is bold.
     """
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
@@ -37,12 +37,12 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def wrapped(text: str, size: int, bold: bool, room: int) -> list[str]:
-    """Breaks a text into lines at its spaces; a word that is too long gets a line of its own.
+    """Breaks a text into lines at its spaces; a word that is too long is put on a separate line.
 
     Args:
         text: A paragraph.
         size: Height of an em in pixels.
-        bold: The bold face.
+        bold: Whether the type is bold.
         room: Greatest length of a line in pixels.
     """
     first, *words = text.split(" ")
@@ -69,8 +69,8 @@ class Canvas:
     """A white RGB page in pixels; x to the right, y downwards from the upper-left corner.
 
     Args:
-        width: Pixels.
-        height: Pixels.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     def __init__(self, width: int, height: int) -> None:
@@ -100,11 +100,11 @@ class Canvas:
         """Writes one line, in smaller type if it is too long.
 
         Args:
-            x: Pixels.
-            y: Pixels.
+            x: Left end of the line in pixels, or its right end with ``from_right``.
+            y: Upper edge of the line in pixels.
             text: One line.
             size: Height of an em in pixels.
-            bold: The bold face.
+            bold: Whether the type is bold.
             colour: Red, green, blue.
             from_right: Whether the line ends at ``x`` instead of beginning there.
             room: Greatest length in pixels; by default, the distance to the edge of the page.

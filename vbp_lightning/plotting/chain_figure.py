@@ -1,4 +1,4 @@
-"""How a VisualBackProp mask comes about: each layer's averaged map and the mask after it."""
+"""The computation of a VisualBackProp mask: the averaged map and the mask of each layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ChainStep:
     Args:
         name: The layer, such as ``block3``.
         averaged: ``(h, w)`` its map averaged over the channels.
-        mask: ``(h, w)`` the mask so far, after the product with that map.
+        mask: ``(h, w)`` the intermediate mask, after the product with that map.
     """
 
     name: str
@@ -36,9 +36,10 @@ def chain_figure(
 ) -> RGB:
     """Composes the chain of one tile, deepest layer first, the input last.
 
-    Upper row: averaged maps, then the tile. Lower row: the mask so far, then the finished mask over
-    the tile. Every map is shown from its own minimum to its own maximum, since raw values grow by
-    orders of magnitude from layer to layer. More than four layers are continued below.
+    Upper row: averaged maps, then the tile. Lower row: intermediate masks, then the final mask
+    over the tile. Every map is shown from its own minimum to its own maximum, since raw values grow
+    by orders of magnitude from layer to layer. After four layers the figure continues in further
+    rows.
 
     Args:
         tile: ``(H, W, 3)`` uint8.
@@ -60,7 +61,7 @@ def chain_figure(
     for start in range(0, len(names), _COLUMNS):
         part = slice(start, start + _COLUMNS)
         rows.append(GridRow("maps averaged over their channels", uppers[part], captions[part]))
-        rows.append(GridRow("mask so far: enlarged, times the map above", lowers[part]))
+        rows.append(GridRow("mask so far: upsampled, times the map above", lowers[part]))
     lines = (f"each map from its own minimum to its maximum; colour: value^{SALIENCY_GAMMA:g}",)
     return picture_grid(rows, title, lines + tuple(notes), _COLUMNS, side=192, text_size=28)
 

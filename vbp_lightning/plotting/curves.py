@@ -1,7 +1,7 @@
 """Figures of the training report: precision and recall, calibration, confusion matrix.
 
-Figures are made without pyplot: they are not registered, choose no backend, and are freed with
-their last reference.
+Figures are made without pyplot, so that they are not registered, select no backend, and are freed
+with their last reference.
 """
 
 import io
@@ -36,8 +36,8 @@ def precision_recall_figure(
     Args:
         labels: ``(N,)`` 1 road, 0 non-road; at least one road.
         probabilities: ``(N,)`` P(road).
-        threshold: P(road) from which a tile is called road.
-        title: Which tiles these are.
+        threshold: P(road) from which a tile is classified as road.
+        title: Names the tiles.
     """
     truth = np.asarray(labels) == 1
     called = np.asarray(probabilities) >= threshold
@@ -79,7 +79,7 @@ def calibration_figure(
     Args:
         labels: ``(N,)`` 1 road, 0 non-road; N at least 1.
         probabilities: ``(N,)`` P(road) in [0, 1].
-        title: Which tiles these are.
+        title: Names the tiles.
         bins: Number of bins of equal width, each with its upper limit.
     """
     limits = np.linspace(0, 1, bins + 1)
@@ -109,8 +109,8 @@ def confusion_figure(
     Args:
         labels: ``(N,)`` 1 road, 0 non-road.
         probabilities: ``(N,)`` P(road).
-        threshold: P(road) from which a tile is called road.
-        title: Which tiles these are.
+        threshold: P(road) from which a tile is classified as road.
+        title: Names the tiles.
     """
     called = (np.asarray(probabilities) >= threshold).astype(np.int64)
     counts = confusion_matrix(labels, called, labels=[0, 1])
@@ -127,7 +127,7 @@ def confusion_figure(
     for text, count in zip(display.text_.flat, counts.flat, strict=True):
         text.set_text(f"{count}\n{text.get_text()}")
     axes.set_title(f"{title}, road if P ≥ {threshold:.3f}", fontsize=12)
-    axes.set(xlabel="called", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
     display.im_.colorbar.set_label("share of the true class")
     return figure
 

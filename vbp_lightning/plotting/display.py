@@ -18,9 +18,9 @@ SALIENCY_GAMMA = 0.5
 
 A VisualBackProp mask is a product over layers, so nearly all of its pixels lie close to zero and a
 few close to one: shown linearly, it is black with some bright dots. The square root raises 0.04 to
-a fifth of the scale. A percentile clip would show as much, but it would set a different white on
-every tile and every epoch, and flatten the peaks; a fixed power keeps order, ends and
-comparability.
+a fifth of the scale. A percentile clip would show as much, but the brightest colour would stand for
+another value on every tile and in every epoch, and peaks would be clipped. A fixed power keeps the
+order of the values and both ends of the range, and maps stay comparable.
 """
 
 COLOUR_MAP = "inferno"
@@ -183,8 +183,8 @@ def scaled(values: npt.NDArray[np.floating], scale: Scale) -> Floats:
 
     Args:
         values: ``(N, H, W)``, any range.
-        scale: ``each`` map from its own least to its own largest value (if any value is negative:
-            to its own largest absolute value), or ``shared`` by all maps.
+        scale: ``each`` to scale every map from its own smallest to its own largest value (by its
+            own largest absolute value if any value is negative), or ``shared`` for one scale.
 
     Returns:
         float32 of the same shape; constant maps give 0.

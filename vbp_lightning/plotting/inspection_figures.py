@@ -120,7 +120,7 @@ class GradientBar:
         quantiles: ``(5,)`` 5, 25, 50, 75 and 95 % of the absolute values other than zero.
         norm: Mean Euclidean norm of an image's gradient.
         zero_share: Share of values that are exactly zero.
-        dead_channels: How many of the channels have no gradient at all, such as ``3/64``.
+        dead_channels: Number of channels without gradient, of all channels, such as ``3/64``.
         diagnosis: ``dead``, ``exploding``, ``vanishing`` or empty.
     """
 

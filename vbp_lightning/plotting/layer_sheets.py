@@ -25,8 +25,8 @@ def feature_map_sheet(
         tile: ``(H, W, 3)`` uint8, the network's input.
         maps: By layer, ``(c, h, w)`` or ``(f,)``.
         title: Headline.
-        scale: ``each`` channel by itself, or ``shared`` by the channels of a layer.
-        channels: How many of a layer are drawn at most, the first ones.
+        scale: ``each`` to scale every channel separately, or ``shared`` for one scale a layer.
+        channels: Largest number of channels that are drawn of each layer, the first ones.
 
     Returns:
         ``(height, width, 3)`` uint8.
@@ -39,15 +39,15 @@ def feature_map_sheet(
             continue
         count, height, width = values.shape
         drawn = f", the first {channels} shown" if channels < count else ""
-        silent = int((values == 0).all(axis=(1, 2)).sum())
-        zeros = f"; {silent} all zero" if silent else ""
+        empty = int((values == 0).all(axis=(1, 2)).sum())
+        zeros = f"; {empty} all zero" if empty else ""
         heading = f"{name}: {count} × {height} × {width}{drawn}; {about}{zeros}"
         rows.append(GridRow(heading, maps_to_rgb(values[:channels], scale)))
-    each, shared = "Each channel is scaled by itself.", "The channels of a layer share a scale."
+    each, shared = "Each channel is scaled separately.", "The channels of a layer share a scale."
     note = (
-        f"{each if scale == 'each' else shared} Without negative values: black zero or least, "
-        "yellow most; with them: orange positive, white zero, purple negative. "
-        "Colour: the square root."
+        f"{each if scale == 'each' else shared} Maps without negative values: black is zero or the "
+        "smallest value, yellow the largest. Others: orange is positive, white zero, purple "
+        "negative. Colours follow the square root."
     )
     return picture_grid(rows, title, [note], columns=16, side=64)
 
@@ -57,8 +57,8 @@ def _flat_row(name: str, values: Floats, about: str) -> GridRow:
     width = min(64, len(values))
     padded = np.pad(values, (0, -len(values) % width)).reshape(1, -1, width)
     zeros = int((values == 0).sum())
-    silent = f"; {zeros} zero" if zeros else ""
-    heading = f"{name}: {len(values)} values, a cell each; {about}{silent}"
+    share = f"; {zeros} zero" if zeros else ""
+    heading = f"{name}: {len(values)} values, one cell each; {about}{share}"
     if len(values) == 1:
         heading = f"{name}: {values[0]:.4g}"
     return GridRow(heading, maps_to_rgb(padded, "each"), side=12 * width)
@@ -126,7 +126,7 @@ def filter_sheet(
         title: Headline.
         notes: Lines under it.
         bands: Names of the input bands; empty if the input is another layer.
-        filters: How many are drawn at most, the first ones.
+        filters: Largest number of filters that are drawn, the first ones.
 
     Returns:
         ``(height, width, 3)`` uint8.
@@ -141,12 +141,12 @@ def filter_sheet(
     if colours is not None:
         names = [f"channel {number}" for number in range(len(shown))]
         captions = [
-            f"{name}{line}\nadded {offset:+.3f}"
+            f"{name}{line}\noffset {offset:+.3f}"
             for name, line, offset in zip(names, lines, offsets[:filters], strict=True)
         ]
         rows = [
-            GridRow("answers most to", swatches(colours[:filters]), captions),
-            GridRow("and least to", swatches(-colours[:filters]), names),
+            GridRow("largest response to", swatches(colours[:filters]), captions),
+            GridRow("smallest response to", swatches(-colours[:filters]), names),
         ]
         return picture_grid(rows, title, notes)
     sizes = np.sqrt((shown.astype(np.float64) ** 2).sum(axis=(1, 2, 3)))

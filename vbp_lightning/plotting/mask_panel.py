@@ -48,7 +48,7 @@ class TileCaption:
     @property
     def estimate(self) -> str:
         """The probability with its class, such as ``P(road) 0.421``."""
-        # "1.000" and "0.000" would claim a certainty that a sigmoid never reaches
+        # "1.000" and "0.000" would state a certainty that a sigmoid never reaches
         shown = f"{self.probability:.3f}"
         shown = {"1.000": ">0.999", "0.000": "<0.001"}.get(shown, shown)
         return f"P({self.outcome}) {shown}"
@@ -69,7 +69,7 @@ def mask_panel(
     default size with up to ``TILES_PER_PAGE`` tiles.
 
     Args:
-        tiles: ``(N, H, W, 3)`` uint8; if N is 0, the panel says ``no such tile``.
+        tiles: ``(N, H, W, 3)`` uint8; if N is 0, the panel reads ``no such tile``.
         masks: ``(N, H, W)`` VisualBackProp masks, in [0, 1].
         captions: One for each tile.
         title: Headline, about 30 characters.
@@ -151,7 +151,7 @@ def truth_heading(label: str, share: float) -> str:
 
 
 def _share(share: float) -> str:
-    # a single road pixel must not read 0 %, nor the least road share of a road tile
+    # neither a single road pixel nor a small least share of road tiles may be shown as 0 %
     percent = 100 * share
     if 0 < percent < 0.01:
         return "<0.01 %"

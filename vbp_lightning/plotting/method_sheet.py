@@ -26,7 +26,7 @@ def method_sheet(
     scale: Scale = "each",
     rows: slice = slice(None),
 ) -> RGB:
-    """Composes a row for each tile: the tile, and its map by each method.
+    """Composes a row for each tile, with the tile and its map by each method.
 
     A single method without negative values is also laid over the tile. Signed maps are shown in two
     colours about zero.
@@ -36,8 +36,8 @@ def method_sheet(
         maps: ``(N, H, W)`` by method, any range.
         captions: One for each tile.
         title: Headline.
-        scale: See :func:`vbp_lightning.plotting.display.scaled`; ``shared`` is by all maps of one
-            method.
+        scale: See :func:`vbp_lightning.plotting.display.scaled`; ``shared`` is one scale for all
+            maps of a method.
         rows: The tiles that are drawn; a shared scale is that of all tiles.
 
     Returns:
@@ -55,12 +55,12 @@ def method_sheet(
     columns |= {name: maps_to_rgb(values, scale) for name, values in named.items()}
     if len(maps) == 1 and not signed:
         columns["on tile"] = overlay(tiles, scaled(next(iter(maps.values())), scale))
-    whose = "Each map by itself" if scale == "each" else "All maps of a method together"
+    scaling = "Each map separately" if scale == "each" else "All maps of a method together"
     curve = f"value^{SALIENCY_GAMMA:g} in {COLOUR_MAP}"
-    notes = [f"{whose}, least to largest value; colour: {curve}."]
+    notes = [f"{scaling}, minimum to maximum; colour: {curve}."]
     if signed:
         notes.append(
-            f"Signed, same curve: {', '.join(signed)}; orange for, purple against the class."
+            f"Signed, same curve: {', '.join(signed)}; orange: for the class, purple: against it."
         )
     grid = []
     for place in range(len(tiles))[rows]:

@@ -21,7 +21,7 @@ class GridRow:
     Args:
         heading: The text above them.
         pictures: ``(h, w, 3)`` uint8 each, of any size; enlarged or reduced to the side. A row
-            without pictures says ``none``.
+            without pictures shows ``none``.
         captions: One for each picture, the first line black and further lines grey; or none at all.
         side: Pixels of a picture's longer side; by default that of the sheet.
     """
@@ -46,7 +46,7 @@ def picture_grid(
         rows: From top to bottom.
         title: Headline.
         notes: Lines under it.
-        columns: Pictures side by side; further ones of a row go below.
+        columns: Number of pictures side by side; further ones of a row are placed below.
         side: Pixels of a picture's longer side.
         text_size: Height of the captions' em in pixels; headings are a little larger.
 

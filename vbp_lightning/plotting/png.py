@@ -1,6 +1,6 @@
 """PNG pages that are compressed once, for TensorBoard and for the file that stacks them.
 
-Four mask panels, each by itself and stacked, take 44 ms here against 231 ms with Pillow at its
+Four mask panels, written separately and stacked, take 44 ms, against 231 ms with Pillow at its
 fastest level. Each page is a piece of a deflate stream that ends on a byte boundary and refers to
 nothing before it (RFC 1951, full flush), so that a stack is the concatenation of its pages.
 """
@@ -9,9 +9,11 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -25,8 +27,8 @@ class CompressedPage:
     """A compressed picture for :func:`encode_png`.
 
     Args:
-        width: Pixels.
-        height: Pixels.
+        width: Width in pixels.
+        height: Height in pixels.
         filtered: The rows before compression, a filter byte before each.
         deflated: The same as a piece of a raw deflate stream.
     """
@@ -82,6 +84,24 @@ def encode_png(pages: Sequence[CompressedPage]) -> bytes:
     )
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(content, zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+def write_picture(path: Path, picture: RGB) -> Path:
+    """Writes a picture as a PNG file, completely or not at all.
+
+    Args:
+        path: The file to write or replace.
+        picture: ``(H, W, 3)`` uint8, H and W at least 1.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: The file cannot be written; an older one is left as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(encode_png([compress_page(picture)]))
+    return path
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(name))
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)

@@ -38,7 +38,7 @@ def road_areas(
     Args:
         probability: (rows, cols), NaN for cells without a value.
         transform: From (column, row) of the cells to coordinates of ``crs``.
-        crs: Of the scene.
+        crs: CRS of the scene.
         threshold: P(road) from which a cell is classified as road.
 
     Yields:

@@ -30,7 +30,7 @@ class BlockMaps:
 
 @dataclass(frozen=True)
 class BlockInputs:
-    """What the maps of a block are computed from.
+    """The pixels and windows that the maps of a block are computed from.
 
     Args:
         area: The pixels to read; it may reach beyond the scene.
@@ -70,6 +70,9 @@ class Mapper(Protocol):
             bands: (C, h, w) of the area.
             inputs: The area and its windows.
             usable: (rows, cols) windows whose probability is used; the others may hold any value.
+
+        Returns:
+            Both float32.
         """
 
 
@@ -81,6 +84,9 @@ def block_maps(mapper: Mapper, read: ReadPixels, shape: tuple[int, int], block: 
         read: Reads pixels of the scene.
         shape: Height and width of the scene in pixels.
         block: Its corner lies on multiples of the mapper's step where the mapper is seamless.
+
+    Returns:
+        The maps, NaN where they have no value.
     """
     grid = CellGrid(shape, mapper.window, mapper.step)
     inputs = mapper.inputs(grid, block)
@@ -107,11 +113,11 @@ def usable_windows(
     Args:
         valid: (h, w) pixels of the area with imagery.
         inputs: The area and its windows.
-        grid: Of the cells.
+        grid: The grid of the cells.
         max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Returns:
-        (rows, cols).
+        (rows, cols) bool.
     """
     size, step = grid.window, grid.step
     corners = inputs.corners()

@@ -41,21 +41,32 @@ class BlockStore:
     Args:
         folder: Created by :meth:`prepare`.
         blocks: All blocks of the scene.
-        settings: What the values depend on; stored blocks of other settings are deleted.
     """
 
-    def __init__(self, folder: Path, blocks: Sequence[Block], settings: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, blocks: Sequence[Block]) -> None:
         self.folder = folder
         self.blocks = blocks
-        self._settings = json.dumps(dict(settings), sort_keys=True)
+        self._note = folder / "settings.json"
 
-    def prepare(self) -> None:
-        """Creates the folder; one process calls it before any process uses the blocks."""
-        note = self.folder / "settings.json"
-        if self.folder.exists() and not (note.exists() and note.read_text() == self._settings):
+    def prepare(self, settings: Mapping[str, str], origin: Mapping[str, str]) -> None:
+        """Creates the folder; one process calls it before any process uses the blocks.
+
+        Args:
+            settings: What the values depend on; stored blocks of other settings are deleted.
+            origin: Tags that the values do not depend on.
+        """
+        if self.folder.exists() and not settings.items() <= self.tags().items():
             shutil.rmtree(self.folder)
-        with replacing(note) as temporary:
-            temporary.write_text(self._settings)
+        with replacing(self._note) as temporary:
+            temporary.write_text(json.dumps({**settings, **origin}))
+
+    def tags(self) -> dict[str, str]:
+        """The settings and the origin of the stored blocks; empty if there are none."""
+        try:
+            tags: dict[str, str] = json.loads(self._note.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return tags
 
     def missing(self) -> list[int]:
         """Indices of the blocks that are not stored yet."""

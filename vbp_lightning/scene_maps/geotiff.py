@@ -26,7 +26,7 @@ MASK_STEPS = 254
 
 
 WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
-"""Writes values (h, w) from a row and a column of the raster on; NaN where there are none."""
+"""Writes values (h, w) at a row and a column of the raster; NaN is written as nodata."""
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def writing_cog(
     Args:
         path: The file to write or replace.
         grid: Size and georeference of the raster.
-        description: Of the band.
-        tags: Of the file.
+        description: Description of the band.
+        tags: Tags of the file.
         as_bytes: Whether values in [0, 1] are stored as bytes with a scale, nodata being 255;
             otherwise values are stored as float32, nodata being NaN.
 

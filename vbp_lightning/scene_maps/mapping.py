@@ -115,6 +115,12 @@ class SceneMapping(pl.LightningModule):
             self._bar.stop()
         strategy = self.trainer.strategy
         strategy.barrier("computed")
+        for scene in range(self.trainer.global_rank, len(self.jobs), self.trainer.world_size):
+            if scene not in self._unreadable:
+                try:
+                    self.jobs[scene].check_image()
+                except DataError as error:
+                    self.errors += error.lines
         self._share_errors()
         complete = [job for job in self.jobs if not job.store.missing()]
         own = complete[self.trainer.global_rank :: self.trainer.world_size]

@@ -11,7 +11,9 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
+from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
+from vbp_lightning.data.imagery.fingerprint import Fingerprint, fingerprint
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.unlabelled import ReadPixels, checked_grid, opened_filled
 from vbp_lightning.files import remove_unfinished
@@ -21,6 +23,9 @@ from vbp_lightning.scene_maps.geotiff import CACHE, tags_of, writing_cog
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 
 Scaling = Literal["percentile", "extremes", "none"]
+
+_IMAGE, _CONTENT, _FILES = "IMAGE", "IMAGE_SHA256", "IMAGE_FILES"
+"""Tags: the path of the image, and its fingerprint."""
 
 PERCENT = 99.5
 """``scaling=percentile``: the percentile of the VisualBackProp mask that is mapped to 1."""
@@ -39,9 +44,9 @@ class MapSettings:
         block: Side of a block in pixels, a multiple of the step.
         scaling: How VisualBackProp masks are scaled to [0, 1]: ``percentile`` maps the smallest
             value to 0 and the 99.5th percentile to 1 and clips, ``extremes`` maps the smallest and
-            the largest value, ``none`` leaves the values. Masks blended from tiles are in [0, 1]
-            already.
-        tags: What the values depend on, written to the tags of the rasters.
+            the largest value, ``none`` leaves the values unchanged. Masks blended from
+            tiles are in [0, 1] already.
+        tags: Settings that the values depend on, written to the tags of the rasters.
         white_area: Number of saturated pixels from which a white area is nodata; 0 for never.
     """
 
@@ -61,7 +66,7 @@ class SceneJob:
     """The maps of one scene.
 
     Args:
-        name: Of the scene; the maps are named after it.
+        name: Name of the scene; the maps are named after it.
         image: The raster file of the scene.
         grid: Size and georeference of the image.
         settings: Shared by all scenes.
@@ -93,23 +98,56 @@ class SceneJob:
         return BlockStore(
             self.settings.output / f".{self.name}.blocks",
             list(blocks_of(self.grid.shape, self.settings.block)),
-            self._tags | {"image": str(self.image.resolve()), "block": str(self.settings.block)},
         )
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """Of the image; taken from the stored blocks or maps if they are of the same files.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        return fingerprint(self.image, _known(self.store.tags() or tags_of(self.mask_path)))
+
     def state(self) -> Literal["done", "other", "none"]:
-        """``done`` if both maps exist with these settings, ``other`` if any exists with others."""
-        found = [tags_of(path) for path in (self.probability_path, self.mask_path)]
-        if all(self._tags.items() <= tags.items() for tags in found):
-            return "done"
-        exists = self.probability_path.exists() or self.mask_path.exists()
-        return "other" if exists else "none"
+        """``other`` if a map of another image or other settings exists, ``done`` if both fit."""
+        if self.conflict() is not None:
+            return "other"
+        paths = (self.probability_path, self.mask_path)
+        return "done" if all(path.exists() for path in paths) else "none"
+
+    def conflict(self) -> str | None:
+        """How an existing map differs from the one that is asked for, in words; None if none does.
+
+        Raises:
+            DataError: A file of the image cannot be read.
+        """
+        for path in (self.probability_path, self.mask_path):
+            if not path.exists():
+                continue
+            stored = tags_of(path)
+            if stored.get(_CONTENT) != self.fingerprint.content:
+                image = stored.get(_IMAGE, "an unknown image")
+                if image == str(self.image.absolute()):
+                    return f"{path}: exists already and shows {image} as it was before a change"
+                return f"{path}: exists already and shows {image}, which is not {self.image}"
+            for name, value in self._tags.items():
+                if stored.get(name) != value:
+                    return (
+                        f"{path}: exists already and belongs to another checkpoint or other"
+                        f" settings: its {name} is {stored.get(name)}, not {value}"
+                    )
+        return None
 
     def prepare(self) -> None:
         """Creates the folder of the blocks and removes unfinished rasters of killed processes.
 
         One process calls it before any process uses the blocks.
         """
-        self.store.prepare()
+        self.store.prepare(
+            {**self._tags, "BLOCK": str(self.settings.block)},
+            {_IMAGE: str(self.image.absolute()), _FILES: self.fingerprint.files},
+        )
         for path in (self.probability_path, self.mask_path):
             remove_unfinished(path)
 
@@ -126,6 +164,17 @@ class SceneJob:
         """
         with self.opened() as read:
             self.store.write(block, block_maps(mapper, read, self.grid.shape, block))
+
+    def check_image(self) -> None:
+        """Deletes the blocks if the image is not the one that they were begun with.
+
+        Raises:
+            DataError: It is another one, or cannot be read.
+        """
+        known = _known(self.store.tags())
+        if fingerprint(self.image, known).content != known.content:
+            self.store.remove()
+            raise DataError(f"{self.image}: changed while it was mapped (input): map it again")
 
     @contextmanager
     def opened(self) -> Iterator[ReadPixels]:
@@ -152,19 +201,18 @@ class SceneJob:
         if limits is not None and scaling == "percentile":
             high = limits.percentile
         scaled = scaling != "none"
+        tags = self.store.tags()
         scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"} if scaled else {}
-        description = "VisualBackProp: where features fire, for any class"
+        description = "VisualBackProp: where features are active, for any class"
         with writing_cog(
-            self.mask_path, self.grid, description, self._tags | scale, as_bytes=scaled
+            self.mask_path, self.grid, description, tags | scale, as_bytes=scaled
         ) as write:
             for block, maps in self.store.read():
                 values = stretched(maps.mask, low, high) if scaled else maps.mask
                 write(block.row, block.col, values)
         cells = PixelGrid(*shape, self.cells.transform(self.grid.transform), self.grid.crs)
         description = f"P(road) of the {self.settings.window} px window around each position"
-        with writing_cog(
-            self.probability_path, cells, description, self._tags, as_bytes=False
-        ) as write:
+        with writing_cog(self.probability_path, cells, description, tags, as_bytes=False) as write:
             for block, maps in self.store.read():
                 rows, cols = self.cells.block_cells(block)
                 write(rows.start, cols.start, maps.probability)
@@ -172,7 +220,19 @@ class SceneJob:
 
     @property
     def _tags(self) -> dict[str, str]:
-        return {**self.settings.tags, "MASK_SCALING": self.settings.scaling}
+        """What the values of the maps depend on."""
+        its = self.settings
+        inputs = (its.reading, its.fill, its.window, its.step, its.white_area)
+        return {
+            **its.tags,
+            "MASK_SCALING": its.scaling,
+            "INPUTS": repr(inputs),
+            _CONTENT: self.fingerprint.content,
+        }
+
+
+def _known(tags: Mapping[str, str]) -> Fingerprint:
+    return Fingerprint(tags.get(_CONTENT, ""), tags.get(_FILES, ""))
 
 
 def stretched(mask: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
@@ -189,7 +249,7 @@ def scene_job(image: Path, settings: MapSettings, name: str | None = None) -> Sc
     Args:
         image: A raster file.
         settings: Shared by all scenes.
-        name: Of the scene; None for the stem of the file name.
+        name: Name of the scene; None for the stem of the file name.
 
     Raises:
         DataError: The file is missing or damaged, has other bands, or is smaller than a window.

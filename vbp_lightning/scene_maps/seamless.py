@@ -1,4 +1,4 @@
-"""Seamless maps: the convolutional part runs over large blocks, so tiles leave no seams."""
+"""Seamless maps: the convolutional part runs over large blocks, so that no seams appear."""
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class SeamlessMapper:
 
     Args:
         network: In eval mode.
-        upsampling: Of VisualBackProp.
+        upsampling: Upsampling of VisualBackProp.
         max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Attributes:
@@ -61,7 +61,7 @@ class SeamlessMapper:
         """The block with its halo, and the windows whose centres lie in the block.
 
         Args:
-            grid: Of the cells.
+            grid: The grid of the cells.
             block: Its corner lies on multiples of 8 px.
         """
         top, bottom = self._reach(block.row, block.height, grid.shape[0])

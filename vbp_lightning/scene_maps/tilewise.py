@@ -1,4 +1,4 @@
-"""Maps composed of overlapping tiles: the classifier sees each tile as in training."""
+"""Maps composed of overlapping tiles, which the classifier takes as in training."""
 
 from typing import Literal
 
@@ -28,7 +28,7 @@ class TileMapper:
         window: Side of a window in pixels.
         context: Margin in pixels that the model takes on each side of a window.
         batch: Windows computed at once.
-        upsampling: Of VisualBackProp.
+        upsampling: Upsampling of VisualBackProp.
         max_invalid: Largest share of nodata pixels in a window, in [0, 1].
 
     Raises:
@@ -64,7 +64,7 @@ class TileMapper:
         """All windows that overlap the block, and the pixels of both with the context.
 
         Args:
-            grid: Of the cells.
+            grid: The grid of the cells.
             block: Any rectangle of the scene.
         """
         # The centre of a window that overlaps the block lies within half a window of it.

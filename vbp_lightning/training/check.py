@@ -13,10 +13,9 @@ from vbp_lightning.data.datasets.scene import SPLITS, DataError
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
-from vbp_lightning.files import replacing
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
-from vbp_lightning.plotting.png import compress_page, encode_png
+from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE, tile_table
 
 SHEET_FILE = "contact_sheet.png"
@@ -30,7 +29,7 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     Args:
         datamodule: Not set up yet.
         folder: The folder of the sheet, ``tiles.csv`` and ``splits.csv``.
-        seed: Of the choice of tiles.
+        seed: Seed of the choice of tiles.
 
     Raises:
         DataError: Training could not run; one line for each error, after the report.
@@ -39,22 +38,17 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
     console = Console(width=max(100, Console().width), soft_wrap=False)
     if scan.infos:
         scenes = Counter(s for parts in scan.regions.values() for s in {p.split for p in parts})
-        table = tile_table({s: {"scenes": scenes[s], **scan.counts[s]} for s in SPLITS})
-        table.title, table.caption = (
-            "Tiles",
-            "ignored: too little road; dropped: too little imagery",
-        )
+        table = tile_table({s: {"scenes": scenes[s], **datamodule.counts[s]} for s in SPLITS})
+        table.title = "Tiles"
+        table.caption = "ignored: too little road; dropped: too little imagery"
         console.print(table)
         console.print(_band_table(scan, datamodule))
-        for line in _scene_lines(scan):
-            print(line)
+        print(*_scene_lines(scan), sep="\n")
         datamodule.write_tiles(folder / TILES_FILE)
         datamodule.write_splits(folder / SPLITS_FILE)
         print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")
     if scan.store is not None:
-        with replacing(folder / SHEET_FILE) as temporary:
-            temporary.write_bytes(encode_png([compress_page(draw_sheet(datamodule, scan, seed))]))
-        print(folder / SHEET_FILE)
+        print(write_picture(folder / SHEET_FILE, draw_sheet(datamodule, scan, seed)))
     for line in scan.warnings:
         print(f"Note: {line}")
     if scan.errors:
@@ -146,7 +140,7 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
     rows = [
         GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
-            outlined(islice(pictures, len(tiles)), datamodule.read_masks(tiles).numpy()),
+            outlined(islice(pictures, len(tiles)), datamodule.read_road_masks(tiles).numpy()),
             [f"{tile.split} {_share(tile.share)} {tile.tile.scene}" for tile in tiles],
         )
         for label, tiles in chosen.items()

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
@@ -18,6 +18,7 @@ from vbp_lightning.files import kept, remove_leftovers
 METRICS_FILE = "metrics.json"
 
 _LONGEST_FOLDER_NAME = 200
+_DIGEST = 12
 
 
 def new_folder(parent: str) -> str:
@@ -59,20 +60,26 @@ def _launcher() -> str:
     return f"{process}-{fields[19]}"
 
 
-def job_folder(overrides: str) -> str:
+def job_folder(overrides: Sequence[str], excluded: Sequence[str] = ()) -> str:
     """The name of the folder of a sweep's job: its overrides without special characters.
 
+    Different overrides have different names: one that lost a character ends with a digest.
+
     Args:
-        overrides: Hydra's ``override_dirname``.
+        overrides: The ``key=value`` of the job.
+        excluded: Keys, with their prefix and package, that are left out.
 
     Returns:
-        One path component without ``=``, ``,``, spaces or brackets, of at most 200 characters;
-        a longer name is cut and ends with a hash. ``default`` for no override.
+        ``key-value+key-value``, sorted, with ``_`` for characters other than ASCII letters, digits,
+        ``_``, ``.`` and ``-``; at most 200 characters. ``default`` for no override.
     """
-    name = re.sub(r"[^\w.+-]+", "_", overrides).strip("_") or "default"
-    if len(name) > _LONGEST_FOLDER_NAME:
-        digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
-        name = f"{name[: _LONGEST_FOLDER_NAME - 9]}_{digest}"
+    items = sorted(item for item in overrides if item.partition("=")[0] not in excluded)
+    plain = [re.sub(r"[^\w.-]+", "_", item.replace("=", "-", 1), flags=re.ASCII) for item in items]
+    name = "+".join(plain) or "default"
+    is_kept = all(re.fullmatch(r"[\w.]+=[\w.-]+", item, re.ASCII) for item in items)
+    if not is_kept or len(name) > _LONGEST_FOLDER_NAME:
+        digest = hashlib.sha256(repr(items).encode()).hexdigest()[:_DIGEST]
+        name = f"{name[: _LONGEST_FOLDER_NAME - _DIGEST - 1]}@{digest}"
     return name
 
 

@@ -37,6 +37,8 @@ def build_model(cfg: DictConfig, datamodule: RoadTileDataModule) -> RoadClassifi
         context=datamodule.context,
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
+        digests=datamodule.scene_digests,
+        imagery=datamodule.imagery,
         _convert_="all",
         _recursive_=False,  # the data's config is stored as it is
     )

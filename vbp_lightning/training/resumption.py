@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vbp_lightning.cli import STORED_CONFIG
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import replacing
+from vbp_lightning.files import file_digest, replacing
 from vbp_lightning.training.folder import METRICS_FILE
 
 _LENGTH = ("trainer.max_epochs", "callbacks.early_stopping")
@@ -34,6 +34,21 @@ _REPORT = (
     *(f"callbacks.{name}" for name in ("panels", "scores", "summary", "progress", "gradient_flow")),
 )
 """Settings of a run's report."""
+
+_AUTO = "automatic"
+"""Of a stored run: the keys of the settings that were ``auto``."""
+
+_START = "init_from_sha256"
+"""Of a stored run: the digest of the checkpoint that it started from."""
+
+_UNRELATED = ("format", "resume", "optimized_metric", _AUTO)
+"""Settings that a run's result does not depend on."""
+
+_MOVED = ("paths.", "data.root", "data.split_file", _START)
+"""Settings about files that may be elsewhere when a run is resumed."""
+
+_NAMED = 5
+"""Number of settings that an error names."""
 
 _ADDED = {"optimized_metric": "val/auroc", "tags": []}
 """Settings that runs of version 0.1 lack."""
@@ -103,19 +118,20 @@ def expand_resume(arguments: list[str]) -> list[str]:
     )
 
 
-def _convert(path: Path) -> None:
-    """Replaces the stored settings of an older version by those of the present format."""
+def _convert(path: Path) -> dict[str, Any]:
+    """Returns the settings of a run; those of an older version are converted and replaced."""
     from vbp_lightning.models.format import converted
 
     stored: Any = OmegaConf.to_container(OmegaConf.load(path))
-    settings = _ADDED | converted(stored, f"{path} (resume)")
+    settings: dict[str, Any] = _ADDED | converted(stored, f"{path} (resume)")
     if settings != stored:
         with replacing(path) as temporary:
             OmegaConf.save(OmegaConf.create(settings), temporary)
+    return settings
 
 
 def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
-    """Checks the overrides of a resumed run, and whether they make a finished run go on.
+    """Checks the overrides of a resumed run, and whether they extend a finished run.
 
     Every process of a run calls this before the first one replaces the stored settings.
 
@@ -126,12 +142,9 @@ def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         UserError: A setting was changed that cannot be applied to this run any more.
     """
-    stored = run_dir / STORED_CONFIG
-    if cfg.resume is None or not stored.is_file():
+    if cfg.resume is None or not (run_dir / STORED_CONFIG).is_file():
         return False
-    before: Any = OmegaConf.to_container(OmegaConf.load(stored))
-    present: Any = OmegaConf.to_container(cfg)
-    changed = _changed_keys(before, present)
+    changed = [key for key in _changes(cfg, run_dir) if not key.startswith(_MOVED)]
     lengthened = _below(changed, _LENGTH)
     is_done = (run_dir / METRICS_FILE).is_file()
     possible = (*_LENGTH, *_MACHINE, *(() if is_done and not lengthened else _REPORT))
@@ -150,10 +163,92 @@ def _below(keys: Iterable[str], places: tuple[str, ...]) -> list[str]:
     return [k for k in keys if any(k == place or k.startswith(f"{place}.") for place in places)]
 
 
-def _changed_keys(before: object, present: object, place: str = "") -> list[str]:
-    """The dotted keys of values that differ between two configs."""
-    if isinstance(before, Mapping) and isinstance(present, Mapping):
-        keys = dict.fromkeys((*before, *present))
-        nested = (_changed_keys(before.get(k), present.get(k), f"{place}.{k}") for k in keys)
-        return [key for found in nested for key in found]
-    return [] if before == present else [place.removeprefix(".")]
+def add_origin(cfg: DictConfig) -> None:
+    """Completes a config, in place, by what later runs are compared with.
+
+    The paths of the data become absolute. The keys that are ``auto`` and the digest of the
+    checkpoint to start from are added, unless a resumed run has them.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+    """
+    for key in ("root", "split_file"):
+        if cfg.data.get(key) is not None:
+            cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
+    given: Any = OmegaConf.to_container(cfg)
+    with open_dict(cfg):
+        if _AUTO not in cfg:
+            cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
+        start = cfg.get("init_from")
+        if _START not in cfg and start is not None and Path(start).is_file():
+            cfg[_START] = file_digest(Path(start))
+
+
+def asked_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of a run as they are stored in its folder.
+
+    Args:
+        cfg: The composed config of ``train.py``, completed by :func:`add_origin`.
+
+    Returns:
+        Plain builtins. References to the run's own folder stay references, so that the folder may
+        be moved.
+    """
+    from vbp_lightning.models.format import FORMAT
+
+    given: Any = OmegaConf.to_container(cfg)
+    return {**given, "format": FORMAT, "resume": None}
+
+
+def refuse_other_settings(cfg: DictConfig, run_dir: Path, is_done: bool) -> None:
+    """Compares the settings of the run in a folder with those of a new run.
+
+    Args:
+        cfg: The composed config of ``train.py``; resumed runs are checked by :func:`is_extended`.
+        run_dir: The folder.
+        is_done: Whether the folder holds a finished run.
+
+    Raises:
+        UserError: The folder holds a run with other settings; the first ones are named.
+    """
+    if cfg.resume is not None or not (is_done or (run_dir / STORED_CONFIG).is_file()):
+        return
+    others = [
+        f"{key} was {held}, not {asked}" for key, (held, asked) in _changes(cfg, run_dir).items()
+    ]
+    if others:
+        raise UserError(
+            f"{run_dir}: holds a run with other settings, {'; '.join(others[:_NAMED])}"
+            f" (hydra.run.dir, hydra.sweep.dir); choose another folder, or continue that run with"
+            f" resume={run_dir}"
+        )
+
+
+def _changes(cfg: DictConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
+    """Stored and asked values of the settings in which they differ, by dotted key.
+
+    ``auto`` fits a value that was chosen automatically, and a setting that the stored run lacks
+    counts as null.
+    """
+    stored = run_dir / STORED_CONFIG
+    held = dict(_leaves(_convert(stored))) if stored.is_file() else {}
+    completed = cfg.copy()
+    add_origin(completed)
+    asked = dict(_leaves(asked_settings(completed)))
+    automatic = held.get(_AUTO, held)
+    return {
+        key: (held.get(key), asked.get(key))
+        for key in sorted({*held, *asked})
+        if not key.startswith(_UNRELATED)
+        and asked.get(key) != held.get(key)
+        and not (asked.get(key) == "auto" and key in automatic)
+    }
+
+
+def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted key and the value of each setting that is not null."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield f"{prefix}{name}", value

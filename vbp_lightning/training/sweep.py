@@ -38,8 +38,9 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
         job = stored.parent.parent
         overrides = [str(override).partition("=") for override in OmegaConf.load(stored)]
         tags = OmegaConf.select(OmegaConf.load(job / ".hydra" / "config.yaml"), "tags")
-        metrics = finished_metrics(job)
+        # a job that was refused is not the finished one whose metrics its folder holds
         failed = (job / FAILURE_FILE).is_file()
+        metrics = None if failed else finished_metrics(job)
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
@@ -99,8 +100,9 @@ class SweepSummary(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
         """Excludes the settings that do not vary over the sweep from the names of folders."""
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        fixed = [override.key_or_group for override in parsed if not override.is_sweep_override()]
-        keys = ",".join(["resume", *fixed])
+        axes = {each.get_key_element() for each in parsed if each.is_sweep_override()}
+        fixed = {"resume", *(each.get_key_element() for each in parsed)} - axes
+        keys = ",".join(f"'{key}'" for key in sorted(fixed))
         with open_dict(config):
             config.hydra.overrides.hydra.append(
                 f"hydra.job.config.override_dirname.exclude_keys=[{keys}]"
@@ -108,7 +110,7 @@ class SweepSummary(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ANN401
         """Updates the summary; does nothing outside a sweep."""
-        from vbp_lightning.training.settings import give_back_freed_memory
+        from vbp_lightning.training.preparation import give_back_freed_memory
 
         if config.hydra.mode.name == "MULTIRUN":
             write_summary(Path(config.hydra.sweep.dir))

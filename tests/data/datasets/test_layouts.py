@@ -63,7 +63,7 @@ def test_images_and_masks_in_two_folders(tmp_path, write):
     assert again.data_config == made.data_config
 
 
-def test_one_pattern_may_take_what_is_left_of_the_other(tmp_path, write):
+def test_files_of_the_mask_pattern_are_not_images(tmp_path, write):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.png", picture(0))
         write(tmp_path / f"{name}_mask.png", mask_of())
@@ -74,7 +74,7 @@ def test_one_pattern_may_take_what_is_left_of_the_other(tmp_path, write):
     ]
 
 
-def test_split_folders_and_names_that_begin_anew(tmp_path, write):
+def test_split_folders_with_scenes_of_the_same_name(tmp_path, write):
     for folder in ("training", "holdout", "scrap"):
         write(tmp_path / folder / "deep" / "x" / "1.tif", picture(0))
         write(tmp_path / folder / "1_m.tif", mask_of())
@@ -269,7 +269,7 @@ def test_folders_may_be_links(tmp_path, write):
     assert [scene.name for scene in PatternScenes(tmp_path / "d")()] == ["a"]
 
 
-def test_a_single_label_need_be_no_list(tmp_path, write):
+def test_a_single_label_without_a_list(tmp_path, write):
     write(tmp_path / "train" / "a.png", picture(0), driver="PNG")
     write(tmp_path / "train" / "b.png", picture(1), driver="PNG")
     (tmp_path / "train.csv").write_text("image_name,tags\na,1\nb,0\n")
@@ -358,11 +358,13 @@ def test_settings_of_the_wrong_type_are_one_line(tmp_path, data, setting, said):
 # spacenet
 
 
-def spacenet_scene(write, root, area, number, imagery="PS-RGB", kind="img", label=True, roads=True):
+def spacenet_scene(
+    write, root, area, number, imagery="PS-RGB", type_="img", label=True, roads=True
+):
     at = Affine(2.7e-6, 0, -115.3 + number * 0.01, 0, -2.7e-6, 36.2)
     stem = f"SN3_roads_train_{area}"
     write(
-        root / area / imagery / f"{stem}_{imagery}_{kind}{number}.tif",
+        root / area / imagery / f"{stem}_{imagery}_{type_}{number}.tif",
         picture(number, 300, 300, np.uint16) * 7,
         crs="EPSG:4326",
         transform=at,
@@ -370,7 +372,7 @@ def spacenet_scene(write, root, area, number, imagery="PS-RGB", kind="img", labe
     if label:
         x = at.c + 20 * at.a
         line = ({"lane_number": "2"}, [[x, 36.3], [x, 36.1]])
-        name = f"{stem}_geojson_roads_{kind}{number}.geojson"
+        name = f"{stem}_geojson_roads_{type_}{number}.geojson"
         geojson(root / area / "geojson_roads" / name, [line] * roads, "OGC:1.3:CRS84")
 
 
@@ -383,7 +385,7 @@ def test_spacenet(tmp_path, write, caplog):
     for number in range(601, 607):
         spacenet_scene(write, tmp_path, "AOI_2_Vegas", number, roads=number != 603)
     spacenet_scene(write, tmp_path, "AOI_2_Vegas", 607, label=False)
-    spacenet_scene(write, tmp_path, "AOI_3_Paris", 601, kind="chip")
+    spacenet_scene(write, tmp_path, "AOI_3_Paris", 601, type_="chip")
     with caplog.at_level(logging.WARNING):
         scenes = spacenet(tmp_path)
     assert [scene.name for scene in scenes] == [
@@ -412,7 +414,7 @@ def test_spacenet(tmp_path, write, caplog):
 
 
 def test_the_newer_labels_of_spacenet_are_preferred(tmp_path, write):
-    spacenet_scene(write, tmp_path, "AOI_7_Moscow", 5, kind="chip")
+    spacenet_scene(write, tmp_path, "AOI_7_Moscow", 5, type_="chip")
     old = next((tmp_path / "AOI_7_Moscow" / "geojson_roads").iterdir())
     new = tmp_path / "AOI_7_Moscow" / "geojson_roads_speed" / old.name
     new.parent.mkdir()
@@ -447,7 +449,7 @@ def test_the_real_scene_in_blocks():
         "data.test_fraction=0.25",
     )
     made.setup()
-    assert made.in_channels == 1
+    assert len(made.mean) == 1
     assert all(counts["road"] and counts["non_road"] for counts in made.counts.values())
     assert 1 <= made.normalisation.low[0] < made.normalisation.high[0] < 2047
 
@@ -481,7 +483,7 @@ def test_planet(tmp_path, write, fit, tiles):
     half = ("data.val_fraction=0.3", "data.test_fraction=0.3")
     made = from_command_line("data=csv", f"data.root={tmp_path}", f"data.source.fit={fit}", *half)
     made.setup()
-    assert made.in_channels == 4
+    assert len(made.mean) == 4
     for split in ("val", "test"):
         own = [name for name, own in made.scene_splits.items() if own == split]
         listed = made.tiles_of(split)
@@ -515,7 +517,7 @@ def test_a_table_of_labels_with_suffixes_and_a_split(tmp_path, write):
     assert made.counts["test"] == {"road": 1, "non_road": 1, "ignored": 0, "dropped": 0}
 
 
-def test_faults_of_a_table(tmp_path, write):
+def test_errors_of_a_table(tmp_path, write):
     planet(write, tmp_path, 3)
     table = tmp_path / "train_v2.csv"
     table.write_text(
@@ -542,7 +544,7 @@ def test_faults_of_a_table(tmp_path, write):
         LabelledImages(tmp_path, "nowhere.csv")()
 
 
-def test_a_split_whose_images_are_all_alike(tmp_path, write):
+def test_a_split_whose_images_have_one_label(tmp_path, write):
     for number in range(6):
         write(tmp_path / "train" / f"{number}.tif", picture(number))
     splits = ["train", "train", "val", "val", "test", "test"]
@@ -558,7 +560,7 @@ def test_a_split_whose_images_are_all_alike(tmp_path, write):
     assert "data.split_seed" in line
 
 
-def test_many_faults_of_a_kind_are_counted(tmp_path):
+def test_many_errors_of_one_type_are_counted(tmp_path):
     (tmp_path / "train").mkdir()
     rows = "".join(f"i{n},road\n" for n in range(100))
     (tmp_path / "train.csv").write_text("image_name,tags\n" + rows)

@@ -50,7 +50,7 @@ def test_finds_scenes_by_folder(root):
     assert scenes[2].labels == root / "valid" / "map" / "c.tif"
 
 
-def test_either_suffix_will_do_and_other_files_are_left_alone(root):
+def test_both_suffixes_are_read_and_other_files_ignored(root):
     (root / "train" / "sat" / "a.tiff").rename(root / "train" / "sat" / "a.TIF")
     (root / "train" / "map" / "b.tif").rename(root / "train" / "map" / "b.tiff")
     (root / "train" / "sat" / ".a.123.tmp.tiff").write_bytes(b"half-written")
@@ -73,13 +73,13 @@ def test_lone_files_are_reported_where_their_partners_are_expected(root):
 
 
 @pytest.mark.parametrize("copy", ["train/sat/a.tif", "train/map/a.tiff"], ids=str)
-def test_a_name_that_comes_twice_is_reported(root, copy):
+def test_a_repeated_name_is_reported(root, copy):
     (root / copy).write_bytes((root / "train" / "sat" / "a.tiff").read_bytes())
     with pytest.raises(DataError, match="several scenes are called a"):
         RoadTileDataModule(MassachusettsScenes(root), tile_size=16).setup()
 
 
-def test_white_gaps_are_left_out_also_under_roads(root, write):
+def test_white_areas_are_nodata_also_under_roads(root, write):
     image = np.random.default_rng(9).integers(0, 200, (3, 64, 64), np.uint8)
     image[:, :, :24] = 255
     image[:, 40:44, 40:44] = 255  # a roof
@@ -92,7 +92,7 @@ def test_white_gaps_are_left_out_also_under_roads(root, write):
     assert {col for _, col in tiles} == {16, 32, 48}
     assert made.counts["train"]["dropped"] == 4
     assert all(tile.label == Label.NON_ROAD for tile in tiles.values())
-    assert not made.read_masks(list(tiles.values())).any()
+    assert not made.read_road_masks(list(tiles.values())).any()
     # Filled with the training mean; the roof stays white.
     filled = made.read_tiles([tiles[0, 16]])[0, :, :, :8]
     assert torch.equal(filled, torch.tensor(made.mean).round()[:, None, None].expand(3, 16, 8))
@@ -110,11 +110,11 @@ def test_the_real_scenes():
     assert made.counts["val"] == {"road": 213, "non_road": 229, "ignored": 70, "dropped": 0}
     assert sum(made.counts["train"].values()) == 180 * 16
     scan = made.scan()
-    gaps = {
+    nodata = {
         info.scene.name: int((labels[:, :] == INVALID_PIXEL).sum())
         for info, labels in zip(scan.infos, scan.store.labels, strict=True)
         if (labels[:, :] == INVALID_PIXEL).any()
     }
-    assert gaps.keys() == {"img-81", "img-817"}
-    assert 5184 <= gaps["img-81"] < 5600
-    assert 441 <= gaps["img-817"] < 800
+    assert nodata.keys() == {"img-81", "img-817"}
+    assert 5184 <= nodata["img-81"] < 5600
+    assert 441 <= nodata["img-817"] < 800

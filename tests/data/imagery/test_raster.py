@@ -27,7 +27,7 @@ def read(path, window=None, resize=None, **reading):
         return image.read(window)
 
 
-def fault(path, resize=None, **reading):
+def error_of(path, resize=None, **reading):
     with pytest.raises(DataError) as caught, OpenImage(path, Reading(**reading), resize) as image:
         image.read()
     (line,) = caught.value.lines
@@ -61,7 +61,7 @@ def test_bands_by_number_description_and_colour(tmp_path, write):
         )
     assert np.array_equal(read(path, bands=("red", "GREEN", "blue"))[0], pixels[[2, 1, 0]])
     assert np.array_equal(read(path, bands=("near ir", 1, "b04"))[0], pixels[[3, 0, 2]])
-    assert "has no band nir: data.bands may name 1 to 4 or B02, B03, B04, Near IR" in fault(
+    assert "has no band nir: data.bands may name 1 to 4 or B02, B03, B04, Near IR" in error_of(
         path, bands=("nir",)
     )
 
@@ -89,7 +89,7 @@ def test_palettes_become_colours(tmp_path):
 
 def test_files_without_bands_or_of_complex_numbers_are_refused(tmp_path, write):
     path = write(tmp_path / "c.tif", np.ones((1, 4, 4), np.complex64))
-    assert "complex numbers" in fault(path)
+    assert "complex numbers" in error_of(path)
     container = tmp_path / "two.gpkg"  # a file of two images
     for name, append in (("first", "NO"), ("second", "YES")):
         with rasterio.open(
@@ -106,7 +106,7 @@ def test_files_without_bands_or_of_complex_numbers_are_refused(tmp_path, write):
             transform=Affine(1, 0, 5e5, 0, -1, 5e6),
         ) as raster:
             raster.write(np.ones((3, 256, 256), np.uint8))
-    line = fault(container)
+    line = error_of(container)
     assert "holds no band: give one of its 2 subdatasets" in line
 
 
@@ -143,25 +143,25 @@ def test_masks_inside_and_beside_the_file_mark_nodata(tmp_path, write, internal)
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_nodata_against_every_pixel(tmp_path, write, dtype, nodata, seed):
-    kind = np.dtype(dtype)
-    if kind.kind == "u" and nodata < 0:
+    dtype = np.dtype(dtype)
+    if dtype.kind == "u" and nodata < 0:
         return
     rng = np.random.default_rng(seed)
     pixels = np.where(rng.random((2, 7, 9)) < 0.4, nodata, rng.integers(1, 100, (2, 7, 9)))
-    pixels = pixels.astype(kind)
-    if kind.kind == "f":
+    pixels = pixels.astype(dtype)
+    if dtype.kind == "f":
         pixels[1, 0, :4] = [np.nan, np.inf, -np.inf, 5]
-    stated = write(tmp_path / "a.tif", pixels, nodata=nodata)
-    told = write(tmp_path / "b.tif", pixels)
-    everywhere = kind.kind in "ui" and nodata in (0, np.iinfo(kind).max)
+    declared = write(tmp_path / "a.tif", pixels, nodata=nodata)
+    undeclared = write(tmp_path / "b.tif", pixels)
+    everywhere = dtype.kind in "ui" and nodata in (0, np.iinfo(dtype).max)
     expected = np.zeros((7, 9), bool)
     for row in range(7):
         for col in range(9):
-            gaps = [value == nodata for value in pixels[:, row, col]]
-            gone = all(gaps) if everywhere else any(gaps)
+            missing = [value == nodata for value in pixels[:, row, col]]
+            gone = all(missing) if everywhere else any(missing)
             expected[row, col] = not gone and all(np.isfinite(pixels[:, row, col]))
-    assert np.array_equal(read(stated)[1], expected)
-    assert np.array_equal(read(told, nodata=nodata)[1], expected)
+    assert np.array_equal(read(declared)[1], expected)
+    assert np.array_equal(read(undeclared, nodata=nodata)[1], expected)
 
 
 def test_nan_may_be_the_nodata_value(tmp_path, write):
@@ -277,7 +277,7 @@ def test_windows_of_a_resampled_image_are_parts_of_the_whole(tmp_path, write):
 
 def test_resampling_needs_a_georeferenced_image(tmp_path, write):
     path = write(tmp_path / "a.tif", smooth(20, 20))
-    assert "has no CRS" in fault(path, resolution=1.0)
+    assert "has no CRS" in error_of(path, resolution=1.0)
     points = [
         GroundControlPoint(r, c, 10 + c / 1e4, 50 - r / 1e4) for r in (0, 20) for c in (0, 20)
     ]
@@ -293,7 +293,7 @@ def test_resampling_needs_a_georeferenced_image(tmp_path, write):
         crs="EPSG:4326",
     ) as raster:
         raster.write(smooth(20, 20))
-    assert "ground control points" in fault(tmp_path / "g.tif", resolution=1.0)
+    assert "ground control points" in error_of(tmp_path / "g.tif", resolution=1.0)
     assert np.array_equal(read(tmp_path / "g.tif")[0], smooth(20, 20))
 
 
@@ -328,7 +328,7 @@ def test_truncated_and_flipped_files_end_in_a_line_or_in_an_image(tmp_path, writ
     content = path.read_bytes()
     rng = np.random.default_rng(2)
     damaged = Path(tmp_path / "b.tif")
-    outcomes = {"fault": 0, "image": 0}
+    outcomes = {"error": 0, "image": 0}
     for trial in range(60):
         broken = bytearray(content)
         if trial % 2:
@@ -343,14 +343,14 @@ def test_truncated_and_flipped_files_end_in_a_line_or_in_an_image(tmp_path, writ
             except DataError as error:
                 (line,) = error.lines
                 assert line.startswith(f"{damaged}: ")
-                outcomes["fault"] += 1
+                outcomes["error"] += 1
             else:
                 assert bands.shape[1:] == valid.shape
                 outcomes["image"] += 1
-    assert outcomes["fault"] > 10
+    assert outcomes["error"] > 10
 
 
-# Gaps that only our own rules know, resampled
+# Resampling with nodata that GDAL does not know
 
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 5e6)}

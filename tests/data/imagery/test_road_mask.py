@@ -235,7 +235,7 @@ def test_widths_are_ground_metres_in_any_crs(tmp_path, crs, transform):
     assert road[20, :].sum() == pytest.approx(10 / across, abs=1.01)
 
 
-def test_areas_are_taken_as_they_are_and_points_left_out(tmp_path):
+def test_areas_are_not_widened_and_points_are_ignored(tmp_path):
     grid = grid_of()
     area = shapely.box(4e5 + 10, 5.4e6 - 20, 4e5 + 30, 5.4e6 - 10)
     hole = shapely.box(4e5 + 14, 5.4e6 - 18, 4e5 + 18, 5.4e6 - 12)
@@ -327,7 +327,7 @@ def test_each_line_has_its_own_width(tmp_path):
     assert parts == [10, 6, 20]  # 5, 3 and 10 m of 0.5 m
 
 
-# Faults
+# Errors
 
 
 def error_of(labels, grid):

@@ -21,10 +21,10 @@ from vbp_lightning.data.tiles import planning
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.planning import assign_tiles, in_pixels_of, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
+    KnownSplits,
     Region,
     block_regions,
     draw_splits,
-    read_regions,
     rectangles,
     scene_regions,
     training_pixels,
@@ -301,14 +301,14 @@ def test_a_written_split_reads_back(tmp_path):
         block_regions(infos, 20, "px", 0.3, 0.3, 1),
         scene_regions(infos, overlaps(infos), 0.5, 0, 0),
     ):
-        write_regions(tmp_path / "splits.csv", regions)
-        assert read_regions(tmp_path / "splits.csv", infos) == regions
+        write_regions(tmp_path / "splits.csv", regions, {})
+        assert KnownSplits.read(tmp_path / "splits.csv").regions(infos) == regions
 
 
 def test_a_list_written_by_the_user(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("scene,split\nb,test\na,train\nelsewhere,val\n")
-    regions = read_regions(path, [info_of("a"), info_of("b")])
+    regions = KnownSplits.read(path).regions([info_of("a"), info_of("b")])
     assert whole(regions) == {"a": "train", "b": "test"}
 
 
@@ -317,13 +317,13 @@ def test_a_file_that_is_no_csv(tmp_path, content):
     path = tmp_path / "mine.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"mine\.csv: cannot be read as a CSV .*data\.split_file"):
-        read_regions(path, [info_of("a")])
+        KnownSplits.read(path).regions([info_of("a")])
 
 
 def test_names_are_read_as_text(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("split,scene\ntest,007\nval,NA\ntrain,1.0\n")
-    regions = read_regions(path, [info_of(name) for name in ("007", "NA", "1.0")])
+    regions = KnownSplits.read(path).regions([info_of(name) for name in ("007", "NA", "1.0")])
     assert whole(regions) == {"007": "test", "NA": "val", "1.0": "train"}
 
 
@@ -346,7 +346,7 @@ def test_errors_of_a_list(tmp_path, text, said):
     path = tmp_path / "mine.csv"
     path.write_text(text)
     with pytest.raises(DataError) as caught:
-        read_regions(path, [info_of("a")])
+        KnownSplits.read(path).regions([info_of("a")])
     (line,) = caught.value.lines
     assert line.startswith(f"{path}: ")
     assert said in line

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tests.helpers.several import Several, as_it_is
+from tests.helpers.several import Several, unchanged
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import SPLITS, DataError
@@ -90,9 +90,11 @@ def test_streamed_scenes_equal_those_in_memory(both):
         tiles = held.tiles_of(split)
         assert list(tiles) == list(streamed.tiles_of(split))
         assert torch.equal(held.read_tiles(tiles), streamed.read_tiles(tiles))
-        assert torch.equal(held.read_masks(tiles), streamed.read_masks(tiles))
+        assert torch.equal(held.read_road_masks(tiles), streamed.read_road_masks(tiles))
         for one, other in zip(
-            held.evaluation_dataloader(split), streamed.evaluation_dataloader(split), strict=True
+            held.predict_dataloader([split])[0],
+            streamed.predict_dataloader([split])[0],
+            strict=True,
         ):
             assert torch.equal(one[0], other[0])
             assert torch.equal(one[1], other[1])
@@ -164,7 +166,7 @@ def test_workers_forked_and_spawned_give_the_same_tiles(scenes, listed):
                 DataLoader(
                     Several(datasets),
                     batch_sampler=keys,
-                    collate_fn=as_it_is,
+                    collate_fn=unchanged,
                     num_workers=workers,
                 )
             )

@@ -33,7 +33,7 @@ class LabelledImages:
         label_column: Column of the labels or tags.
         road: Values that mean road: one of several tags separated by spaces, or the whole label.
         split_column: Column that names the split; None draws it.
-        splits: The split that each of its values stands for; None for the usual names.
+        splits: The split of each value of that column; None for the usual names.
         fit: ``crop`` gives every tile of an image its label; ``resize`` makes each image one tile.
         tile_size: Side in pixels that ``resize`` makes; the data module's tile size.
     """

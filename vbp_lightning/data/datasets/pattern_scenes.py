@@ -31,8 +31,8 @@ class PatternScenes:
     """Images and their labels, paired by the placeholders of two patterns.
 
     A pattern is a path with ``*`` for anything within a name, ``**/`` for any folders, and
-    placeholders: ``{split}`` is a folder that says its split, every other one, such as ``{name}``,
-    is a part of the scene's name. An image and its labels agree in the placeholders of the labels.
+    placeholders: ``{split}`` is the folder of a split; every other one, such as ``{name}``, is a
+    part of the scene's name. An image and its labels agree in the placeholders of the labels.
 
     Args:
         root: The folder that the patterns begin in.
@@ -44,8 +44,8 @@ class PatternScenes:
         where: Which features are roads, as an SQL condition on their columns; None for all.
         widths: How wide lines are.
         unlabelled: Images without vector labels: ``error`` reports them, ``skip`` leaves them out
-            and counts them, ``no_road`` takes them as free of roads.
-        splits: The split that each value of ``{split}`` stands for; other values are not read.
+            and counts them, ``no_road`` treats them as free of roads.
+        splits: The split of each value of ``{split}``; folders of other values are not read.
             None for the usual names, such as ``valid`` for val.
         white_area: Connected white areas of at least this many saturated pixels are nodata; 0 for
             none.
@@ -106,7 +106,7 @@ class PatternScenes:
             raise DataError(f"{self.root}: is not a folder: set data.root to the data set's folder")
         splits = USUAL_SPLITS if self.splits is None else self.splits
         masks = self._files(self.masks) if self.labels is None else []
-        # One pattern may match the files of the other, as *.png does those of {name}_mask.png.
+        # The pattern of the images may match road masks too, as *.png matches a_mask.png.
         taken = {path for _, path in masks}
         images = [item for item in self._files(self.images) if item[1] not in taken]
         if not images:
@@ -119,7 +119,7 @@ class PatternScenes:
         pairs = [pair for pair in paired if pair[0].get("split") in {None, *splits}]
         order = list(splits)
         pairs.sort(key=lambda pair: (order.index(pair[0].get("split", order[0])), _name(pair[0])))
-        # Names may begin anew in the folder of each split.
+        # The folders of different splits may hold scenes of the same name.
         folders = Counter(name for name, _ in {(_name(v), v.get("split")) for v, *_ in pairs})
         return [
             Scene(
@@ -137,7 +137,7 @@ class PatternScenes:
         return FilePattern(pattern, VECTOR_SUFFIXES).find(self.root)
 
     def _with_masks(self, images: Sequence[Found], masks: Sequence[Found]) -> list[_Pair]:
-        """Pairs images and road masks; a missing partner is where its pattern expects it."""
+        """Pairs images and road masks; the path of a missing file follows from its pattern."""
         image_pattern, pattern = FilePattern(self.images), FilePattern(self.masks)
         by_key = pattern.by_key(masks)
         keys = {pattern.key(values) for values, _ in images}
@@ -165,7 +165,7 @@ class PatternScenes:
             if len(files) > 1:
                 lines.append(
                     f"{', '.join(map(str, files))}: several vector files are called {_name(values)}"
-                    " (data.source.labels): name one kind of file, as in roads/{name}.shp"
+                    " (data.source.labels): name one type of file, as in roads/{name}.shp"
                 )
             elif files and not files[0].exists():
                 raise DataError(
@@ -180,20 +180,20 @@ class PatternScenes:
         if self.unlabelled == "error":
             lines += [
                 f"{image}: has no vector labels: put them at {patterns[-1].path(self.root, values)}"
-                " or take the image away (data.source.labels)"
+                " or remove the image (data.source.labels)"
                 for values, image in missing
             ]
         elif missing:
             _log.warning(
                 "%d images have no label file and are left out, %s among them "
-                "(data.source.unlabelled=no_road takes them as free of roads)",
+                "(data.source.unlabelled=no_road treats them as free of roads)",
                 len(missing),
                 missing[0][1],
             )
         for pattern, by_key in found:
             orphans = by_key.keys() - {pattern.key(values) for values, _ in images}
             lines += [
-                f"{file}: has no image {self.images}: add it or take the labels away (data.root)"
+                f"{file}: has no image {self.images}: add it or remove the labels (data.root)"
                 for key in sorted(orphans)
                 for file in by_key[key]
             ]

@@ -1,4 +1,4 @@
-"""The scene record, the kinds of labels that a scene can have, and the error of a data set."""
+"""The scene record, the types of labels that a scene can have, and the error of a data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class RoadWidths:
     """How wide the road of a line is, in metres on the ground.
 
     Args:
-        default: Width of every line that the attribute says nothing of.
+        default: Width of lines whose width does not follow from the attribute.
         attribute: A column of the vector file that decides; None for the same width everywhere.
         table: Width by value of the attribute, as OSM's highway classes need it.
         per_unit: Metres for each unit of a numeric attribute that the table does not list: 3.5
@@ -52,15 +52,12 @@ class RoadWidths:
     @model_validator(mode="after")
     def _check_attribute(self) -> Self:
         if self.attribute is None and (self.table or self.per_unit):
-            raise ValueError(
-                "attribute: is not set, but a table or per_unit is: name the column that they are "
-                "about"
-            )
+            raise ValueError("attribute: is not set, but a table or per_unit is: name their column")
         return self
 
     def of(self, value: object) -> float:
-        """Width in metres by a value of the attribute; missing and strange ones get the default."""
-        if value is None or value != value:  # NaN is what a missing number reads as
+        """Width in metres by a value of the attribute; the default if it is missing or invalid."""
+        if value is None or value != value:  # a missing number is read as NaN
             return self.default
         name = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
         table = {str(key): width for key, width in (self.table or {}).items()}
@@ -112,10 +109,11 @@ class Scene:
         name: Unique name in the data set.
         image: The raster, any number of bands.
         labels: A road mask (a raster file), vectors, or one label for all of it.
-        split: Where the scene belongs, or None to have it drawn.
-        white_area: Connected white areas holding at least this many saturated pixels are missing
-            imagery; 0 takes every pixel for what it shows.
-        resize: Side in pixels that the image is resized to, whatever its shape; None leaves it.
+        split: The split of the scene; None to draw it.
+        white_area: Connected white areas with at least this many saturated pixels are nodata; 0
+            for none.
+        resize: Side in pixels that the image is resized to, regardless of its shape; None for no
+            resizing.
     """
 
     name: str

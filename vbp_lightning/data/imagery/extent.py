@@ -135,7 +135,7 @@ def metric_projection(grid: PixelGrid) -> tuple[pyproj.CRS, float]:
         ):
             return own, 1 / unit
     lon, lat = longitude_latitude(grid, np.array([grid.width / 2]), np.array([grid.height / 2]))
-    local = f"+proj=tmerc +lat_0={lat[0]:.9f} +lon_0={lon[0]:.9f} +k=1 +ellps=WGS84 +units=m"
+    local = f"+proj=tmerc +lat_0={lat[0]:.9f} +lon_0={lon[0]:.9f} +k=1 +datum=WGS84 +units=m"
     return pyproj.CRS.from_proj4(f"{local} +type=crs"), 1.0
 
 
@@ -157,25 +157,14 @@ def edge_points(
     return cols, rows
 
 
-def footprint(
-    grid: PixelGrid,
-    row: float = 0,
-    col: float = 0,
-    height: float | None = None,
-    width: float | None = None,
-) -> shapely.Polygon:
-    """Returns the outline of a raster, or of a window of it, in degrees (WGS 84).
+def footprint(grid: PixelGrid, inset: float = 0) -> shapely.Polygon:
+    """Returns the outline of a raster in degrees (WGS 84).
 
     Args:
         grid: A georeferenced raster.
-        row: First row of the window.
-        col: First column of the window.
-        height: Rows of the window; None for those of the raster.
-        width: Columns of the window; None for those of the raster.
+        inset: Pixels that each side is moved inwards.
     """
-    points = edge_points(
-        row, col, grid.height if height is None else height, grid.width if width is None else width
-    )
+    points = edge_points(inset, inset, grid.height - 2 * inset, grid.width - 2 * inset)
     return shapely.Polygon(np.stack(longitude_latitude(grid, *points), axis=1))
 
 

@@ -12,7 +12,7 @@ SAMPLE_SIZE = 4_000_000
 """Largest number of pixels that statistics are computed from."""
 
 _ROWS = 64
-"""Rows that are processed at a time, so that their pixels stay in the processor's cache."""
+"""Rows of a chunk: its pixels stay in the processor's cache."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -54,7 +54,7 @@ class Reading:
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Turns GDAL's errors about a file into a :class:`DataError` of one line that names it."""
+    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
@@ -75,7 +75,7 @@ def without_place() -> Iterator[None]:
         yield
 
 
-class OpenImage:
+class OpenImage(ExitStack):
     """An image that is open for reading; a context manager.
 
     Paletted images are expanded to their colours. With ``reading.resolution`` the image is
@@ -86,7 +86,8 @@ class OpenImage:
     Args:
         path: The file.
         reading: How it is read.
-        resize: Side in pixels that the image is resized to, whatever its shape; None leaves it.
+        resize: Side in pixels that the image is resized to, regardless of its shape; None for no
+            resizing.
         key: The config key that names the file, for messages.
 
     Attributes:
@@ -105,28 +106,18 @@ class OpenImage:
     def __init__(
         self, path: Path, reading: Reading, resize: int | None = None, key: str = "data.root"
     ) -> None:
+        super().__init__()
         self.path = path
         self.key = key
-        self._stack = ExitStack()
         try:
             with readable(path, key):
                 self._open(reading, resize)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._stack.close()
-
     def _open(self, reading: Reading, resize: int | None) -> None:
-        raster: Any = self._stack.enter_context(rasterio.open(self.path))
+        raster: Any = self.enter_context(rasterio.open(self.path))
         self._raster = raster
         if raster.count == 0:
             inner = raster.subdatasets

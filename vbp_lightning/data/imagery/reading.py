@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
@@ -17,6 +17,7 @@ from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
+from vbp_lightning.data.imagery.fingerprint import scene_digest
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
@@ -32,7 +33,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, eq=False)
 class SceneInfo:
-    """What is known of a scene before its pixels are read.
+    """The properties of a scene that are known before its pixels are read.
 
     Args:
         scene: Its record.
@@ -53,6 +54,11 @@ class SceneInfo:
         """Memory of its bands and its two boolean planes, in bytes."""
         return self.grid.height * self.grid.width * (self.count * self.dtype.itemsize + 2)
 
+    @cached_property
+    def digest(self) -> str:
+        """Of the content of its image and labels; the files are read for it."""
+        return scene_digest(self.scene.image, self.scene.labels)
+
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
@@ -69,7 +75,7 @@ class Pixels:
     valid: NDArray[np.bool_]
 
 
-class OpenScene:
+class OpenScene(ExitStack):
     """A scene whose image and labels are open; a context manager.
 
     Args:
@@ -77,7 +83,7 @@ class OpenScene:
         reading: How it is read.
 
     Attributes:
-        info: What is known without its pixels.
+        info: Its properties.
         is_striped: Whether the image is stored in whole rows.
 
     Raises:
@@ -85,12 +91,10 @@ class OpenScene:
     """
 
     def __init__(self, scene: Scene, reading: Reading) -> None:
+        super().__init__()
         lines: list[str] = []
-        self._stack = ExitStack()
         try:
-            self._image = image = self._stack.enter_context(
-                OpenImage(scene.image, reading, scene.resize)
-            )
+            self._image = image = self.enter_context(OpenImage(scene.image, reading, scene.resize))
         except DataError as error:
             raise DataError(*error.lines, *_unreadable(scene.labels)) from error
         self.is_striped = image.is_striped
@@ -98,18 +102,12 @@ class OpenScene:
         with _collected(lines):
             self._has_white_areas = scene.white_area > 0 and is_searched(image)
         with _collected(lines):
-            self._roads = self._stack.enter_context(
+            self._roads = self.enter_context(
                 open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
             )
         if lines:
-            self._stack.close()
+            self.close()
             raise DataError(*lines)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
 
     @property
     def largest_mask_value(self) -> float:
@@ -123,7 +121,7 @@ class OpenScene:
     def read(self, window: Window | None = None) -> Pixels:
         """Reads a window.
 
-        A pixel is valid where the image holds values (see :meth:`OpenImage.read`), where it is not
+        A pixel is valid where the image holds values (see ``OpenImage.read``), where it is not
         part of a white area without imagery (see ``Scene.white_area``), and where the labels are
         known. To find white areas, the first window that is not the whole scene reads the scene
         once more.
@@ -244,13 +242,12 @@ def _missing_files(scene: Scene) -> list[str]:
             lines.append(f"{scene.image}: is listed, but there is no such image (data.root)")
         else:
             lines.append(
-                f"{labels}: is a mask without an image: put one at {scene.image} or take the mask "
-                "away (data.root)"
+                f"{labels}: is a mask without an image: put one at {scene.image} or remove the "
+                "mask (data.root)"
             )
     if isinstance(labels, Path) and not _exists(labels):
         lines.append(
-            f"{scene.image}: has no road mask: put one at {labels} or take the image away "
-            "(data.root)"
+            f"{scene.image}: has no road mask: put one at {labels} or remove the image (data.root)"
         )
     return lines
 

@@ -119,7 +119,7 @@ class RasterRoads:
                 add_alpha=True,
             )
         )
-        alpha = raster.count + 1  # marks what the road mask covers and is not nodata
+        alpha = raster.count + 1  # true where the road mask has data
         self._mask = lambda window: self._raster.read(alpha, window=window)
 
     def read(self, window: Window) -> Roads:
@@ -154,7 +154,7 @@ class RasterRoads:
         return (plane > self._threshold) & known, known
 
     def check(self) -> None:
-        """Refuses what was read if it looks like a picture.
+        """Refuses the file if the values that were read are those of a picture.
 
         A tenth of the pixels may lie in the middle half of [0, 2·threshold], as soft borders and
         lossy compression give, or more if they have few different values.
@@ -182,7 +182,7 @@ def _is_on(own: PixelGrid, grid: PixelGrid) -> bool:
 
 @dataclass(frozen=True)
 class KnownRoads:
-    """Roads that are known everywhere and need no file.
+    """Roads that are known everywhere, from vectors or from one label.
 
     Args:
         draw: Returns the road pixels (h, w) of a window.
@@ -197,7 +197,7 @@ class KnownRoads:
         return road, np.ones(road.shape, dtype=bool)
 
     def check(self) -> None:
-        """Accepts all that was drawn."""
+        """Accepts everything: there is no file that could be wrong."""
 
 
 OpenRoads: TypeAlias = RasterRoads | KnownRoads
@@ -216,7 +216,7 @@ def open_roads(
         threshold: Values of a road mask above it are road.
 
     Yields:
-        What reads their windows.
+        The object that reads their windows.
 
     Raises:
         DataError: The labels cannot be used; one line.

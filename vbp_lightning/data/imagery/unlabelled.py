@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def opened_filled(
         fill: The value of nodata pixels in each band.
         white_area: In an image of integers, connected white areas of at least this many saturated
             pixels are nodata too (see ``Scene.white_area``), and the image is read once more to
-            find them; 0 takes white for a colour.
+            find them; 0 for none.
 
     Yields:
         The function that reads a window; it may raise DataError too.
@@ -97,12 +97,7 @@ def opened_filled(
     """
     white = _white_nodata(path, reading, white_area) if white_area else None
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
-        values = nodata_values(fill, image.dtype)
-
-        def read(row: int, col: int, height: int, width: int) -> FilledWindow:
-            return read_filled(image, row, col, height, width, values, white)
-
-        yield read
+        yield partial(read_filled, image, fill=nodata_values(fill, image.dtype), white=white)
 
 
 @lru_cache(maxsize=1)

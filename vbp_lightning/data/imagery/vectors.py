@@ -29,7 +29,7 @@ _QUADRANT_SEGMENTS = 4
 def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """Returns the road areas of a scene, in the coordinates of its CRS.
 
-    Lines are widened in a metric projection, whatever the CRS of file and scene.
+    Lines are widened in a metric projection, independent of the CRSs of file and scene.
 
     Args:
         labels: The vectors.
@@ -73,7 +73,7 @@ def _near(
         roads: A GeoDataFrame.
         grid: The scene.
         metric: A metric projection.
-        reach: How far from the scene roads are wanted, in units of ``metric``.
+        reach: Distance from the scene up to which roads are returned, in units of ``metric``.
     """
     import geopandas
 

@@ -17,7 +17,7 @@ _NEAR_WHITE = 240
 """Lossy compression frays the border of a saturated area down to about this part of 255."""
 
 _WINDOW = 1 << 22
-"""Pixels that are read at a time."""
+"""Largest number of pixels of a window that is read."""
 
 
 def white_nodata(bands: NDArray[Any], white_area: int) -> NDArray[np.bool_]:
@@ -45,7 +45,7 @@ def white_nodata(bands: NDArray[Any], white_area: int) -> NDArray[np.bool_]:
 
 
 def read_white_nodata(image: OpenImage, white_area: int) -> NDArray[np.bool_]:
-    """Reads a whole image, one window at a time, and returns its :func:`white_nodata`.
+    """Reads a whole image in windows and returns its :func:`white_nodata`.
 
     Raises:
         DataError: The image is damaged.

@@ -103,11 +103,11 @@ def paint_car(canvas: Canvas, x: float, y: float, angle: float, rng: np.random.G
 def paint_traffic(canvas: Canvas, network: Network, rng: np.random.Generator) -> None:
     """Cars on the paved roads, in their lanes."""
     for road in network.roads:
-        if road.kind == "track":
+        if road.road_type == "track":
             continue
         steps = np.diff(road.points, axis=0)
-        gap = float(rng.uniform(4, 40))
-        for index in np.flatnonzero(rng.random(len(steps)) < 1 / gap):
+        distance = float(rng.uniform(4, 40))
+        for index in np.flatnonzero(rng.random(len(steps)) < 1 / distance):
             heading = float(np.arctan2(steps[index, 1], steps[index, 0]))
             side = float(rng.choice([-1.0, 1.0])) * road.width / 4
             x = float(road.points[index, 0]) - side * float(np.sin(heading))

@@ -1,6 +1,5 @@
 """The procedural scenes as a data source: written to files once, then re-used."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Container, Iterator
@@ -23,7 +22,7 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
-from vbp_lightning.files import remove_leftovers, replacing
+from vbp_lightning.files import file_digest, remove_leftovers, replacing
 from vbp_lightning.records import RECORD, Count, PositiveCount
 
 GENERATOR_VERSION = 1
@@ -163,7 +162,7 @@ class SyntheticScenes:
 
     def _is_whole(self, checksums: dict[str, str]) -> bool:
         try:
-            return all(_checksum(self.folder / file) == sum_ for file, sum_ in checksums.items())
+            return all(file_digest(self.folder / file) == sum_ for file, sum_ in checksums.items())
         except FileNotFoundError:
             return False
 
@@ -184,7 +183,7 @@ class SyntheticScenes:
         _write_raster(scene.image, image, rendering.pixel, corner)
         _write_raster(self._mask_of(scene.name), mask, rendering.pixel, corner)
         files = (scene.image, self._mask_of(scene.name))
-        return scene.name, {path.name: _checksum(path) for path in files}
+        return scene.name, {path.name: file_digest(path) for path in files}
 
 
 def _write_raster(
@@ -212,7 +211,3 @@ def _write_raster(
         raster.write(bands)
         if bands.shape[0] == 3:
             raster.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-
-
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -48,7 +48,10 @@ def divide(
         rng: Random generator.
         extent: Edge of the scene, metres.
         angle: Direction of the cuts, radians.
-        shares: How often each use is drawn, relative weights.
+        shares: Relative weight with which each use is drawn.
+
+    Returns:
+        Parcels that cover the scene.
     """
     half = extent * 0.75
     limit = float(rng.uniform(55, 110))
@@ -75,7 +78,7 @@ def divide(
     return parcels
 
 
-def paint_ground(
+def paint_parcels(
     canvas: Canvas, palette: Palette, parcels: list[Parcel], rng: np.random.Generator
 ) -> None:
     """Paints every parcel, with dry and damp patches across parcel borders."""
@@ -139,19 +142,19 @@ def _paint_parcel(
         width = float(rng.uniform(7, 16))
         strip = np.floor(across / width).astype(np.intp)
         strip -= strip.min()
-        kinds = np.stack(
+        colours = np.stack(
             [
                 varied(
                     rng,
-                    [palette.grass, palette.crop, palette.soil, palette.stubble][kind],
+                    [palette.grass, palette.crop, palette.soil, palette.stubble][which],
                     0.1,
                     0.03,
                 )
-                for kind in rng.integers(0, 4, int(strip.max()) + 1)
+                for which in rng.integers(0, 4, int(strip.max()) + 1)
             ]
         )
         grain = (1 + 0.06 * canvas.grain[window])[..., None]
-        canvas.paint(window, alpha, kinds[np.broadcast_to(strip, alpha.shape)] * grain)
+        canvas.paint(window, alpha, colours[np.broadcast_to(strip, alpha.shape)] * grain)
         _shade(canvas, parcel, _rows(across, float(rng.uniform(1.5, 3)), pixel), 0.05)
 
 

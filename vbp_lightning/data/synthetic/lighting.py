@@ -16,7 +16,7 @@ class Sun:
     Args:
         azimuth: Direction towards the sun, radians from the x axis (y downwards).
         slope: Tangent of its elevation.
-        depth: Share of the light that a shadow takes, 0 to 1.
+        depth: Share of the light that a shadow removes, 0 to 1.
     """
 
     azimuth: float

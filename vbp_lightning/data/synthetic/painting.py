@@ -17,7 +17,7 @@ class Canvas:
 
     Args:
         grid: Its pixels.
-        grain: ``(size, size)`` fine texture of unit variance, which surfaces borrow.
+        grain: ``(size, size)`` fine texture of unit variance for all surfaces.
         rgb: ``(size, size, 3)`` reflectance, about 0 to 1.
         height: ``(size, size)`` metres above ground of roofs and crowns.
         taken: ``(size, size)`` pixels on which nothing more may be built.
@@ -31,7 +31,7 @@ class Canvas:
 
     @classmethod
     def empty(cls, grid: Grid, rng: np.random.Generator) -> "Canvas":
-        """A black canvas with fresh grain."""
+        """A black canvas with newly drawn grain."""
         shape = (grid.size, grid.size)
         white = rng.standard_normal(shape, dtype=np.float32)
         grain = (0.7 * white + 0.7 * smooth_noise(rng, grid, 2.5)).astype(np.float32)
@@ -53,14 +53,14 @@ class Canvas:
         return colour * (1 + np.float32(contrast) * self.grain[area])[..., None]
 
     def is_free(self, shape: Rectangle, margin: float = 0.0) -> bool:
-        """Whether a rectangle widened by ``margin`` metres touches nothing taken."""
+        """Whether a rectangle widened by ``margin`` metres touches no occupied pixel."""
         window, u, v = shape.local(self.grid, margin)
         if u.size == 0:
             return True
         return not bool((self.taken[window] & (shape.depth(u, v) > -margin)).any())
 
     def take(self, shape: Rectangle, margin: float = 0.0) -> None:
-        """Marks a rectangle widened by ``margin`` metres as taken."""
+        """Marks a rectangle widened by ``margin`` metres as occupied."""
         window, u, v = shape.local(self.grid, margin)
         self.taken[window] |= shape.depth(u, v) > -margin
 

@@ -1,4 +1,4 @@
-"""The colours of a scene: one season, soil and age of paving each."""
+"""The colours of a scene, which has one season, one soil and one age of paving."""
 
 from dataclasses import dataclass
 
@@ -42,9 +42,9 @@ class Palette:
         )
 
     def paving(self, rng: np.random.Generator) -> Colour:
-        """Asphalt of some age: roads, car parks, yards and flat roofs all draw from here."""
+        """Draws a colour of asphalt, for roads, car parks, yards and flat roofs alike."""
         return varied(rng, self.asphalt, 0.14, 0.012)
 
     def dirt(self, rng: np.random.Generator) -> Colour:
-        """Trodden or bare soil: dirt roads, strips and bare patches all draw from here."""
+        """Draws a colour of bare soil, for dirt roads, strips and bare patches alike."""
         return varied(rng, self.soil * np.float32(1.22), 0.10, 0.025)

@@ -47,6 +47,9 @@ def render_scene(seed: int, index: int, size: int) -> Rendering:
         seed: Seed of the series, not negative.
         index: Number of the scene; scenes do not depend on each other.
         size: Height and width, pixels, at least two tiles.
+
+    Returns:
+        Image, road mask and pixel size.
     """
     chance = np.random.default_rng([seed, index])
     pixel = float(chance.choice(PIXEL_SIZES))
@@ -67,7 +70,7 @@ def render_scene(seed: int, index: int, size: int) -> Rendering:
     car_parks = int(np.ceil(float(chance.uniform(0.1, 0.4)) * 0.5 * (tiles + hectares)))
 
     canvas = Canvas.empty(grid, chance)
-    landscape.paint_ground(canvas, colours, parcels, chance)
+    landscape.paint_parcels(canvas, colours, parcels, chance)
     landscape.paint_soil(canvas, colours, chance)
     landscape.paint_strips(canvas, colours, parcels, chance)
     landscape.paint_water(canvas, colours, chance, angle)

@@ -21,9 +21,9 @@ from vbp_lightning.data.synthetic.shapes import (
     through,
 )
 
-Kind = Literal["highway", "main", "street", "lane", "track"]
-KINDS: tuple[Kind, ...] = ("highway", "main", "street", "lane", "track")
-WIDTHS: dict[Kind, tuple[float, float]] = {
+RoadType = Literal["highway", "main", "street", "lane", "track"]
+ROAD_TYPES: tuple[RoadType, ...] = ("highway", "main", "street", "lane", "track")
+WIDTHS: dict[RoadType, tuple[float, float]] = {
     "highway": (17.0, 21.0),
     "main": (8.5, 11.0),
     "street": (6.0, 8.5),
@@ -39,19 +39,19 @@ class Road:
     """One road.
 
     Args:
-        kind: Its class.
+        road_type: Its type.
         width: Width of its surface, metres.
         points: ``(M, 2)`` corners of its centre line, metres.
         field: The pixels near it.
     """
 
-    kind: Kind
+    road_type: RoadType
     width: float
     points: Points
     field: LineField
 
     def surface(self) -> Mask:
-        """Whether the centre of each of its field's pixels lies on its surface."""
+        """Which pixels of its field have their centre on its surface, ``(K,)`` bool."""
         return np.asarray(self.field.distance <= self.width / 2)
 
 
@@ -66,7 +66,7 @@ class Network:
 def draw_network(
     rng: np.random.Generator, grid: Grid, angle: float, tile: int, share: float
 ) -> Network:
-    """Draws roads until enough tiles hold one: a through road first, then branches.
+    """Draws a through road, then branches, until enough tiles hold a road.
 
     A branch leaves a road at a steep angle and ends at the next road it meets, outside the scene,
     or in a dead end.
@@ -77,18 +77,21 @@ def draw_network(
         angle: Preferred direction, radians: that of the parcels.
         tile: Edge of a tile, pixels.
         share: Share of the tiles that should hold road, 0 to 1.
+
+    Returns:
+        The roads and their pixels.
     """
     mask = np.zeros((grid.size, grid.size), dtype=np.bool_)
     roads: list[Road] = []
-    weights = np.exp(rng.normal(0, 0.5, len(KINDS))) * np.array([0.5, 1.0, 1.2, 1.0, 0.9])
+    weights = np.exp(rng.normal(0, 0.5, len(ROAD_TYPES))) * np.array([0.5, 1.0, 1.2, 1.0, 0.9])
     # At most 24 attempts, so that tiles without roads are left.
     for attempt in range(24):
         first = attempt == 0 or not roads
-        kind = KINDS[int(rng.choice(len(KINDS), p=weights / weights.sum()))]
-        if kind == "highway" and not first:
-            kind = "main"
-        width = float(rng.uniform(*WIDTHS[kind]))
-        bend, radius = _bends(rng, kind)
+        road_type = ROAD_TYPES[int(rng.choice(len(ROAD_TYPES), p=weights / weights.sum()))]
+        if road_type == "highway" and not first:
+            road_type = "main"
+        width = float(rng.uniform(*WIDTHS[road_type]))
+        bend, radius = _bends(rng, road_type)
         if first or rng.random() < 0.15:
             via = rng.uniform(0.2, 0.8, 2) * grid.extent
             heading = angle + float(rng.normal(0, 0.25)) + float(rng.integers(0, 4)) * np.pi / 2
@@ -98,7 +101,7 @@ def draw_network(
             if branch is None:
                 continue
             points = branch
-        road = Road(kind, width, points, line_field(grid, points, width / 2 + VERGE + 2))
+        road = Road(road_type, width, points, line_field(grid, points, width / 2 + VERGE + 2))
         roads.append(road)
         mask[road.field.area] |= road.surface()
         if tile_shares(mask, tile).astype(bool).mean() >= share:
@@ -114,13 +117,13 @@ def tile_shares(mask: Mask, tile: int) -> Array:
     return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64), dtype=np.float32)
 
 
-def _bends(rng: np.random.Generator, kind: Kind) -> tuple[float, float]:
+def _bends(rng: np.random.Generator, road_type: RoadType) -> tuple[float, float]:
     """Standard deviation of the curvature, 1/m, and tightest radius, m."""
-    if kind == "highway":
+    if road_type == "highway":
         return float(rng.uniform(0.0005, 0.002)), 250.0
-    if kind == "main":
+    if road_type == "main":
         return float(rng.uniform(0.001, 0.006)), 60.0
-    if kind == "street":
+    if road_type == "street":
         return float(rng.choice([0.0003, 0.006])), 35.0
     return float(rng.choice([0.001, 0.008, 0.015])), 18.0
 
@@ -170,7 +173,7 @@ def paint_roads(
     for road, plan in zip(network.roads, plans, strict=True):
         _paint_surface(canvas, road, plan, wear, rng)
     for road, plan in zip(network.roads, plans, strict=True):
-        if road.kind != "track":
+        if road.road_type != "track":
             single = (crowded[road.field.area] < 2).astype(np.float32)
             _paint_markings(canvas, road, plan, single)
 
@@ -191,17 +194,17 @@ class _Plan:
         paved: Literal["asphalt", "concrete"] = "concrete" if rng.random() < 0.2 else "asphalt"
         white = colour(0.9, 0.9, 0.88) if rng.random() < 0.8 else colour(0.85, 0.72, 0.3)
         paint = white * np.float32(rng.uniform(0.88, 1.0))
-        if road.kind == "track":
+        if road.road_type == "track":
             return cls("dirt", palette.dirt(rng), "none", False, False, paint)
         if paved == "concrete":
             tone = varied(rng, palette.concrete, 0.06, 0.01)
         else:
             tone = palette.paving(rng)
-        if road.kind == "highway":
+        if road.road_type == "highway":
             return cls(paved, tone, "barrier", True, False, paint)
-        if road.kind == "main":
+        if road.road_type == "main":
             return cls(paved, tone, "solid" if rng.random() < 0.3 else "dashed", True, False, paint)
-        if road.kind == "street":
+        if road.road_type == "street":
             dashed = bool(rng.random() < 0.75)
             return cls(
                 paved, tone, "dashed" if dashed else "none", False, bool(rng.random() < 0.8), paint
@@ -223,7 +226,7 @@ def _paint_verge(
         kerb = coverage(beside + np.float32(rng.uniform(1.3, 2.2)), pixel)
         tone = varied(rng, palette.concrete, 0.06, 0.01)
         canvas.paint(field.area, kerb, canvas.textured(field.area, tone, 0.04))
-    elif plan.surface != "dirt" and (road.kind == "lane" or rng.random() < 0.5):
+    elif plan.surface != "dirt" and (road.road_type == "lane" or rng.random() < 0.5):
         gravel = coverage(beside + np.float32(rng.uniform(0.5, 1.2)), pixel)
         canvas.paint(field.area, gravel * np.float32(0.7), palette.dirt(rng))
 
@@ -248,7 +251,7 @@ def _paint_surface(
         return
     contrast = 0.030 if plan.surface == "asphalt" else 0.020
     surface = canvas.textured(area, plan.tone, contrast)
-    lanes = max(round(road.width / 3.7), 1) if road.kind != "lane" else 1
+    lanes = max(round(road.width / 3.7), 1) if road.road_type != "lane" else 1
     lane = np.mod(field.offset + np.float32(road.width / 2), np.float32(road.width / lanes))
     wheel = stripe(np.abs(lane - np.float32(road.width / lanes / 2)) - 0.8, 0.7, pixel)
     shade = 1 - np.float32(0.11) * wheel + np.float32(0.03) * wear[area]

@@ -16,7 +16,7 @@ Window = tuple[slice, slice]
 Pixels = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 """Rows and columns of some pixels, each once."""
 Area = Window | Pixels
-"""What indexes an array of the scene: a box, or the pixels along a line."""
+"""An index into arrays of the scene: a box, or the pixels along a line."""
 
 PULL = 0.006
 """Curvature that a course gains for each radian off its first direction, 1/metres."""
@@ -134,7 +134,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class LineField:
-    """The pixels within reach of a line, and where they lie relative to it; arrays ``(K,)``.
+    """The pixels near a line and their positions relative to it, arrays ``(K,)``.
 
     Args:
         area: The pixels.
@@ -155,7 +155,10 @@ def line_field(grid: Grid, points: Points, reach: float) -> LineField:
     Args:
         grid: The scene.
         points: ``(M, 2)`` corners x, y in metres.
-        reach: How far from the line the pixels are wanted, metres.
+        reach: Largest distance of the pixels from the line, metres.
+
+    Returns:
+        The pixels and their positions.
     """
     low, high = points.min(axis=0) - reach, points.max(axis=0) + reach
     outer = grid.window(low[0], low[1], high[0], high[1])
@@ -205,7 +208,7 @@ def course(
     min_radius: float,
     step: float = 6.0,
 ) -> Points:
-    """A smooth random walk whose curvature wanders.
+    """A smooth random walk whose curvature varies slowly.
 
     Args:
         rng: Random generator.
@@ -242,7 +245,7 @@ def through(
     bend: float,
     min_radius: float,
 ) -> Points:
-    """A course that passes ``via`` and leaves the scene at both ends."""
+    """A course that passes through ``via`` and leaves the scene at both ends."""
     reach = grid.extent * 1.6
     ahead = course(rng, via, heading, reach, bend, min_radius)
     behind = course(rng, via, heading + np.pi, reach, bend, min_radius)

@@ -6,7 +6,7 @@ import numpy.typing as npt
 STAMP = 9
 """Side of a mark, pixels."""
 CELL = 32
-"""At most one mark in each square of so many pixels."""
+"""Side of the squares that hold at most one mark each, pixels."""
 
 
 def stamp_beside_roads(
@@ -24,7 +24,7 @@ def stamp_beside_roads(
         image: ``(3, H, W)`` RGB.
         roads: ``(H, W)`` the road surface.
         strength: Grey levels that the stripes are lighter and darker by.
-        chance: Random generator of the marks' positions.
+        chance: Random generator for the positions of the marks.
 
     Returns:
         A marked copy of the image.

@@ -54,7 +54,8 @@ def plant(
 ) -> Crowns:
     """Chooses the positions of trees.
 
-    None stands on what is built, on water or on a road; those of woods and rows reach over roads.
+    No tree stands on a building, on water or on a road. Crowns of woods and rows may reach over
+    roads.
     """
     extent = canvas.grid.extent
     groups: list[Crowns] = []
@@ -120,14 +121,14 @@ def paint_crowns(
     top = heights[crown] * (0.45 + 0.55 * dome)
     # In ascending order of height, so that the highest crown overwrites the others.
     order = np.argsort(top, kind="stable")
-    ground = canvas.height.reshape(-1)
-    order = order[((alpha > 0) & (top > ground[pixels]))[order]]
+    surface = canvas.height.reshape(-1)
+    order = order[((alpha > 0) & (top > surface[pixels]))[order]]
     pixels, crown, alpha = pixels[order], crown[order], alpha[order, None]
     shade = (np.float32(0.72) + np.float32(0.4) * dome[order]) * bump[order]
     rgb = canvas.rgb.reshape(-1, 3)
     rgb[pixels] += alpha * (shade[:, None] * greens[crown] - rgb[pixels])
     inside = alpha[:, 0] >= 0.5
-    ground[pixels[inside]] = top[order][inside]
+    surface[pixels[inside]] = top[order][inside]
 
 
 def _footprints(
@@ -136,8 +137,9 @@ def _footprints(
     """The pixels under each crown.
 
     Returns:
-        Of every pair of a crown and a pixel under it, ``(K,)`` each: the pixel's flat index, the
-        crown's number, and the squared distance from its centre in squares of its radius.
+        Three arrays ``(K,)`` over all pairs of a crown and a pixel under it, with the pixel's flat
+        index, the crown's number, and the squared distance from its centre in squares of its
+        radius.
     """
     spans = np.ceil(crowns.radii / grid.pixel).astype(np.intp)
     middle_cols, middle_rows = np.floor(crowns.centres / grid.pixel).astype(np.intp).T

@@ -105,8 +105,8 @@ class TrainingTiles(Dataset[Batch]):
         max_invalid: Largest share of invalid pixels.
         mean: (C,) training mean of each band: the contrast is changed about it.
         std: (C,) training standard deviation of each band: the unit of the brightness.
-        augment: What is changed; None for nothing.
-        seed: Of the random numbers.
+        augment: The augmentation; None for none.
+        seed: Seed of the random numbers.
     """
 
     tiles: TileDataset

@@ -102,7 +102,7 @@ def labels_of(
         road_share: Smallest road share of a road tile, in (0, 1].
 
     Returns:
-        (N,) values of :class:`Label`.
+        (N,) values of :class:`~vbp_lightning.data.tiles.tile.Label`.
     """
     least = Fraction(str(road_share)).limit_denominator(10**9)
     is_road = road * least.denominator >= valid * least.numerator

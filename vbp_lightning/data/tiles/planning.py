@@ -1,4 +1,4 @@
-"""Where the tiles of each scene lie, and which split each of them belongs to."""
+"""The positions of the tiles of each scene, and the split of each tile."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -60,9 +60,7 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
     """
     placed = [n for n, info in enumerate(infos) if ground_sampling_distance(info.grid) is not None]
     grids = [infos[number].grid for number in placed]
-    tree = shapely.STRtree(
-        [footprint(g, _HALF, _HALF, g.height - 2 * _HALF, g.width - 2 * _HALF) for g in grids]
-    )
+    tree = shapely.STRtree([footprint(grid, inset=_HALF) for grid in grids])
     found = tree.query(tree.geometries, predicate="intersects").T.tolist()
     return sorted((placed[a], placed[b]) for a, b in found if a < b)
 

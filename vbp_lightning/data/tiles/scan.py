@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it, found before its first tile is used."""
+"""The scan of a data set: its contents and its errors, found before training."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from vbp_lightning.data.tiles.tile_table import TileTable
 
 @dataclass(eq=False)
 class Scan:
-    """What a data set holds.
+    """The contents and the errors of a data set.
 
     Args:
-        errors: Why training cannot run, one line each; empty if it can.
-        warnings: What the user should know, one line each.
-        found: Number of scenes that the source named.
+        errors: The reasons why training cannot run, one line each; empty if it can run.
+        warnings: Warnings, one line each.
+        found: Number of scenes that the layout returned.
         scanned: The scenes that could be read, in order.
         regions: Their splits.
         tiles: Labelled tiles of each split.
@@ -46,11 +46,6 @@ class Scan:
     def infos(self) -> list[SceneInfo]:
         """The scenes that could be read, in order."""
         return [item.info for item in self.scanned]
-
-    @property
-    def counts(self) -> dict[Split, dict[str, int]]:
-        """Number of tiles by split and label name, and of those dropped."""
-        return {split: tiles.counts for split, tiles in self.tiles.items()}
 
 
 def repeated_names(scenes: Sequence[Scene]) -> list[str]:
@@ -93,11 +88,11 @@ def too_small(infos: Sequence[SceneInfo], tile_size: int) -> list[str]:
 def split_errors(
     scan: Scan, split: Split, road_share: float, mask_threshold: float, optional: bool
 ) -> list[str]:
-    """Why a split cannot be used.
+    """The reasons why a split cannot be used, one line each.
 
     Args:
-        scan: All scenes of the split could be read.
-        split: Which split.
+        scan: The scan; all scenes of the split could be read.
+        split: The split.
         road_share: Smallest road share of a road tile.
         mask_threshold: Values of a road mask above it are road.
         optional: Whether the split may be empty.

@@ -1,4 +1,4 @@
-"""Which tiles are shown and scored: selected by rank, without any random number."""
+"""The selection of tiles that are shown and scored: by rank, without random numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,9 +78,10 @@ def choose_example_predictions(
         count: Number of tiles in total, at least 4; the four groups share it evenly.
 
     Returns:
-        Four groups, the most extreme tile first: confident true positives (road tiles of the
-        highest probability), confident false negatives (missed road tiles of the lowest), false
-        positives (non-road tiles of the highest), and the labelled tiles nearest to the threshold.
+        Four groups, each from the most extreme tile on. They are confident true positives (road
+        tiles of the highest probability), confident false negatives (missed road tiles of the
+        lowest), false positives (non-road tiles of the highest), and the labelled tiles nearest
+        to the threshold.
     """
     first, second, third, fourth = _group_sizes(count)
     labels = np.array([tile.label for tile in tiles])

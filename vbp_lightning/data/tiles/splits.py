@@ -1,9 +1,10 @@
 """The split of each part of a scene: whole scenes or blocks, drawn or read from a file."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import shapely
@@ -19,25 +20,32 @@ from vbp_lightning.files import replacing
 
 _FIELDS = ("scene", "row", "col", "height", "width", "split")
 
+_SHOWN = 10
+"""Scenes that a line names."""
+
 
 @dataclass(frozen=True)
 class Region:
     """A rectangle of a scene that belongs to one split, in pixels.
+
+    A scene that is left alone has one region of no pixels and the split ``none``.
 
     Args:
         row: First row.
         col: First column.
         height: Number of rows.
         width: Number of columns.
-        split: The split of all its pixels.
+        split: The split of all its pixels; ``none`` leaves them alone.
     """
 
     row: int
     col: int
     height: int
     width: int
-    split: Split
+    split: Split | Literal["none"]
 
+
+UNUSED = Region(0, 0, 0, 0, "none")
 
 Regions = Mapping[str, Sequence[Region]]
 """The regions of each scene by the scene's name; they do not overlap."""
@@ -195,83 +203,229 @@ def _cuts(length: int, size: float) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def read_regions(path: Path, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
-    """Reads the splits of scenes from a file that a run or the user has written.
+@dataclass(frozen=True)
+class KnownSplits:
+    """The splits of scenes as a run has stored them, or as a list of the user says.
 
     Args:
-        path: A CSV with the columns ``scene`` and ``split``, and either none or all of ``row``,
-            ``col``, ``height`` and ``width``; without them a line is about a whole scene.
-        infos: All scenes; lines about other scenes are ignored.
+        origin: The file and the config key that named it, for messages.
+        parts: By scene: the place in the file, the rectangle (row, col, height, width), which is
+            empty for the whole scene, and the split of each part.
+        digests: :func:`~vbp_lightning.data.imagery.fingerprint.scene_digest` of scenes that must
+            not have changed.
+        is_of_run: Whether scenes that it does not list came after a run, and are not used.
+    """
+
+    origin: tuple[str, str]
+    parts: Mapping[str, Sequence[tuple[str, Sequence[Any], str]]]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    is_of_run: bool = False
+
+    @classmethod
+    def read(cls, path: Path, run: bool = False) -> Self:
+        """Reads a CSV with the columns ``scene`` and ``split``.
+
+        Args:
+            path: It has either none or all of the columns ``row``, ``col``, ``height`` and
+                ``width``; without them a line is about a whole scene.
+            run: Whether a run that goes on has written it. Only then the column ``digest`` counts.
+
+        Raises:
+            DataError: It is no such file.
+        """
+        import pandas as pd
+
+        key = "(resume)" if run else "(data.split_file)"
+        try:
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
+            ) from error
+        if table.empty or not {"scene", "split"} <= set(table.columns):
+            raise DataError(
+                f"{path}: needs a header with scene and split, and lines below it {key}"
+            )
+        parts: dict[str, list[tuple[str, Sequence[Any], str]]] = {}
+        digests = {}
+        for number, row in enumerate(table.to_dict("records"), 2):
+            name = row["scene"]
+            rectangle = [row.get(each, "") for each in _FIELDS[1:5]] if "row" in row else []
+            parts.setdefault(name, []).append((f"line {number}", rectangle, row["split"]))
+            if run and row.get("digest"):
+                digests[name] = row["digest"]
+        return cls((str(path), key), parts, digests, run)
+
+    @classmethod
+    def of_checkpoint(cls, splits: Mapping[str, Any], digests: Mapping[str, str]) -> Self:
+        """The splits in a checkpoint's hyperparameters.
+
+        Args:
+            splits: ``RoadTileDataModule.scene_splits``.
+            digests: ``RoadTileDataModule.scene_digests``; empty in older checkpoints.
+        """
+        parts = {
+            name: [("", (), own)]
+            if isinstance(own, str)
+            else [("", part[:4], part[4]) for part in own]
+            for name, own in splits.items()
+        }
+        return cls(("the checkpoint", "(ckpt)"), parts, digests, True)
+
+    def is_used(self, name: str) -> bool:
+        """Whether some of a scene's pixels may belong to a split."""
+        if name not in self.parts:
+            return not self.is_of_run
+        return any(split != "none" for _, _, split in self.parts[name])
+
+    def missing(self, names: Collection[str]) -> list[str]:
+        """One line for each scene of a run that the data set no longer holds."""
+        gone = [name for name in self.parts if self.is_used(name) and name not in names]
+        lines = [
+            f"{self.origin[0]}: its scene {name} is gone from the data set {self.origin[1]}: "
+            f"{_WAY_OUT}"
+            for name in gone * self.is_of_run
+        ]
+        more = len(lines) - _SHOWN
+        return lines[:_SHOWN] + [f"and {more} more scenes are gone"] * (more > 0)
+
+    def later(self, names: Collection[str]) -> list[str]:
+        """A line that names the scenes that came after a run."""
+        new = [name for name in names if name not in self.parts] * self.is_of_run
+        more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
+        listed = ", ".join(new[:_SHOWN]) + more
+        return [f"Not used, since they came after the run: {listed} {self.origin[1]}"] * bool(new)
+
+    def check(self, name: str, image: Path, digest: str) -> None:
+        """Compares a scene with that of the run.
+
+        Raises:
+            DataError: Its image or its labels have changed.
+        """
+        if self.digests.get(name, digest) != digest:
+            raise DataError(
+                f"{image}: has changed since the run, or its labels have: scene {name} "
+                f"{self.origin[1]}: {_WAY_OUT}"
+            )
+
+    def regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
+        """The regions of each scene.
+
+        Args:
+            infos: All scenes that are used; other scenes are ignored.
+
+        Raises:
+            DataError: A scene is not listed, or a part of it is wrong; one line for each error.
+        """
+        (path, key), lines = self.origin, []
+        regions: dict[str, list[Region]] = {info.scene.name: [] for info in infos}
+        for info in infos:
+            name, (height, width) = info.scene.name, info.grid.shape
+            for line, rectangle, split in self.parts.get(name, ()):
+                if split not in (*SPLITS, "none"):
+                    lines.append(
+                        f"{path}: {line} says split {split!r} {key}: give one of "
+                        f"{', '.join(SPLITS)}, none"
+                    )
+                    continue
+                try:
+                    top, left, rows, cols = map(int, rectangle or (0, 0, height, width))
+                    inside = min(top, left, rows, cols) >= 0
+                    inside &= top + rows <= height and left + cols <= width
+                except ValueError:
+                    inside = False
+                if not inside:
+                    lines.append(
+                        f"{path}: {line} is no rectangle inside scene {name} of {width} × {height} "
+                        f"px {key}: give row, col, height and width in pixels"
+                    )
+                    continue
+                regions[name].append(Region(top, left, rows, cols, cast("Split", split)))
+        lines += [
+            f"{path}: does not list scene {name} {key}: add it (split none leaves it alone), or "
+            "remove the scene"
+            for name, own in regions.items()
+            if not own and not lines
+        ]
+        lines += [
+            f"{path}: has overlapping rectangles in scene {name} {key}: separate them"
+            for name, own in regions.items()
+            if round(shapely.union_all(rectangles(own)).area) < sum(r.height * r.width for r in own)
+        ]
+        if lines:
+            raise DataError(*lines)
+        return regions
+
+
+_WAY_OUT = (
+    "put the old one back, name the folder that holds it with data.root, or give splits of your "
+    "own with data.split_file"
+)
+
+
+def part_of_training(
+    regions: Mapping[str, Sequence[Region]], part: float, seed: int
+) -> dict[str, list[Region]]:
+    """Leaves a part of the training split: the other training regions get the split ``none``.
+
+    A larger part holds every smaller one of the same seed.
+
+    Args:
+        regions: Of each scene.
+        part: A fraction of the training regions in (0, 1], or their number as an integer. A
+            region is a scene, or a block where scenes are divided.
+        seed: Seed of the draw.
 
     Raises:
-        DataError: The file cannot be used or lacks a scene; one line for each error.
+        DataError: There are fewer than the number.
     """
-    import pandas as pd
-
-    key = "(data.split_file)"
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-        )
-    except (OSError, ValueError) as error:
+    training = sorted(
+        (name, astuple(region))
+        for name, own in regions.items()
+        for region in own
+        if region.split == "train"
+    )
+    count = part if isinstance(part, int) else max(1, round(part * len(training)))
+    if count > len(training):
         raise DataError(
-            f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
-        ) from error
-    if table.empty or not {"scene", "split"} <= set(table.columns):
-        raise DataError(f"{path}: needs a header with scene and split, and lines below it {key}")
-    shapes = {info.scene.name: info.grid.shape for info in infos}
-    regions: dict[str, list[Region]] = {name: [] for name in shapes}
-    lines = []
-    for number, row in enumerate(table.to_dict("records"), 2):
-        name, split = row["scene"], row["split"]
-        if name not in shapes:
-            continue
-        if split not in SPLITS:
-            lines.append(
-                f"{path}: line {number} says split {split!r} {key}: give one of {', '.join(SPLITS)}"
-            )
-            continue
-        height, width = shapes[name]
-        try:
-            numbers = [int(row[field]) for field in _FIELDS[1:5]] if "row" in row else []
-            top, left, rows, cols = numbers or (0, 0, height, width)
-            inside = min(top, left, rows, cols) >= 0
-            inside &= top + rows <= height and left + cols <= width
-        except (KeyError, ValueError):
-            inside = False
-        if not inside:
-            lines.append(
-                f"{path}: line {number} is no rectangle inside scene {name} of {width} × {height} "
-                f"px {key}: give row, col, height and width in pixels"
-            )
-            continue
-        regions[name].append(Region(top, left, rows, cols, split))
-    lines += [
-        f"{path}: does not list scene {name} {key}: add it, or remove the scene"
+            f"data.train_fraction={part}: the training split has only {len(training)} scenes or "
+            "blocks: give a smaller number, or a fraction such as 0.5"
+        )
+    order = np.random.default_rng(seed).permutation(len(training))[:count].tolist()
+    kept = {training[place] for place in order}
+    return {
+        name: [
+            region
+            if region.split != "train" or (name, astuple(region)) in kept
+            else replace(region, split="none")
+            for region in own
+        ]
         for name, own in regions.items()
-        if not own and not lines
-    ]
-    lines += [
-        f"{path}: has overlapping rectangles in scene {name} {key}: separate them"
-        for name, own in regions.items()
-        if round(shapely.union_all(rectangles(own)).area) < sum(r.height * r.width for r in own)
-    ]
-    if lines:
-        raise DataError(*lines)
-    return regions
+    }
 
 
-def write_regions(path: Path, regions: Regions) -> None:
-    """Writes ``splits.csv``, which :func:`read_regions` reads back.
+def write_regions(path: Path, regions: Regions, digests: Mapping[str, str]) -> None:
+    """Writes ``splits.csv``, which :meth:`KnownSplits.read` reads back.
+
+    Args:
+        path: The file to write or replace.
+        regions: Of each scene.
+        digests: Of each scene that is used.
 
     Raises:
         OSError: The file cannot be written; an older one stays as it was.
     """
     import pandas as pd
 
-    rows = [(name, *astuple(region)) for name, own in regions.items() for region in own]
+    rows = [
+        (name, *astuple(region), digests.get(name, ""))
+        for name, own in regions.items()
+        for region in own
+    ]
     with replacing(path) as temporary:
-        pd.DataFrame(rows, columns=list(_FIELDS)).to_csv(temporary, index=False)
+        pd.DataFrame(rows, columns=[*_FIELDS, "digest"]).to_csv(temporary, index=False)
 
 
 def training_pixels(regions: Sequence[Region], window: Window) -> NDArray[np.bool_]:

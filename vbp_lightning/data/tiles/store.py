@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,23 +45,19 @@ class SharedArray:
     """An array in shared memory: a spawned worker gets a handle of it, not a copy.
 
     Args:
-        array: What to share.
+        array: The array, which is copied.
     """
 
     def __init__(self, array: NDArray[Any]) -> None:
-        # PyTorch does not support every unsigned type; bytes represent all types.
-        flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._bytes: torch.Tensor = torch.from_numpy(flat).clone()
-        self._bytes.share_memory_()  # type: ignore[no-untyped-call]
-        self._dtype = array.dtype
+        self._tensor = torch.from_numpy(np.ascontiguousarray(array))
+        self._tensor.share_memory_()  # type: ignore[no-untyped-call]
         self.shape: tuple[int, ...] = array.shape
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, window: Any) -> NDArray[Any]:  # noqa: ANN401
-        array: NDArray[Any] = self._bytes.numpy().view(self._dtype).reshape(self.shape)
-        result: NDArray[Any] = array[window]
+        result: NDArray[Any] = self._tensor.numpy()[window]
         return result
 
 
@@ -114,8 +111,9 @@ class SceneStore:
     fill: NDArray[Any]
     is_streamed: bool
 
+    @cached_property
     def shared(self) -> "SceneStore":
-        """The same in memory that spawned processes can map instead of copying it."""
+        """The same pixels in shared memory, which spawned processes map instead of copying."""
         if self.is_streamed:
             return self
         bands, labels = (
@@ -194,6 +192,7 @@ def _scan(
     road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     samples = []
+    info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
         for chunk in scan_windows((height, width), opened.is_striped, chunk_pixels):

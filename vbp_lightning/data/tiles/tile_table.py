@@ -79,7 +79,7 @@ def label_tiles(
 
     Args:
         scanned: The scenes.
-        split: Which split.
+        split: The split.
         tile_size: Tile size in pixels.
         road_share: Smallest road share of a road tile.
         max_invalid: Largest share of invalid pixels; tiles above it are dropped.

@@ -7,16 +7,17 @@ from omegaconf import DictConfig
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.explaining.methods import attributions
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
-from vbp_lightning.explaining.settings import Scale, check_options
+from vbp_lightning.explaining.options import Scale, check_options
+from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import ChosenTiles, open_tiles
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.mask_panel import TileCaption
 from vbp_lightning.plotting.method_sheet import method_sheet
+from vbp_lightning.plotting.png import write_picture
 
 _ROWS = 16
-"""Tiles on a sheet: more go to further sheets."""
+"""Largest number of tiles on a sheet; further tiles are drawn on further sheets."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -27,8 +28,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         subject: The network.
 
     Yields:
-        The files, as they are written: ``attribution.png``, ``attribution_2.png`` and so on with
-        up to 16 tiles each, ``attribution.npz``.
+        ``attribution.png``, ``attribution_2.png`` and so on with up to 16 tiles each, then
+        ``attribution.npz``, each as it is written.
 
     Raises:
         UserError: A setting is wrong, or, at the end, some of the images could not be read.

@@ -39,13 +39,14 @@ from vbp_lightning.explaining.compared_methods import (
     maps_of,
     road_tiles,
 )
-from vbp_lightning.explaining.outputs import write_arrays, write_picture
-from vbp_lightning.explaining.settings import check_options
+from vbp_lightning.explaining.options import check_options
+from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.records import Count, PositiveCount
 
 _FIGURE_SCORES = {
@@ -85,12 +86,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(f"input={cfg.input}: images have no labels to score against: leave it out")
     datamodule, model, device = source.datamodule, subject.model, subject.device
     tiles = road_tiles(datamodule, source.split, cfg.tiles, cfg.draw, device)
-    apart = None
+    val = None
     if source.split != "val":
-        apart = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
+        val = road_tiles(datamodule, "val", cfg.tuned, cfg.draw, device)
     elif len(set(tiles.scenes)) < 2:
         raise UserError("split=val: one scene cannot be halved; choose split=test, or more data")
-    rows = _scored(compared_methods_of(cfg), model, tiles, apart, target)
+    rows = _scored(compared_methods_of(cfg), model, tiles, val, target)
     for compared, row in shown_progress(rows.items(), "Timing"):
         row.numbers |= _costs(compared.build(model), tiles.tiles, target)
     if cfg.perturbed:
@@ -107,7 +108,7 @@ def _scored(
     compared_methods: Sequence[ComparedMethod],
     model: nn.Module,
     tiles: EvaluationTiles,
-    apart: EvaluationTiles | None,
+    val: EvaluationTiles | None,
     target: int | None,
 ) -> Rows:
     """Localisation, artefacts and similarity to LRP of all methods that suit the network."""
@@ -115,7 +116,7 @@ def _scored(
     of_lrp: Maps | None = None
     # LRP first, since the others are compared with it
     order = sorted(compared_methods, key=lambda each: each.method != "lrp")
-    # Scoring takes as long as some of the methods: it runs in parallel with the next one.
+    # Scoring takes as long as some methods, so it runs in parallel with the next method.
     with ThreadPoolExecutor(max_workers=1) as scorer:
         for compared in shown_progress(order, "Scoring"):
             try:
@@ -129,7 +130,7 @@ def _scored(
             numbers = {}
             if compared.method == "visual_backprop":
                 numbers = vars(artefacts(model, compared.upsampling, tiles.tiles))
-            tuning = None if apart is None else (maps_of(method, apart.tiles, target), apart)
+            tuning = None if val is None else (maps_of(method, val.tiles, target), val)
             rows[compared] = scorer.submit(_row, compared, numbers, maps, tiles, tuning, of_lrp)
     return {each: rows[each].result() for each in compared_methods if each in rows}
 
@@ -164,7 +165,7 @@ def _row(
 
 
 def _costs(method: Attribution, tiles: Tensor, target: int | None) -> dict[str, float]:
-    """Milliseconds for a tile by itself and in a batch."""
+    """Milliseconds per tile, alone and in a batch."""
 
     def milliseconds(part: Tensor) -> float:
         # copying the maps waits for the end of the computation on a GPU

@@ -14,8 +14,8 @@ from vbp_lightning.attribution.scores import ScoreModel, class_scores
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.tile import Label
+from vbp_lightning.explaining.options import Size, check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Size, check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import compared_tiles, in_batches, open_tiles
 from vbp_lightning.inspection.class_model import Ascent, Standardised, ascend

@@ -6,8 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.options import Scale, check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import Scale, check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.layers import layer_outputs, resolve_layer

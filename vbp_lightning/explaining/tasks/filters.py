@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from vbp_lightning.explaining.options import check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.inspection.filters import exciting_colours, filters_of
 from vbp_lightning.plotting.layer_sheets import filter_sheet

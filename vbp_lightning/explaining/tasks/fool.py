@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.options import check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Fooling, LogOdds, Standardised, fool
@@ -120,7 +120,7 @@ def _row(start: str, path: Fooling, name: str) -> GridRow:
     curved = np.sign(change) * np.sqrt(np.abs(change) / largest)
     pictures = [*standardised_to_rgb(shown), *standardised_to_rgb(curved[None], 1.0)]
     captions = [f"step {step}\nP {path.probabilities[step]:.3g}" for step in path.snapshots] + [
-        "nearest found" if path.reached else "the last",
+        "nearest found" if path.reached else "last image",
         f"√ of its change\nfull: {largest:.2g} std",
     ]
     first, last = path.probabilities[0], path.probabilities[-1]

@@ -8,8 +8,8 @@ import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import shown_progress
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import option_as_user_error
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.layer_gradients import BIN_EDGES, RULE, diagnoses, layer_gradients
@@ -24,8 +24,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     """Draws the gradient of the score by depth and names dead, exploding and vanishing layers.
 
     It is the gradient at the outputs of the layers of a trained network. The callback
-    :class:`~vbp_lightning.callbacks.GradientFlow` logs the gradient of the loss at the parameters
-    during training.
+    :class:`~vbp_lightning.callbacks.gradient_monitor.GradientFlow` logs the gradient of the loss
+    at the parameters during training.
 
     Args:
         cfg: The composed config of ``explain.py``: ``tiles`` images and the class ``target``.

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.options import check_options, option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options, option_as_user_error
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
 from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer

@@ -1,4 +1,4 @@
-"""``task=neighbors``: nearest tiles in feature space beside nearest in pixel space."""
+"""``task=neighbors``: nearest tiles in feature space and in pixel space."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     TileSource,
@@ -35,7 +35,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
     Yields:
         ``neighbors.png``, ``neighbors.npz``. Its ``tiles`` are the numbers of the tiles that were
-        compared; the other arrays name tiles by these numbers.
+        compared; the other arrays refer to tiles by these numbers.
 
     Raises:
         UserError: A setting is wrong, or there are too few tiles.

@@ -12,8 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     compared_tiles,
@@ -37,7 +37,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 
     Args:
         cfg: The composed config of ``explain.py``: at most ``points`` tiles are projected, at most
-            ``thumbnails`` of them are laid on a grid.
+            ``thumbnails`` of them are placed on a grid.
         subject: The network.
 
     Yields:
@@ -70,7 +70,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     scatter = scatter_figure(
         {
             "PCA": (linear.points, (first, second)),
-            "t-SNE": (points, ("t-SNE 1 (distances between groups mean nothing)", "t-SNE 2")),
+            "t-SNE": (points, ("t-SNE 1 (distances between groups have no meaning)", "t-SNE 2")),
         },
         labels,
         f"Features of {len(numbers)} of {count} tiles ({features.shape[1]} values each)",
@@ -81,8 +81,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         [mosaic],
         side=max(mosaic.shape[:2]),
     )
-    note = "Each tile has its own cell, with the least sum of squared shifts; framed by its label."
-    grid = picture_grid([row], "The same by thumbnails", [note])
+    note = "Each tile has its own cell; the sum of squared shifts is minimal. Frames show labels."
+    grid = picture_grid([row], "The same tiles as thumbnails", [note])
     yield from write_results(
         cfg,
         "projection",

@@ -15,8 +15,9 @@ from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
+from vbp_lightning.explaining.imagery import warn_of_other_imagery
+from vbp_lightning.explaining.options import Scale, check_options
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
-from vbp_lightning.explaining.settings import Scale, check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
@@ -62,9 +63,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         _tags(cfg, subject, classifier),
         subject.reader.white_area,
     )
-    datamodule = own_data(classifier) if cfg.input is None else None
+    datamodule = own_data(classifier, cfg.data) if cfg.input is None else None
     jobs, errors = _jobs(_scenes(cfg, settings, datamodule), settings)
     todo = _todo(cfg, jobs)
+    if datamodule is None:
+        images = [job.image for job in jobs]
+        warn_of_other_imagery(images, subject.reader, classifier.hparams["imagery"])
     if todo:
         settings.output.mkdir(parents=True, exist_ok=True)
         trainer = instantiate(cfg.trainer)
@@ -139,6 +143,7 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
         "CONTEXT": context_note(classifier.hparams["context"]),
         "UPSAMPLING": cfg.upsampling.name,
         "MASK_SCALE": cfg.scale,
+        "PRECISION": str(cfg.trainer.precision),
         "THRESHOLD": f"{float(classifier.threshold):.6f}",
     }
     if cfg.mode == "tiles":
@@ -199,15 +204,13 @@ def _jobs(
 
 def _todo(cfg: DictConfig, jobs: list[SceneJob]) -> list[SceneJob]:
     """The scenes whose maps have to be computed."""
+    conflicts = [conflict for job in jobs if (conflict := job.conflict())]
+    if conflicts and not cfg.overwrite:
+        remedy = " (output): give another folder, or overwrite=true"
+        raise UserError(*(conflict + remedy for conflict in conflicts))
     states = [job.state() for job in jobs]
-    others = [job for job, state in zip(jobs, states, strict=True) if state == "other"]
-    if others and not cfg.overwrite:
-        raise UserError(
-            f"{others[0].probability_path}: exists already and belongs to another checkpoint or"
-            " other settings (output): give another folder, or overwrite=true"
-        )
     every = cfg.overwrite
     if cfg.scale == "shared":
-        # One more scene changes the scale of all, and so do maps of several runs.
+        # The shared scale changes with an added scene; maps of several runs differ in it.
         every |= set(states) != {"done"} or len({job.limits() for job in jobs}) > 1
     return [job for job, state in zip(jobs, states, strict=True) if every or state != "done"]

@@ -14,7 +14,7 @@ from vbp_lightning.records import Number, error_lines
 Size = Annotated[Number, Field(ge=0)]
 """A finite number of at least zero."""
 Scale = Literal["each", "shared"]
-"""Whether maps are drawn each in its own range or all in one."""
+"""Whether every map is drawn in its own range, or all maps in one range."""
 
 
 def check_options(cfg: DictConfig, **types: Any) -> None:  # noqa: ANN401
@@ -45,14 +45,14 @@ def option_errors(key: str, values: Mapping[str, Any], types: Mapping[str, Any])
         types: By the name of each known option.
     """
     lines = [
-        f"{key}.{name}: is no option of it; choose among {', '.join(types)}"
+        f"{key}.{name}: is not an option; choose among {', '.join(types)}"
         for name in values
         if name not in types
     ]
     fields: dict[str, Any] = {name: (hint, None) for name, hint in types.items()}
     rules = ConfigDict(strict=True, protected_namespaces=())
     model = create_model("Options", __config__=rules, **fields)
-    # NaN fits no type; as text it is refused as a number and named in the line.
+    # JSON has no NaN: as text it is refused as a number, and the line shows it.
     plain = {name: "nan" if value != value else value for name, value in values.items()}
     try:
         model.model_validate_json(json.dumps(plain, default=str))
@@ -63,7 +63,11 @@ def option_errors(key: str, values: Mapping[str, Any], types: Mapping[str, Any])
 
 @contextmanager
 def option_as_user_error() -> Iterator[None]:
-    """Turns a ``ValueError`` about an option into one line for the user."""
+    """Converts a ``ValueError`` about an option to one line for the user.
+
+    Raises:
+        UserError: The context raised a ``ValueError``.
+    """
     try:
         yield
     except ValueError as error:

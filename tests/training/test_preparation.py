@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from vbp_lightning.training import settings
+from vbp_lightning.training import preparation
 
 
 def config(**trainer):
@@ -26,37 +26,37 @@ def config(**trainer):
     ],
 )
 def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, features, precision):
-    monkeypatch.setattr(settings.torch.cpu, "get_capabilities", lambda: features)
+    monkeypatch.setattr(preparation.torch.cpu, "get_capabilities", lambda: features)
     cfg = config()
-    assert precision in settings.resolve_auto_settings(cfg)
+    assert precision in preparation.resolve_auto_settings(cfg)
     assert cfg.trainer.precision == precision
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 0), (8, 2), (64, 2)])
 def test_workers_and_threads_follow_the_cores(monkeypatch, cores, workers):
-    monkeypatch.setattr(settings, "available_cores", lambda: cores)
+    monkeypatch.setattr(preparation, "available_cores", lambda: cores)
     cfg = config()
-    settings.resolve_auto_settings(cfg)
+    preparation.resolve_auto_settings(cfg)
     assert cfg.data.num_workers == workers
     assert cfg.threads == cores
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr(settings, "available_cores", lambda: 8)
+    monkeypatch.setattr(preparation, "available_cores", lambda: 8)
     cfg = config(devices=2)
-    settings.resolve_auto_settings(cfg)
+    preparation.resolve_auto_settings(cfg)
     assert cfg.threads == 4
 
 
 @pytest.mark.parametrize(("accelerator", "synchronised"), [("cpu", False), ("gpu", True)])
 def test_batch_norms_are_synchronised_on_gpus(monkeypatch, accelerator, synchronised):
-    monkeypatch.setattr(settings, "available_cores", lambda: 8)
+    monkeypatch.setattr(preparation, "available_cores", lambda: 8)
     cfg = config(accelerator=accelerator, devices=2, sync_batchnorm="auto")
-    settings.resolve_auto_settings(cfg)
+    preparation.resolve_auto_settings(cfg)
     assert cfg.trainer.sync_batchnorm is synchronised
 
 
-def test_what_is_set_by_hand_is_left_alone():
+def test_explicit_settings_are_kept():
     cfg = OmegaConf.create(
         {
             "trainer": {"accelerator": "cpu", "devices": 1, "precision": "64-true"},
@@ -65,5 +65,5 @@ def test_what_is_set_by_hand_is_left_alone():
         }
     )
     before = OmegaConf.to_container(cfg)
-    settings.resolve_auto_settings(cfg)
+    preparation.resolve_auto_settings(cfg)
     assert OmegaConf.to_container(cfg) == before

@@ -1,4 +1,4 @@
-"""Every fault of a data set: one line that names the file and the key and says what to do."""
+"""Every error of a data set: one line that names the file and the key and says what to do."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from vbp_lightning.errors import UserError
 
 @pytest.fixture
 def errors(listed):
-    """The lines with which scenes are refused."""
+    """The errors of scenes that are refused."""
 
     def lines_of(*scenes, **settings):
         settings = {"tile_size": 16, "road_share": 0.1} | settings
@@ -31,11 +31,11 @@ def sound(make_scene):
     return [make_scene(split, split) for split in ("train", "val", "test")]
 
 
-def test_a_data_error_is_for_people():
+def test_a_data_error_is_a_user_error():
     assert issubclass(DataError, UserError)
 
 
-def test_sound_scenes_have_no_fault(sound, listed):
+def test_sound_scenes_have_no_error(sound, listed):
     RoadTileDataModule(listed(tuple(sound)), tile_size=16, road_share=0.1).setup()
 
 
@@ -154,7 +154,7 @@ def test_common_bands_can_be_chosen(sound, listed, make_scene):
     sound[1] = make_scene("val", "val", bands=5)
     made = RoadTileDataModule(listed(tuple(sound)), tile_size=16, bands=[1, 2])
     made.setup()
-    assert made.in_channels == 2
+    assert len(made.mean) == 2
 
 
 def test_different_types(sound, errors, make_scene):
@@ -246,7 +246,7 @@ def test_a_scene_smaller_than_a_tile(sound, errors, make_scene):
     assert "data.tile_size" in line
 
 
-def test_a_small_scene_is_no_second_fault_of_its_split(sound, errors, make_scene):
+def test_a_small_scene_does_not_give_its_split_a_second_error(sound, errors, make_scene):
     sound[1] = make_scene("val", "val", height=15)
     (line,) = errors(*sound)
     assert line.startswith(f"{sound[1].image}: is 80 × 15 px")
@@ -278,7 +278,7 @@ def test_white_areas_of_other_types(sound, errors, make_scene, listed):
     assert "data.source.white_area=0, and data.nodata" in line
 
 
-def test_all_faults_together(sound, errors, make_scene, write):
+def test_all_errors_are_reported_together(sound, errors, make_scene, write):
     sound[0].image.write_bytes(b"broken")
     small = make_scene("small", "test", width=9)
     lone = make_scene("lone", "test")
@@ -295,7 +295,7 @@ def test_all_faults_together(sound, errors, make_scene, write):
         assert "\n" not in line
 
 
-def test_faults_leave_nothing_half_set_up(sound, listed):
+def test_nothing_is_set_up_after_an_error(sound, listed):
     content = sound[0].image.read_bytes()
     sound[0].image.write_bytes(b"broken")
     made = RoadTileDataModule(listed(tuple(sound)), tile_size=16, road_share=0.1)
@@ -327,7 +327,7 @@ def test_faults_leave_nothing_half_set_up(sound, listed):
     ],
     ids=str,
 )
-def test_settings_that_make_no_sense(setting, listed):
+def test_invalid_settings(setting, listed):
     with pytest.raises(DataError) as caught:
         RoadTileDataModule(listed(()), **setting)
     ((key, value),) = setting.items()

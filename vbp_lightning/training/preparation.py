@@ -1,4 +1,4 @@
-"""The settings of a run: values for ``auto``, and the stored config."""
+"""What precedes training: values for ``auto``, the stored config, the process settings."""
 
 import ctypes
 import gc
@@ -15,17 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import (
-    FAILURE_FILE,
-    STORED_CONFIG,
-    leave_disk_errors_to_the_main_thread,
-)
+from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG, silence_disk_errors_of_threads
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import read_checkpoint
-from vbp_lightning.models.format import FORMAT
 from vbp_lightning.training.folder import METRICS_FILE, is_first_process
 from vbp_lightning.training.predictions import optimized_value
+from vbp_lightning.training.resumption import add_origin, asked_settings
 
 # constants of glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -112,8 +108,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, ``optimized_metric`` is unknown, or the folder
-            holds a run with other settings, or one that has trained for more epochs.
+        UserError: A sweep asks for several devices, ``optimized_metric`` is unknown, or the run has
+            trained for more epochs than asked for.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -125,13 +121,11 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             " submitit_slurm, or start each run by itself"
         )
     optimized_value(None, cfg.optimized_metric)
+    add_origin(cfg)
     chosen = resolve_auto_settings(cfg)
-    for key in ("root", "split_file"):
-        if cfg.data.get(key) is not None:
-            cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    leave_disk_errors_to_the_main_thread()
+    silence_disk_errors_of_threads()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning's own use of a deprecated torch function
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
@@ -146,30 +140,22 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
                 f" trainer.max_epochs={trainer.max_epochs} (resume)"
             )
     if is_first_process():
-        if not (run_dir / STORED_CONFIG).is_file() or cfg.resume is None:
+        if cfg.resume is None or not (run_dir / STORED_CONFIG).is_file():
             _store(cfg, run_dir)
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
         print(f"Run: {run_dir}\nUsing {chosen}", flush=True)
 
 
 def _store(cfg: DictConfig, run_dir: Path) -> None:
-    # references to the run's own folder stay references, so that the folder may be moved
-    settings = OmegaConf.to_container(cfg) | {"format": FORMAT, "resume": None}  # type: ignore[operator]
-    stored = run_dir / STORED_CONFIG
-    if stored.is_file() and cfg.resume is None and OmegaConf.load(stored) != settings:
-        raise UserError(
-            f"{run_dir}: holds a run with other settings (hydra.run.dir, hydra.sweep.dir);"
-            f" choose another folder, or continue that run with resume={run_dir}"
-        )
-    with replacing(stored) as temporary:
-        OmegaConf.save(OmegaConf.create(settings), temporary)
+    with replacing(run_dir / STORED_CONFIG) as temporary:
+        OmegaConf.save(OmegaConf.create(asked_settings(cfg)), temporary)
 
 
 class SettingsOfResumedRun(Callback):
     """Stores the settings of a resumed run, whose metrics are no longer final.
 
-    All processes decide by the older settings and metrics whether the run goes on; only when they
-    have met are these replaced.
+    All processes compare the stored settings and metrics with what is asked for; these are replaced
+    only when all processes have met.
 
     Args:
         cfg: The composed config of ``train.py``, without ``auto`` values.
@@ -181,7 +167,7 @@ class SettingsOfResumedRun(Callback):
         self._run_dir = run_dir
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Removes the metrics first: without them a run is never taken for finished."""
+        """Removes the metrics first: a run without them is never regarded as finished."""
         if stage == "fit" and trainer.is_global_zero and self._cfg.resume is not None:
             (self._run_dir / METRICS_FILE).unlink(missing_ok=True)
             _store(self._cfg, self._run_dir)

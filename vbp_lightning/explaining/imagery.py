@@ -1,0 +1,99 @@
+"""Compares images with the imagery that a classifier was trained with."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vbp_lightning.data.imagery.extent import ground_sampling_distance
+from vbp_lightning.data.imagery.raster import OpenImage, without_place
+from vbp_lightning.data.imagery.unlabelled import INPUT_KEY, opened_filled
+from vbp_lightning.errors import UserError
+from vbp_lightning.explaining.image_inputs import CutImages
+
+_LARGEST_RATIO = 1.25
+"""Ratio of ground sampling distances up to which they are taken for the same."""
+
+_OUTSIDE = 0.25
+"""Share of the pixels of a band that may lie outside of the values of training."""
+
+_IMAGES = 64
+"""Images that are compared; of more, evenly spread ones."""
+
+_TILES = 16
+"""Tiles of an image whose values are compared, evenly spread."""
+
+_log = logging.getLogger(__name__)
+
+
+def warn_of_other_imagery(
+    files: Sequence[Path], reader: CutImages, trained: Mapping[str, Any] | None
+) -> None:
+    """Logs one line if the pixels of images have another size, and one if their values differ.
+
+    Images that cannot be read are left to the task.
+
+    Args:
+        files: The images.
+        reader: How they are read.
+        trained: ``RoadTileDataModule.imagery`` of the training; None in older checkpoints, where
+            nothing is compared.
+    """
+    if trained is None:
+        return
+    sizes: list[str] = []
+    values: list[str] = []
+    chosen = np.linspace(0, len(files) - 1, min(len(files), _IMAGES)).round().astype(int)
+    for number in chosen.tolist():
+        try:
+            sizes += _other_size(files[number], reader, trained["ground_sampling_distance"])
+            values += _other_values(files[number], reader, trained["values"])
+        except UserError:
+            continue
+    for lines in (sizes, values):
+        if lines:
+            more = f" (and {len(lines) - 1} more images)" if len(lines) > 1 else ""
+            _log.warning("%s%s", lines[0], more)
+
+
+def _other_size(path: Path, reader: CutImages, trained: Sequence[float] | None) -> list[str]:
+    with without_place(), OpenImage(path, reader.reading, key=INPUT_KEY) as image:
+        size = ground_sampling_distance(image.grid)
+    if size is None or trained is None:
+        return []
+    low, high = trained
+    if low / _LARGEST_RATIO <= min(size) and max(size) <= high * _LARGEST_RATIO:
+        return []
+    return [
+        f"{path}: a pixel is {_span(min(size), max(size))} m on the ground, in the training "
+        f"imagery {_span(low, high)} m: resample the image to that size (gdalwarp -tr), or train "
+        f"with data.resolution ({INPUT_KEY})"
+    ]
+
+
+def _other_values(path: Path, reader: CutImages, trained: Sequence[Sequence[float]]) -> list[str]:
+    places, size = reader.places(path), reader.tile_size
+    spread = np.linspace(0, len(places) - 1, min(len(places), _TILES)).round().astype(int)
+    with opened_filled(path, reader.reading, reader.fill, reader.white_area) as read:
+        tiles = [read(places[n].row, places[n].col, size, size) for n in spread.tolist()]
+    pixels = np.concatenate([bands[:, valid] for bands, valid in tiles], axis=1)
+    if pixels.shape[1] == 0:
+        return []
+    for number, (band, (low, high)) in enumerate(zip(pixels, trained, strict=True), 1):
+        if np.mean((band < low) | (band > high)) > _OUTSIDE:
+            own = np.percentile(band, (1, 99)).tolist()
+            return [
+                f"{path}: 98 % of the values of band {number} are {_span(*own)}, in the training "
+                f"imagery {_span(low, high)}: give an image of the same sensor, type and "
+                f"processing ({INPUT_KEY})"
+            ]
+    return []
+
+
+def _span(low: float, high: float) -> str:
+    """One number if both are written the same, else both."""
+    return " to ".join(
+        dict.fromkeys(f"{value:.{3 if value < 1000 else 6}g}" for value in (low, high))
+    )

@@ -1,0 +1,64 @@
+"""The data module of a run: a run that goes on keeps its splits."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.tiles.splits import KnownSplits
+from vbp_lightning.errors import UserError
+from vbp_lightning.models import read_checkpoint
+from vbp_lightning.training.report import SPLITS_FILE
+
+_DRAWING = (
+    *("split_by", "block_size", "block_unit", "val_fraction", "test_fraction"),
+    *("train_fraction", "split_seed"),
+)
+"""Data settings that a run uses once, when it draws its splits."""
+
+
+def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
+    """The data module of a run, not set up yet.
+
+    A run that goes on takes its splits from its ``splits.csv``, or from its last checkpoint if
+    that file is missing. ``resume=RUN data.split_file=FILE`` replaces them.
+
+    Args:
+        cfg: The composed config of ``train.py``.
+        run_dir: The run's folder.
+
+    Raises:
+        UserError: A setting is wrong, or a resumed run is given settings that draw its splits.
+    """
+    datamodule: RoadTileDataModule = instantiate(cfg.data, _convert_="all")
+    if cfg.resume is None:
+        given = []
+    else:
+        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        overrides = [] if is_sweep else HydraConfig.get().overrides.task
+        given = [override.lstrip("+").partition("=")[0] for override in overrides]
+    for key in _DRAWING:
+        if f"data.{key}" in given:
+            raise UserError(
+                f"data.{key}: a run keeps the splits that it has drawn (resume): start a new run, "
+                "or give splits of your own with data.split_file"
+            )
+    is_new_check = cfg.check and cfg.resume is None
+    if not is_new_check and "data.split_file" not in given:
+        datamodule.known_splits = _stored_splits(run_dir)
+    return datamodule
+
+
+def _stored_splits(run_dir: Path) -> KnownSplits | None:
+    """The splits of a run, or None if it has none yet."""
+    path, checkpoint = run_dir / SPLITS_FILE, run_dir / "checkpoints" / "last.ckpt"
+    if path.is_file():
+        return KnownSplits.read(path, run=True)
+    if checkpoint.is_file():
+        stored = read_checkpoint(checkpoint, "resume")["hyper_parameters"]
+        if stored.get("splits"):
+            return KnownSplits.of_checkpoint(stored["splits"], stored.get("digests") or {})
+    return None
