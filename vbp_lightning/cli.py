@@ -135,7 +135,8 @@ def one_line_errors() -> Iterator[None]:
         if shown_in_full:
             raise
         causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
-        sys.exit("\n".join(causes))
+        print("\n".join(causes), file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         explained = explain_failure(error)
         if explained is None:

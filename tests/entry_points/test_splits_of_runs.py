@@ -93,7 +93,8 @@ def test_a_run_before_its_first_checkpoint_and_one_without_splits_csv(call, trai
 def test_a_resumed_run_cannot_draw_other_splits(call, trained, setting):
     refused = call("train.py", "resume=run", f"data.{setting}")
     assert refused.returncode == 1
-    assert f"error: data.{setting.partition('=')[0]}: a run keeps the splits" in refused.stderr
+    assert f"other values of data.{setting.partition('=')[0]} (resume)" in refused.stderr
+    assert "data.split_file replaces the splits" in refused.stderr
 
 
 def test_scene_maps_warn_of_other_imagery(call, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""The data module of a run: a run that goes on keeps its splits."""
+"""The data module of a run: a resumed run keeps its splits."""
 
 from pathlib import Path
 
@@ -9,21 +9,14 @@ from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.splits import KnownSplits
-from vbp_lightning.errors import UserError
 from vbp_lightning.models import read_checkpoint
 from vbp_lightning.training.report import SPLITS_FILE
-
-_DRAWING = (
-    *("split_by", "block_size", "block_unit", "val_fraction", "test_fraction"),
-    *("train_fraction", "split_seed"),
-)
-"""Data settings that a run uses once, when it draws its splits."""
 
 
 def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
     """The data module of a run, not set up yet.
 
-    A run that goes on takes its splits from its ``splits.csv``, or from its last checkpoint if
+    A resumed run takes its splits from its ``splits.csv``, or from its last checkpoint if
     that file is missing. ``resume=RUN data.split_file=FILE`` replaces them.
 
     Args:
@@ -31,7 +24,7 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A setting is wrong, or a resumed run is given settings that draw its splits.
+        UserError: A setting is wrong.
     """
     datamodule: RoadTileDataModule = instantiate(cfg.data, _convert_="all")
     if cfg.resume is None:
@@ -40,12 +33,6 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
         is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         overrides = [] if is_sweep else HydraConfig.get().overrides.task
         given = [override.lstrip("+").partition("=")[0] for override in overrides]
-    for key in _DRAWING:
-        if f"data.{key}" in given:
-            raise UserError(
-                f"data.{key}: a run keeps the splits that it has drawn (resume): start a new run, "
-                "or give splits of your own with data.split_file"
-            )
     is_new_check = cfg.check and cfg.resume is None
     if not is_new_check and "data.split_file" not in given:
         datamodule.known_splits = _stored_splits(run_dir)

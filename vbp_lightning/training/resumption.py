@@ -35,6 +35,12 @@ _REPORT = (
 )
 """Settings of a run's report."""
 
+_DRAWING = (
+    *("data.split_by", "data.block_size", "data.block_unit", "data.split_seed"),
+    *("data.val_fraction", "data.test_fraction", "data.train_fraction"),
+)
+"""Settings that a run uses once, when it draws its splits."""
+
 _AUTO = "automatic"
 """Of a stored run: the keys of the settings that were ``auto``."""
 
@@ -151,9 +157,11 @@ def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
     refused = [key for key in changed if key not in _below(changed, possible)]
     if refused:
         state = "finished" if is_done else "started"
+        draws = _below(refused, _DRAWING)
+        splits = "; data.split_file replaces the splits that it has drawn" if draws else ""
         raise UserError(
             f"{run_dir}: is {state} with other values of {', '.join(refused)} (resume):"
-            " leave them as they are, or start a new run"
+            f" leave them as they are, or start a new run{splits}"
         )
     return bool(lengthened)
 
