@@ -49,7 +49,7 @@ def interrupts_stay(monkeypatch):
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (UserError("a: wrong (b)"), 1, "error: a: wrong (b)\n"),
         (OSError(errno.EIO, "Input/output error", "f"), 1, "error: f: cannot be written"),
-        (ConfigCompositionException("no such key"), "no such key", ""),
+        (ConfigCompositionException("no such key"), 1, "no such key\n"),
     ],
 )
 def test_errors_outside_the_job_end_the_program(capsys, error, code, line):
