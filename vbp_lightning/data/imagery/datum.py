@@ -68,9 +68,9 @@ def accuracy(
         area: West, south, east and north in degrees.
 
     Returns:
-        Metres: 0 within a datum or where PROJ does not know it, infinite if the datums can only be
-        taken for the same; and the name of the grid file of the best transformation, if that is
-        missing and more accurate, else an empty text.
+        The accuracy in metres; 0 within a datum or where PROJ does not know it, infinite if the
+        datums can only be taken for the same. And the name of the grid file of the best
+        transformation, if that is missing and more accurate, else an empty text.
     """
     bounds = AreaOfInterest(*np.clip(area, [-180, -90] * 2, [180, 90] * 2).tolist())
     with warnings.catch_warnings():
