@@ -276,28 +276,6 @@ def test_a_scan_reports_what_training_would_refuse(make_scene, listed):
     assert torch.isfinite(module.read_tiles(list(module.tiles_of("train"))[:3])).all()
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"nodata": "abc"},
-        {"split_by": "town"},
-        {"block_unit": "feet"},
-        {"block_size": 0},
-        {"resolution": 0.0},
-        {"memory": 0},
-        {"stretch": [2]},
-        {"stretch": [98, 2]},
-        {"stretch": [0, 101]},
-    ],
-    ids=str,
-)
-def test_invalid_settings(setting, listed):
-    with pytest.raises(DataError) as caught:
-        RoadTileDataModule(listed(()), **setting)
-    ((key, value),) = setting.items()
-    assert f"data.{key}={value}" in caught.value.lines[0]
-
-
 def test_blocks_must_hold_a_tile_and_margins_the_jitter(listed):
     with pytest.raises(DataError, match=r"data\.block_size=150: must be at least .* = 191 px"):
         RoadTileDataModule(listed(()), split_by="block", block_size=150, block_unit="px")
