@@ -143,15 +143,39 @@ def test_average_pooling_slides_as_well(architecture):
 
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
 @pytest.mark.parametrize("context", [8, 16])
-def test_tiles_and_scenes_give_the_same_with_context(architecture, context):
+@pytest.mark.parametrize("tta", [False, True])
+def test_tiles_and_scenes_give_the_same_with_context(architecture, context, tta):
     shape = (155, 178)
     model = network(architecture, context=context)
     read = reader(scene_of(*shape))
-    seamless, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
-    by_tile = TileMapper(model, 8, context=context)
+    seamless, _ = map_of_blocks(SeamlessMapper(model, tta=tta), read, shape, 96)
+    by_tile = TileMapper(model, 8, context=context, tta=tta)
     tiles, _ = map_of_blocks(by_tile, read, shape, 256)
     assert_close(np.nan_to_num(tiles), np.nan_to_num(seamless))
     assert np.isfinite(tiles).sum() == 8 * 11
+
+
+@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
+@pytest.mark.parametrize("shape", [(155, 178), (96, 200)])
+def test_test_time_augmentation_averages_the_maps_of_symmetric_scenes(architecture, shape):
+    """For scenes whose sides are multiples of 8 px; in blocks and in one pass."""
+    height, width = (size - size % 8 for size in shape)
+    model, scene = network(architecture), scene_of(height, width)
+    views = []
+    for mirrored in (scene, scene[:, :, ::-1]):
+        for quarters in range(4):
+            turned = np.rot90(mirrored, quarters, (1, 2))
+            found, _ = one_pass(model, reader(turned), turned.shape[1:])
+            found = np.rot90(found, -quarters)
+            views.append(found if mirrored is scene else found[:, ::-1])
+    plain = SeamlessMapper(model)
+    averaged = SeamlessMapper(model, tta=True)
+    for size in (64, 256):
+        _, mask = map_of_blocks(plain, reader(scene), (height, width), size)
+        found, same_mask = map_of_blocks(averaged, reader(scene), (height, width), size)
+        assert_close(found[6 : 6 + len(views[0]), 6 : 6 + views[0].shape[1]], np.mean(views, 0))
+        assert np.array_equal(mask, same_mask)
+    assert np.ptp(views, axis=0).max() > 1e-3
 
 
 def test_tiles_and_scenes_differ_without_context():

@@ -24,7 +24,7 @@ def test_without_resume_nothing_changes():
 
 def test_a_run_is_composed_from_its_own_settings(tmp_path):
     (tmp_path / ".hydra").mkdir()
-    stored = "seed: 3\nformat: 2\noptimized_metric: val/f1\ntags: []\n"
+    stored = "seed: 3\nformat: 2\noptimized_metric: val/f1\ntags: []\ntta: true\n"
     (tmp_path / ".hydra" / "run.yaml").write_text(stored)
     arguments = expand_resume([f"resume={tmp_path}", "threads=1"])
     assert f"--config-path={tmp_path / '.hydra'}" in arguments
@@ -52,6 +52,7 @@ def test_a_run_of_version_0_1_is_converted_and_one_of_a_later_version_refused(tm
         "format": 2,
         "optimized_metric": "val/auroc",
         "tags": [],
+        "tta": False,
     }
     path.write_text("seed: 3\nformat: 3\n")
     with pytest.raises(UserError, match=r"run\.yaml \(resume\): has format 3"):
@@ -178,6 +179,7 @@ STORED = {
     "trainer": {"max_epochs": 20, "precision": "32-true", "accumulate_grad_batches": 1},
     "callbacks": {"early_stopping": {"patience": 3}, "best": {"monitor": "val/loss"}},
     "upsampling": {"name": "deconv"},
+    "tta": False,
 }
 
 
@@ -203,6 +205,7 @@ def with_changes(folder, changes, *, is_done):
         ({"trainer.max_epochs": 30, "tags": ["longer"]}, True),
         ({"callbacks.early_stopping.patience": 9}, True),
         ({"callbacks.early_stopping": None}, True),
+        ({"tta": True}, True),
     ],
 )
 def test_overrides_that_a_resumed_run_applies(tmp_path, changes, extends, is_done):

@@ -140,7 +140,7 @@ class MaskPanels(pl.Callback):
             tiles, probabilities.double().cpu().numpy(), float(model.threshold), self.tiles
         )
         shown = _ShownTiles.read(datamodule, groups)
-        pages = self._pages(model, shown, "after the fit: ")
+        pages = self._pages(model, shown, "after the fit: ", probabilities)
         # after a fit, current_epoch is the number of epochs
         epoch = max(0, trainer.current_epoch - 1)
         _publish(trainer, "examples", "example_predictions", pages, epoch)
@@ -149,10 +149,19 @@ class MaskPanels(pl.Callback):
     def _method(self, model: nn.Module) -> VisualBackProp:
         return VisualBackProp(model, upsampling=self.upsampling)
 
-    def _pages(self, model: RoadClassifier, shown: _ShownTiles, occasion: str) -> dict[str, RGB]:
-        """The pages of a sheet by the last part of their tag."""
+    def _pages(
+        self,
+        model: RoadClassifier,
+        shown: _ShownTiles,
+        occasion: str,
+        known: Tensor | None = None,
+    ) -> dict[str, RGB]:
+        """The pages of a sheet by the last part of their tag; ``known``: P(road) of all tiles."""
         logits, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
-        probabilities = logits.squeeze(1).double().sigmoid().tolist()
+        if known is None:
+            probabilities = logits.squeeze(1).double().sigmoid().tolist()
+        else:
+            probabilities = known[list(shown.records)].tolist()
         threshold = float(model.threshold)
         own = slice(shown.context, masks.shape[-1] - shown.context)
         tiles, planes = (

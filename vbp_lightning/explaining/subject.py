@@ -1,5 +1,7 @@
 """The network that ``explain.py`` explains, the meaning of its scores, and how it takes images."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,13 @@ from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.custom_model import custom_model, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
+from vbp_lightning.explaining.options import check_options
 from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.networks import TILE_SIZE
+
+_log = logging.getLogger(__name__)
 
 _BATCH = 64
 _CUSTOM_MODEL_SIDE = 224
@@ -79,9 +84,12 @@ class Subject:
 
     def scores(self, tiles: Tensor) -> Tensor:
         """``(N, K)`` outputs on the CPU for ``(N, C, H, W)``, computed in chunks."""
-        with torch.no_grad():
-            parts = torch.split(tiles, _BATCH)
-            return torch.cat([self.model(part.to(self.device)).cpu() for part in parts])
+        return self._in_chunks(self.model, tiles)
+
+    @torch.no_grad()
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
+        parts = torch.split(tiles, _BATCH)
+        return torch.cat([function(part.to(self.device)).cpu() for part in parts])
 
     def probabilities(self, tiles: Tensor, target: int | None) -> tuple[Tensor, list[str]]:
         """The probability of the explained class, and the name of that class.
@@ -102,8 +110,9 @@ class Subject:
         if target is not None and not 0 <= target < known:
             raise UserError(f"target={target}: the network knows classes 0 to {known - 1}")
         if scores.shape[1] == 1:
-            name = "road" if self.classifier is not None else "class 1"
-            return scores.sigmoid()[:, 0], [name] * len(tiles)
+            if self.classifier is None:
+                return scores.sigmoid()[:, 0], ["class 1"] * len(tiles)
+            return self._in_chunks(self.classifier.probability, tiles), ["road"] * len(tiles)
         shares = scores.softmax(dim=1)
         classes = shares.argmax(dim=1) if target is None else torch.full((len(tiles),), target)
         chosen = shares.gather(1, classes[:, None])[:, 0]
@@ -120,6 +129,7 @@ def load_subject(cfg: DictConfig) -> Subject:
         UserError: Both or neither are given, they cannot be loaded, or the device is missing.
     """
     device = device_named(cfg.device)
+    check_options(cfg, tta=bool | None)
     is_custom = cfg.network.get("_target_") is not None
     if is_custom == (cfg.ckpt is not None):
         raise UserError(
@@ -128,7 +138,7 @@ def load_subject(cfg: DictConfig) -> Subject:
         )
     if not is_custom:
         path = Path(cfg.ckpt)
-        model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
+        model = _classifier(path, cfg.tta)
         fill = tuple(model.hparams["mean"])
         model.to(device)
         return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path), device)
@@ -173,6 +183,19 @@ def class_of(target: str | int | None) -> int | None:
     if target not in named:
         raise UserError(f"target={target}: choose road, non_road or the number of a class")
     return named[target]
+
+
+def _classifier(path: Path, tta: bool | None) -> RoadClassifier:
+    """Loads a checkpoint, and warns if its threshold was chosen under another ``tta``."""
+    model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
+    if tta is not None and tta != model.hparams["tta"]:
+        _log.warning(
+            "%s: its threshold, %.3f, was chosen with tta=%s (tta): for one that belongs to tta=%s,"
+            " evaluate the run again with python train.py resume=RUN tta=%s",
+            *(path, float(model.threshold), *(str(each).lower() for each in (not tta, tta, tta))),
+        )
+        model.hparams["tta"] = tta
+    return model
 
 
 def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:

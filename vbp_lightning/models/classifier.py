@@ -16,6 +16,7 @@ from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.format import FORMAT, converted
 from vbp_lightning.models.metrics import best_threshold, binary_metrics
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
+from vbp_lightning.models.symmetries import mean_over_views
 
 Batch = tuple[Tensor, Tensor]
 
@@ -55,6 +56,8 @@ class RoadClassifier(pl.LightningModule):
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
         digests: Digest of the content of each scene by name, kept for ``explain.py``.
         imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
+        tta: Test-time augmentation: P(road) of testing and prediction is the mean over the eight
+            symmetric views of a tile. Training, validation and masks do not depend on it.
 
     Attributes:
         threshold: P(road) from which a tile is classified as road, chosen on validation data
@@ -78,6 +81,7 @@ class RoadClassifier(pl.LightningModule):
         splits: Mapping[str, Any] | None = None,
         digests: Mapping[str, str] | None = None,
         imagery: Mapping[str, Any] | None = None,
+        tta: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(logger=False)
@@ -167,7 +171,14 @@ class RoadClassifier(pl.LightningModule):
             self.train_loss.reset()
             self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """As the validation step; with ``tta`` of the mean over the symmetric views."""
+        tiles, labels = batch
+        if self.hparams["tta"]:
+            self.logits.update(self.probability(tiles).logit(eps=1e-15).to(tiles))
+        else:
+            self.logits.update(self._float32_logits(tiles))
+        self.labels.update(labels)
 
     def on_test_epoch_end(self) -> None:
         """Logs the metrics of the test split at the stored threshold."""
@@ -175,7 +186,18 @@ class RoadClassifier(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """P(road) of the tiles of a batch, ``(N,)`` float64; the labels are not used."""
-        return self._float32_logits(batch[0]).double().sigmoid()
+        return self.probability(batch[0])
+
+    def probability(self, tiles: Tensor) -> Tensor:
+        """P(road) of raw tiles ``(N, C, H, W)``: ``(N,)`` float64 on the CPU.
+
+        With ``tta`` it is the mean over the eight symmetric views of each tile.
+        """
+
+        def of_one_view(view: Tensor) -> Tensor:
+            return self._float32_logits(view).cpu().double().sigmoid()  # MPS has no float64
+
+        return mean_over_views(of_one_view, tiles) if self.hparams["tta"] else of_one_view(tiles)
 
     def _float32_logits(self, tiles: Tensor) -> Tensor:
         """Logits ``(N,)`` without autocast: bfloat16 has 8 bits, so probabilities would tie."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.models.networks import TILE_SIZE, TOTAL_STRIDE, RoadNetwork
+from vbp_lightning.models.symmetries import SYMMETRIES, Symmetry, symmetric_view, undo_symmetry
 from vbp_lightning.scene_maps.block_maps import BlockInputs, probabilities
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
@@ -42,6 +43,7 @@ class SeamlessMapper:
         network: In eval mode.
         upsampling: Upsampling of VisualBackProp.
         max_invalid: Largest share of nodata pixels in a window, in [0, 1].
+        tta: Average P(road) over the eight symmetric views of each window.
 
     Attributes:
         window: Side of a window in pixels.
@@ -49,12 +51,17 @@ class SeamlessMapper:
     """
 
     def __init__(
-        self, network: RoadNetwork, upsampling: str = "deconv", max_invalid: float = 0.25
+        self,
+        network: RoadNetwork,
+        upsampling: str = "deconv",
+        max_invalid: float = 0.25,
+        tta: bool = False,
     ) -> None:
         self.window = TILE_SIZE
         self.step = TOTAL_STRIDE
         self.max_invalid = max_invalid
         self.network = network
+        self.tta = tta
         self._method = VisualBackProp(network.trunk, upsampling)
 
     def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
@@ -87,8 +94,23 @@ class SeamlessMapper:
             return np.full(usable.shape, np.nan, np.float32), mask
         top, left = inputs.corners()[0, 0] // self.step
         rows, cols = (count + _WINDOW - 1 for count in usable.shape)
-        own = features[:, :, top : top + rows, left : left + cols]
-        return window_probabilities(self.network, own), mask
+        if not self.tta:
+            own = features[:, :, top : top + rows, left : left + cols]
+            return window_probabilities(self.network, own), mask
+        others = (self._of_view(pixels, symmetry) for symmetry in SYMMETRIES[1:])
+        whole = np.mean([window_probabilities(self.network, features), *others], axis=0)
+        return whole[top : top + usable.shape[0], left : left + usable.shape[1]], mask
+
+    @torch.no_grad()
+    def _of_view(self, pixels: Tensor, symmetry: Symmetry) -> NDArray[np.float32]:
+        """P(road) of all windows of an area (1, C, h, w), computed from one symmetric view.
+
+        The sides of the area are multiples of 8 px, so that a view has the same windows.
+        """
+        view = symmetric_view(pixels, symmetry).contiguous(memory_format=torch.channels_last)
+        features = self.network.trunk(view)
+        found = torch.from_numpy(window_probabilities(self.network, features))
+        return undo_symmetry(found, symmetry).numpy()
 
     def _reach(self, start: int, size: int, whole: int) -> tuple[int, int]:
         """First pixel, and the one behind the last, that a block depends on along one axis."""

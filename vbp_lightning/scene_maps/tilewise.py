@@ -5,9 +5,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.models.symmetries import mean_over_views
 from vbp_lightning.scene_maps.block_maps import BlockInputs, probabilities
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
 
@@ -30,6 +31,7 @@ class TileMapper:
         batch: Windows computed at once.
         upsampling: Upsampling of VisualBackProp.
         max_invalid: Largest share of nodata pixels in a window, in [0, 1].
+        tta: Average P(road) over the eight symmetric views of each window.
 
     Raises:
         ValueError: The blend is unknown.
@@ -48,6 +50,7 @@ class TileMapper:
         batch: int = 64,
         upsampling: str = "deconv",
         max_invalid: float = 0.25,
+        tta: bool = False,
     ) -> None:
         if blend not in ("mean", "centre"):
             raise ValueError(f"blend is {blend!r}; choose mean or centre")
@@ -58,6 +61,7 @@ class TileMapper:
         self.context = context
         self.batch = batch
         self.max_invalid = max_invalid
+        self.tta = tta
         self._method = VisualBackProp(model, upsampling)
 
     def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
@@ -105,12 +109,21 @@ class TileMapper:
             with torch.inference_mode(mode=False):
                 pixels = torch.from_numpy(tiles).to(device)
                 logits, masks = self._method.attribute_with_logits(pixels)
-            found[start : start + self.batch] = probabilities(logits)
+                found[start : start + self.batch] = (
+                    mean_over_views(self._probability, pixels).cpu().numpy()
+                    if self.tta
+                    else probabilities(logits)
+                )
             for (row, col), mask in zip(batch, masks[:, 0].cpu().numpy(), strict=True):
                 blended.add(row, col, mask[own])
         values = np.full(usable.shape, np.nan, np.float32)
         values[usable] = found
         return values, blended.mask()
+
+    @torch.no_grad()
+    def _probability(self, tiles: Tensor) -> Tensor:
+        logits: Tensor = self.model(tiles)
+        return logits[:, 0].double().sigmoid()
 
 
 class _BlendedMasks:

@@ -17,7 +17,7 @@ from vbp_lightning.data.tiles.tiles_csv import TILE_FIELDS, tile_fields
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.models.metrics import METRICS, binary_metrics
+from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics
 from vbp_lightning.training.folder import METRICS_FILE
 
 EVALUATED_SPLITS: tuple[Split, ...] = ("val", "test")
@@ -48,6 +48,21 @@ def evaluate(
 def tile_labels(datamodule: RoadTileDataModule, split: Split) -> Tensor:
     """``(N,)`` int64 labels of the tiles of a split: 1 road, 0 non-road, -1 ignored."""
     return torch.tensor(datamodule.tiles_of(split).labels)
+
+
+def choose_threshold(
+    model: RoadClassifier, datamodule: RoadTileDataModule, probabilities: Tensor
+) -> None:
+    """Sets the threshold of a classifier to the best one for its validation tiles.
+
+    Args:
+        model: The classifier.
+        datamodule: Set up.
+        probabilities: ``(N,)`` P(road) of the validation tiles by the classifier.
+    """
+    labels = tile_labels(datamodule, "val")
+    known = labels != Label.IGNORED
+    model.threshold.fill_(best_threshold(probabilities[known], labels[known]))
 
 
 def run_metrics(

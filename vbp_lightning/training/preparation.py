@@ -108,8 +108,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, ``optimized_metric`` is unknown, or the run has
-            trained for more epochs than asked for.
+        UserError: A sweep asks for several devices, ``optimized_metric`` or ``tta`` is no possible
+            value, or the run has trained for more epochs than asked for.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -121,6 +121,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             " submitit_slurm, or start each run by itself"
         )
     optimized_value(None, cfg.optimized_metric)
+    if not isinstance(cfg.tta, bool):
+        raise UserError(f"tta={cfg.tta}: must be true or false")
     add_origin(cfg)
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)

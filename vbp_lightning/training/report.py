@@ -9,14 +9,20 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from vbp_lightning.callbacks import ExplanationScores, MaskPanels, RunSummary
+from vbp_lightning.callbacks import (
+    AtomicCheckpointIO,
+    ExplanationScores,
+    MaskPanels,
+    RunSummary,
+)
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, Split
-from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models import RoadClassifier, read_checkpoint
 from vbp_lightning.models.metrics import METRICS
 from vbp_lightning.training.predictions import (
     COLUMNS,
     PREDICTIONS_FILE,
+    choose_threshold,
     evaluate,
     optimized_value,
     run_metrics,
@@ -101,7 +107,8 @@ def report_end(
 ) -> float:
     """Evaluates the best checkpoint on validation and test, writes and prints the report.
 
-    Every process predicts, and the first one reports.
+    Every process predicts, and the first one reports. If ``tta`` is not what the checkpoint was
+    evaluated with, the threshold is chosen again and stored in it.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -119,9 +126,18 @@ def report_end(
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.is_file():
         model = RoadClassifier.load_from_checkpoint(best)
+    is_chosen = model.hparams["tta"] == cfg.tta
+    model.hparams["tta"] = cfg.tta
     predictions = evaluate(trainer, model, datamodule)
     if not trainer.is_global_zero:
         return float("nan")
+    if not is_chosen:
+        choose_threshold(model, datamodule, predictions["val"])
+        if best.is_file():
+            stored = read_checkpoint(best)
+            stored["state_dict"]["threshold"] = model.threshold.cpu()
+            stored["hyper_parameters"]["tta"] = cfg.tta
+            AtomicCheckpointIO().save_checkpoint(stored, best)
     threshold = float(model.threshold)
     metrics = run_metrics(datamodule, predictions, threshold)
     write_predictions(run_dir / PREDICTIONS_FILE, datamodule, predictions, threshold)

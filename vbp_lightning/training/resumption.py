@@ -13,8 +13,8 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest, replacing
 from vbp_lightning.training.folder import METRICS_FILE
 
-_LENGTH = ("trainer.max_epochs", "callbacks.early_stopping")
-"""Settings by which a finished run is extended."""
+_REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
+"""Settings by which a finished run is extended, or evaluated in another way."""
 
 _MACHINE = (
     *("threads", "data.num_workers", "data.memory", "data.root", "paths", "resume", "format"),
@@ -56,7 +56,7 @@ _MOVED = ("paths.", "data.root", "data.split_file", _START)
 _NAMED = 5
 """Number of settings that an error names."""
 
-_ADDED = {"optimized_metric": "val/auroc", "tags": []}
+_ADDED = {"optimized_metric": "val/auroc", "tags": [], "tta": False}
 """Settings that runs of version 0.1 lack."""
 
 
@@ -137,7 +137,7 @@ def _convert(path: Path) -> dict[str, Any]:
 
 
 def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
-    """Checks the overrides of a resumed run, and whether they extend a finished run.
+    """Checks the overrides of a resumed run, and whether a finished run goes on by them.
 
     Every process of a run calls this before the first one replaces the stored settings.
 
@@ -151,9 +151,9 @@ def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
     if cfg.resume is None or not (run_dir / STORED_CONFIG).is_file():
         return False
     changed = [key for key in _changes(cfg, run_dir) if not key.startswith(_MOVED)]
-    lengthened = _below(changed, _LENGTH)
+    is_reopened = bool(_below(changed, _REOPENING))
     is_done = (run_dir / METRICS_FILE).is_file()
-    possible = (*_LENGTH, *_MACHINE, *(() if is_done and not lengthened else _REPORT))
+    possible = (*_REOPENING, *_MACHINE, *(() if is_done and not is_reopened else _REPORT))
     refused = [key for key in changed if key not in _below(changed, possible)]
     if refused:
         state = "finished" if is_done else "started"
@@ -163,7 +163,7 @@ def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
             f"{run_dir}: is {state} with other values of {', '.join(refused)} (resume):"
             f" leave them as they are, or start a new run{splits}"
         )
-    return bool(lengthened)
+    return is_reopened
 
 
 def _below(keys: Iterable[str], places: tuple[str, ...]) -> list[str]:

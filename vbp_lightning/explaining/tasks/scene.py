@@ -123,7 +123,9 @@ def _check_options(cfg: DictConfig) -> None:
 def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
     max_invalid = (classifier.hparams["data"] or {}).get("max_invalid", 0.25)
     if cfg.mode == "seamless":
-        return SeamlessMapper(classifier.network, cfg.upsampling.name, max_invalid)
+        return SeamlessMapper(
+            classifier.network, cfg.upsampling.name, max_invalid, classifier.hparams["tta"]
+        )
     return TileMapper(
         classifier,
         cfg.stride,
@@ -132,6 +134,7 @@ def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> M
         reader.context,
         upsampling=cfg.upsampling.name,
         max_invalid=max_invalid,
+        tta=classifier.hparams["tta"],
     )
 
 
@@ -146,6 +149,8 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
         "PRECISION": str(cfg.trainer.precision),
         "THRESHOLD": f"{float(classifier.threshold):.6f}",
     }
+    if classifier.hparams["tta"]:
+        tags["TTA"] = "true"
     if cfg.mode == "tiles":
         tags |= {"STRIDE": str(cfg.stride), "BLEND": cfg.blend}
     return tags
