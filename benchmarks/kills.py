@@ -43,6 +43,12 @@ KINDS = {
 STEPS = {"training_step": (1, 6, 11), "validation_step": (2, 4), "predict_step": (1,)}
 """Calls of a method of the classifier in which the process is killed: one or two epochs in."""
 
+PARTS = (
+    *("epoch", "global_step", "state_dict", "current_model_state", "averaging_state"),
+    *("optimizer_states", "lr_schedulers"),
+)
+"""Parts of a checkpoint that are compared."""
+
 Kill = Callable[[], None]
 
 
@@ -151,7 +157,7 @@ def compare(whole: Path, resumed: Path) -> list[str]:
             torch.load(folder / "checkpoints" / name, weights_only=True)
             for folder in (whole, resumed)
         )
-        for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+        for part in PARTS:
             found += differences(one[part], other[part], f"{name}/{part}")
         for key, state in one["callbacks"].items():
             scores = {n: v for n, v in state.items() if "path" not in n and n != "best_k_models"}

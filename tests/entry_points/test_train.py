@@ -190,9 +190,10 @@ def assert_same_end(through, resumed):
             for folder in (through, resumed)
         )
         assert one["epoch"] == other["epoch"]
-        assert one["state_dict"].keys() == other["state_dict"].keys()
-        for key, value in one["state_dict"].items():
-            assert torch.equal(value, other["state_dict"][key]), key
+        for weights in ("state_dict", "current_model_state"):
+            assert one[weights].keys() == other[weights].keys()
+            for key, value in one[weights].items():
+                assert torch.equal(value, other[weights][key]), key
         scores = [c["callbacks"]["RunCheckpoint:best"]["best_model_score"] for c in (one, other)]
         assert scores[0] == scores[1]
     for name in ("metrics.json", "predictions.csv", "tiles.csv"):

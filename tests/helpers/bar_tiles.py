@@ -73,13 +73,16 @@ def model_of(bands=3, architecture="strided"):
 
 
 def trainer_of(folder, *callbacks, epochs=2, **options):
-    options = {"logger": TensorBoardLogger(folder, name="", version=""), **options}
+    options = {
+        "logger": TensorBoardLogger(folder, name="", version=""),
+        "enable_checkpointing": False,
+        **options,
+    }
     return pl.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         callbacks=list(callbacks),
         default_root_dir=folder,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=1,

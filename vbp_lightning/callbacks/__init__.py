@@ -1,5 +1,6 @@
 """Lightning callbacks: panels, explanation scores, gradients, run summary, checkpoints."""
 
+from vbp_lightning.callbacks.averaging import PolynomialAveraging as PolynomialAveraging
 from vbp_lightning.callbacks.checkpoints import AtomicCheckpointIO as AtomicCheckpointIO
 from vbp_lightning.callbacks.checkpoints import ResumableEarlyStopping as ResumableEarlyStopping
 from vbp_lightning.callbacks.checkpoints import RunCheckpoint as RunCheckpoint
