@@ -286,7 +286,8 @@ def test_two_processes_train_as_one_with_two_ghost_batches(run, tiny, tmp_path):
     predictions = list(csv.DictReader((run_dir / "predictions.csv").open()))
     assert len(predictions) == len(datamodule.tiles_of("val")) + len(datamodule.tiles_of("test"))
 
-    found = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    found = last["current_model_state"]
     ghosts, whole = (
         train_with_ghost_batches(start, datamodule, epochs=2, ghosts=count) for count in (2, 1)
     )
