@@ -35,9 +35,9 @@ def train(cfg: DictConfig) -> float:
             check_data(datamodule, run_dir, cfg.seed)
         return float("nan")
     datamodule.setup()
-    model = build_model(cfg, datamodule)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     last = checkpoint if checkpoint.is_file() else None
+    model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     trainer = instantiate(
         cfg.trainer,
@@ -61,6 +61,10 @@ def main(cfg: DictConfig) -> float | None:
                 refuse_other_settings(cfg, run_dir, is_done=done is not None)
             if done is None:
                 return train(cfg)
+            from vbp_lightning.training.data import refuse_other_scenes
+
+            if is_first_process():
+                refuse_other_scenes(cfg, run_dir)
             (run_dir / FAILURE_FILE).unlink(missing_ok=True)
             print(f"{run_dir} is done: nothing to do")
             from vbp_lightning.training.predictions import optimized_value

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, TypeGuard, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.files import new_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,6 +46,9 @@ _DISK_ERRORS = (
     *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder is to be made
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
 )
+
+# used while Hydra composes a config, also in the processes of its launchers
+OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
 
 
 def explain_failure(error: BaseException) -> UserError | None:

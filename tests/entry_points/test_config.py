@@ -75,5 +75,5 @@ def test_paths_are_used_for_data_and_results(tmp_path):
     cfg = composed("train", "paths.data_dir=/archive", folder=tmp_path)
     assert cfg.data.root == "/archive/synthetic"
     assert composed("train", folder=tmp_path).data.root == f"{tmp_path}/outputs/data/synthetic"
-    output = Path(composed("explain", "paths.output_dir=/results").output)
-    assert output.parent == Path("/results/explain")
+    output = Path(composed("explain", f"paths.output_dir={tmp_path}/results").output)
+    assert output.parent == tmp_path / "results" / "explain"

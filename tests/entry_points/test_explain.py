@@ -1,6 +1,7 @@
 """``python explain.py``, end to end on an untrained network."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,26 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
         "saliency",
         "visual_backprop",
     ]
+
+
+def test_calls_at_once_write_to_different_folders(run, call, checkpoint, tmp_path):
+    """A call that fails, and one that shows its settings, leave none."""
+    options = (f"ckpt={checkpoint('hidden')}", "task=filters")
+    with ThreadPoolExecutor(3) as pool:
+        started = [pool.submit(run, "explain.py", *options) for _ in range(2)]
+        started.append(pool.submit(run, "explain.py", *options, "--cfg", "job"))
+        failed = ("explain.py", *options[:1], "task=scene", f"input={tmp_path / 'none.tif'}")
+        started.append(pool.submit(run, *failed))
+    codes = [each.result().returncode for each in started]
+    assert codes == [0, 0, 0, 1], started[0].result().stderr
+    written = [Path(each.result().stdout.split()[0]).parent for each in started[:2]]
+    assert written[0] != written[1]
+    folders = sorted((tmp_path / "outputs" / "explain").iterdir())
+    assert folders == sorted(tmp_path / folder for folder in written)
+    assert all(
+        {path.name for path in folder.iterdir()} == {"filters.png", "filters.npz"}
+        for folder in folders
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,15 @@ def test_jobs_have_their_own_folders_and_are_done_with_their_own_settings(sweep,
         row["threshold"] for row in rows.values()
     ]
     assert times() == before
+
+    write_scenes(tmp_path / "v" / "1", count=1, seed=7)
+    write_scenes(tmp_path / "v_1", count=9, seed=1)
+    changed, rows_now = sweep()
+    assert changed.returncode == 1
+    assert {root: row["status"] for root, row in rows_now.items()} == {
+        "v/1": "failed",
+        "v_1": "done",
+    }
+    image = tmp_path / "v" / "1" / "images" / "s0.tif"
+    assert f"error: {image}: has changed since the run" in changed.stderr
+    assert times() == before

@@ -151,6 +151,32 @@ def test_values_of_another_range(tmp_path, warned, of_training, of_image, is_war
         assert "in the training imagery " in messages[0]
 
 
+@pytest.mark.parametrize(
+    ("names", "is_warned"),
+    [
+        (("red", "green", "blue"), False),
+        (("Red", "GREEN", "blue"), False),
+        (("blue", "green", "red"), True),
+        (("nir", "red", "green"), True),
+        (("red", "green", "nir"), True),
+        (("B4", "B3", "B2"), False),
+        ((None, None, None), False),
+        (("red", None, None), False),
+    ],
+)
+def test_other_bands(tmp_path, warned, names, is_warned):
+    image = write(tmp_path / "image.tif", pixels(9, 64))
+    with rasterio.open(image, "r+") as raster:
+        raster.colorinterp = [rasterio.enums.ColorInterp.undefined] * 3
+        raster.descriptions = names
+    imagery = trained(tmp_path / "training") | {"bands": ["red", "green", "blue"]}
+    lines = warned(imagery, image)
+    assert len(lines) == is_warned
+    if is_warned:
+        assert lines[0].startswith(f"{image}: its bands are {', '.join(names)}, in the training ")
+        assert "imagery red, green, blue: " in lines[0]
+
+
 def test_one_band_of_another_range_and_nodata(tmp_path, warned):
     bands = pixels(9, 64, "uint16")
     bands[1] *= 100

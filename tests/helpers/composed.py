@@ -17,6 +17,9 @@ def composed(name, *overrides, folder="run"):
         overrides: As on the command line.
         folder: The folder of the run.
     """
+    if name == "explain" and not any(each.startswith("paths.") for each in overrides):
+        # the default makes a folder
+        overrides = (f"output={folder}", *overrides)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(name, list(overrides), return_hydra_config=True)
     with open_dict(cfg):

@@ -1,11 +1,8 @@
 """Names, locks and metrics of run folders."""
 
-import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.training.folder import claimed, finished_metrics, job_folder, new_folder
+from vbp_lightning.training.folder import claimed, finished_metrics, job_folder
 
 OVERRIDES = st.lists(st.text(min_size=0, max_size=400), max_size=4)
 
@@ -75,30 +72,6 @@ def test_a_name_with_a_digest_is_no_name_of_other_overrides():
     name = job_folder(["a=v/1"])
     key, value = name.split("-", 1)
     assert job_folder([f"{key}={value}"]) != name
-
-
-def test_every_process_of_a_job_names_the_same_folder(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert new_folder("runs") == "runs/job_77.0"
-    monkeypatch.delenv("SLURM_STEP_ID")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "an-id")
-    assert new_folder("runs") == "runs/job_an-id"
-    # torchrun's default is no id; its processes have the same parent
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert new_folder("runs") == new_folder("runs")
-    assert str(os.getppid()) in new_folder("runs")
-
-
-def test_runs_that_start_in_the_same_second_get_different_folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    monkeypatch.setenv("SLURM_STEP_ID", "0")
-    with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(new_folder, [str(tmp_path / "runs")] * 8))
-    assert len(set(folders)) == 8
-    assert sorted(folders) == sorted(str(path) for path in (tmp_path / "runs").iterdir())
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d)?", Path(f).name) for f in folders)
 
 
 def test_a_folder_is_locked_by_one_process_and_freed_when_it_is_killed(tmp_path):

@@ -153,6 +153,36 @@ def test_a_run_that_started_from_another_checkpoint_is_refused(stored, tmp_path)
         stored()
 
 
+def test_a_run_of_another_file_of_splits_of_the_same_name_is_refused(tmp_path):
+    listed, run = tmp_path / "splits.csv", tmp_path / "run"
+    listed.write_text("scene,split\na,train\n")
+    given = ("data.root=scenes", f"data.split_file={listed}")
+    cfg = composed("train", *given)
+    add_origin(cfg)
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(asked_settings(cfg)), run / ".hydra" / "run.yaml")
+    refuse_other_settings(composed("train", *given), run, is_done=True)
+    listed.write_text("scene,split\na,test\n")
+    with pytest.raises(UserError, match="split_file_sha256 was"):
+        refuse_other_settings(composed("train", *given), run, is_done=True)
+    # a resumed run keeps its splits, and the digest of their file
+    resumed = OmegaConf.load(run / ".hydra" / "run.yaml")
+    resumed.resume = str(run)
+    assert not is_extended(resumed, run)
+    add_origin(resumed)
+    assert resumed.split_file_sha256 == cfg.split_file_sha256
+    add_origin(resumed, anew=True)
+    assert resumed.split_file_sha256 != cfg.split_file_sha256
+
+
+def test_digests_that_an_older_run_lacks_are_not_compared(stored, tmp_path):
+    path = tmp_path / "run" / ".hydra" / "run.yaml"
+    held = OmegaConf.load(path)
+    del held["init_from_sha256"]
+    OmegaConf.save(held, path)
+    stored()
+
+
 def test_a_finished_run_without_stored_settings_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds a run with other settings"):
         refuse_other_settings(composed("train"), tmp_path, is_done=True)

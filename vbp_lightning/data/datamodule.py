@@ -53,6 +53,9 @@ from vbp_lightning.records import made
 _CELL = 2048
 """Side, in pixels, of the neighbourhoods that group the tiles of streamed scenes."""
 
+_THREADS = min(8, os.cpu_count() or 1)
+"""Scenes that are read at once."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -247,6 +250,35 @@ class RoadTileDataModule(pl.LightningDataModule):
             for line in scan.warnings:
                 _log.warning(line)
 
+    def compare_scenes(self, whole: bool) -> None:
+        """Compares the scenes, by name and content, with ``known_splits``; cuts no tiles.
+
+        Args:
+            whole: Whether the data set must hold the same scenes with the same splits. Otherwise,
+                scenes that came later are named in the log.
+
+        Raises:
+            DataError: A scene has changed or is gone; one line for each.
+        """
+        known = self.known_splits
+        if known is None:
+            return
+        found = {scene.name: scene for scene in self.source()}
+        lines = known.missing(found)
+        if whole:
+            lines += known.other(found.values(), self.settings.split_file is None)
+        else:
+            for line in known.later(found):
+                _log.warning(line)
+
+        def compare(scene: Scene) -> None:
+            known.check(scene.name, scene.image, scene_info(scene, self.settings.reading).digest)
+
+        digested = [found[name] for name in known.digests if name in found]
+        lines += for_each_scene(compare, digested, "Comparing scenes", _THREADS, True)[1]
+        if lines:
+            raise DataError(*lines)
+
     def scan(self) -> Scan:
         """Reads the scenes as ``setup`` does, but returns the errors instead of raising them.
 
@@ -282,10 +314,9 @@ class RoadTileDataModule(pl.LightningDataModule):
                 known.check(scene.name, scene.image, info.digest)
             return info
 
-        threads = min(8, os.cpu_count() or 1)
         progress = self.trainer is None or self.trainer.is_global_zero
         reading = settings.reading
-        infos, unreadable = for_each_scene(opened, scenes, "Opening scenes", threads, progress)
+        infos, unreadable = for_each_scene(opened, scenes, "Opening scenes", _THREADS, progress)
         unfit = too_small(infos, self.tile_size)
         infos = [info for info in infos if min(info.grid.shape) >= self.tile_size]
         lines += unreadable
@@ -313,7 +344,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.shared = sum(plan.shared for plan in plans)
         memory = int(settings.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
-            infos, plans, regions, reading, self.tile_size, memory, threads, progress
+            infos, plans, regions, reading, self.tile_size, memory, _THREADS, progress
         )
         lines += [*more, *unfit]
         scan.scanned = scanned

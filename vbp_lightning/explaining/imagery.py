@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 def warn_of_other_imagery(
     files: Sequence[Path], reader: CutImages, trained: Mapping[str, Any] | None
 ) -> None:
-    """Logs one line if the pixels of images have another size, and one if their values differ.
+    """Logs one line each if images have other bands, pixels of another size, or other values.
 
     Images that cannot be read are left to the task.
 
@@ -43,19 +43,43 @@ def warn_of_other_imagery(
     """
     if trained is None:
         return
+    bands: list[str] = []
     sizes: list[str] = []
     values: list[str] = []
     chosen = np.linspace(0, len(files) - 1, min(len(files), _IMAGES)).round().astype(int)
     for number in chosen.tolist():
         try:
+            bands += _other_bands(files[number], reader, trained["bands"])
             sizes += _other_size(files[number], reader, trained["ground_sampling_distance"])
             values += _other_values(files[number], reader, trained["values"])
         except UserError:
             continue
-    for lines in (sizes, values):
+    for lines in (bands, sizes, values):
         if lines:
             more = f" (and {len(lines) - 1} more images)" if len(lines) > 1 else ""
             _log.warning("%s%s", lines[0], more)
+
+
+def _other_bands(path: Path, reader: CutImages, trained: Sequence[str]) -> list[str]:
+    """A line if bands that both name are in other places, or others beside them.
+
+    Names that have nothing in common, such as those of two sensors, and mere numbers are not
+    compared.
+    """
+    with without_place(), OpenImage(path, reader.reading, key=INPUT_KEY) as image:
+        own = list(image.band_names)
+    pairs = [
+        (mine.lower(), its.lower())
+        for mine, its in zip(own, trained, strict=False)
+        if not (mine.isdigit() or its.isdigit())
+    ]
+    common = {mine for mine, _ in pairs} & {its for _, its in pairs}
+    if not common or all(mine == its for mine, its in pairs):
+        return []
+    return [
+        f"{path}: its bands are {', '.join(own)}, in the training imagery {', '.join(trained)}: "
+        f"give them in that order, or train with data.bands ({INPUT_KEY})"
+    ]
 
 
 def _other_size(path: Path, reader: CutImages, trained: Sequence[float] | None) -> list[str]:

@@ -1,5 +1,6 @@
 """The data module of a run: a resumed run keeps its splits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +11,14 @@ from omegaconf import DictConfig
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.models import read_checkpoint
+from vbp_lightning.training.preparation import resolve_auto_settings
 from vbp_lightning.training.report import SPLITS_FILE
+from vbp_lightning.training.resumption import add_origin
+
+_WAY_OUT = (
+    "the run is finished: restore the data set that it was trained on, or choose another folder "
+    "(hydra.run.dir, hydra.sweep.dir)"
+)
 
 
 def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
@@ -34,9 +42,33 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
         overrides = [] if is_sweep else HydraConfig.get().overrides.task
         given = [override.lstrip("+").partition("=")[0] for override in overrides]
     is_new_check = cfg.check and cfg.resume is None
-    if not is_new_check and "data.split_file" not in given:
+    if "data.split_file" in given:
+        add_origin(cfg, anew=True)
+    elif not is_new_check:
         datamodule.known_splits = _stored_splits(run_dir)
     return datamodule
+
+
+def refuse_other_scenes(cfg: DictConfig, run_dir: Path) -> None:
+    """Compares the scenes on disk with those of a finished run.
+
+    Args:
+        cfg: The composed config of ``train.py``. A resumed run keeps its scenes, and those that
+            came later are named; a new one would be trained on them.
+        run_dir: The folder of the finished run.
+
+    Raises:
+        DataError: A scene has changed, is gone, or came later; one line for each.
+    """
+    completed, is_new = cfg.copy(), cfg.resume is None
+    add_origin(completed)
+    resolve_auto_settings(completed)
+    datamodule = build_data(completed, run_dir)
+    known = datamodule.known_splits
+    if known is not None:
+        origin = (known.origin[0], "(data.root)" if is_new else "(resume)")
+        datamodule.known_splits = replace(known, origin=origin, way_out=_WAY_OUT)
+        datamodule.compare_scenes(whole=is_new)
 
 
 def _stored_splits(run_dir: Path) -> KnownSplits | None:

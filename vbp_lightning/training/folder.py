@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -19,45 +16,6 @@ METRICS_FILE = "metrics.json"
 
 _LONGEST_FOLDER_NAME = 200
 _DIGEST = 12
-
-
-def new_folder(parent: str) -> str:
-    """The folder of a new run or sweep, named after date and time.
-
-    It is made here, with a number behind the time if another run has that name, so that runs that
-    start in the same second get different folders. The processes of a job of SLURM or torchrun
-    start at different times and must use the same folder: it is named after the job.
-
-    Args:
-        parent: The folder of the runs.
-    """
-    environment = os.environ
-    if "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
-        return f"{parent}/job_{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
-    if "TORCHELASTIC_RUN_ID" in environment:
-        job = environment["TORCHELASTIC_RUN_ID"]
-        return f"{parent}/job_{_launcher() if job == 'none' else job}"
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in count(1):
-        folder = f"{parent}/{stamp}" + (f"_{number}" if number > 1 else "")
-        try:
-            Path(folder).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError:  # reported where the folder is used
-            return folder
-        break
-    return folder
-
-
-def _launcher() -> str:
-    """Process and start time of torchrun, which gives jobs of one machine no id of their own."""
-    process = os.getppid()
-    try:  # clock ticks since the start of the system
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # other systems than Linux
-        return str(process)
-    return f"{process}-{fields[19]}"
 
 
 def job_folder(overrides: Sequence[str], excluded: Sequence[str] = ()) -> str:
@@ -85,7 +43,6 @@ def job_folder(overrides: Sequence[str], excluded: Sequence[str] = ()) -> str:
 
 # Hydra uses them while it composes a config, also in the processes of its launchers, which import
 # this module
-OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_type", lambda c: "check" if c else "train", replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 

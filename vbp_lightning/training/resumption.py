@@ -44,13 +44,16 @@ _DRAWING = (
 _AUTO = "automatic"
 """Of a stored run: the keys of the settings that were ``auto``."""
 
-_START = "init_from_sha256"
+START = "init_from_sha256"
 """Of a stored run: the digest of the checkpoint that it started from."""
+
+_SPLITS = "split_file_sha256"
+"""Of a stored run: the digest of ``data.split_file`` when it was read."""
 
 _UNRELATED = ("format", "resume", "optimized_metric", _AUTO)
 """Settings that a run's result does not depend on."""
 
-_MOVED = ("paths.", "data.root", "data.split_file", _START)
+_MOVED = ("paths.", "data.root", "data.split_file", START, _SPLITS)
 """Settings about files that may be elsewhere when a run is resumed."""
 
 _NAMED = 5
@@ -171,25 +174,27 @@ def _below(keys: Iterable[str], places: tuple[str, ...]) -> list[str]:
     return [k for k in keys if any(k == place or k.startswith(f"{place}.") for place in places)]
 
 
-def add_origin(cfg: DictConfig) -> None:
+def add_origin(cfg: DictConfig, anew: bool = False) -> None:
     """Completes a config, in place, by what later runs are compared with.
 
-    The paths of the data become absolute. The keys that are ``auto`` and the digest of the
-    checkpoint to start from are added, unless a resumed run has them.
+    The paths of the data become absolute. The keys that are ``auto`` and the digests of the
+    checkpoint to start from and of the file of splits are added, unless a resumed run has them.
 
     Args:
         cfg: The composed config of ``train.py``.
+        anew: Whether a resumed run has another file of splits now.
     """
-    for key in ("root", "split_file"):
-        if cfg.data.get(key) is not None:
-            cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
     given: Any = OmegaConf.to_container(cfg)
     with open_dict(cfg):
+        for key in ("root", "split_file"):
+            if cfg.data.get(key) is not None:
+                cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
         if _AUTO not in cfg:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
-        start = cfg.get("init_from")
-        if _START not in cfg and start is not None and Path(start).is_file():
-            cfg[_START] = file_digest(Path(start))
+        for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):
+            is_known = key in cfg and not (anew and key == _SPLITS)
+            if not is_known and path is not None and Path(path).is_file():
+                cfg[key] = file_digest(Path(path))
 
 
 def asked_settings(cfg: DictConfig) -> dict[str, Any]:
@@ -236,7 +241,7 @@ def _changes(cfg: DictConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
     """Stored and asked values of the settings in which they differ, by dotted key.
 
     ``auto`` fits a value that was chosen automatically, and a setting that the stored run lacks
-    counts as null.
+    counts as null. Digests of files that it lacks, as older runs do, are not compared.
     """
     stored = run_dir / STORED_CONFIG
     held = dict(_leaves(_convert(stored))) if stored.is_file() else {}
@@ -250,6 +255,7 @@ def _changes(cfg: DictConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
         if not key.startswith(_UNRELATED)
         and asked.get(key) != held.get(key)
         and not (asked.get(key) == "auto" and key in automatic)
+        and not (key in (START, _SPLITS) and key not in held)
     }
 
 

@@ -10,7 +10,9 @@ import rasterio.shutil
 from affine import Affine
 
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, VectorLabels
+from vbp_lightning.data.imagery import fingerprint
 from vbp_lightning.data.imagery.fingerprint import scene_digest
+from vbp_lightning.files import file_digest
 
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 4e5, 0, -0.5, 5e6)}
 
@@ -105,6 +107,52 @@ def test_labels_count(image, write, tmp_path):
     roads.write_text('{"type": "FeatureCollection", "features":  []}')
     after = [scene_digest(image, labels) for labels in kinds]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "counts"),
+    [
+        ("roads.shp", "roads.dbf", True),
+        ("roads.shp", "roads.prj", True),
+        ("roads.shp", "roads.cpg", True),
+        ("roads.SHP", "roads.DBF", True),
+        ("roads.gml", "roads.gfs", True),
+        ("roads.gpkg", "roads.gpkg-wal", True),
+        ("roads.shp", "roads.qmd", False),  # QGIS
+        ("roads.shp", "other.dbf", False),
+        ("roads.geojson", "roads.prj", False),
+    ],
+)
+def test_files_beside_vectors_count(image, tmp_path, name, beside, counts):
+    (tmp_path / name).write_text("roads")
+    before = scene_digest(image, VectorLabels(tmp_path / name))
+    (tmp_path / beside).write_text("one")
+    added = scene_digest(image, VectorLabels(tmp_path / name))
+    (tmp_path / beside).write_text("two")
+    changed = scene_digest(image, VectorLabels(tmp_path / name))
+    assert len({before, added, changed}) == (3 if counts else 1)
+
+
+def test_files_are_digested_again_only_where_they_changed(image, tmp_path, monkeypatch):
+    roads = [tmp_path / name for name in ("a.geojson", "b.geojson")]
+    for path in roads:
+        path.write_text("roads")
+    digested = []
+
+    def digest(path):
+        digested.append(path.name)
+        return file_digest(path)
+
+    monkeypatch.setattr(fingerprint, "file_digest", digest)
+    now = fingerprint.time.time_ns
+    monkeypatch.setattr(fingerprint.time, "time_ns", lambda: now() + 10**10)
+    before = [scene_digest(image, VectorLabels(path)) for path in roads]
+    assert digested == ["image.tif", "a.geojson", "b.geojson"]
+    roads[1].write_text("others")
+    after = [scene_digest(image, VectorLabels(path)) for path in roads]
+    assert digested[3:] == ["b.geojson"]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
 
 
 def test_a_damaged_image_is_one_line(tmp_path):

@@ -156,6 +156,54 @@ def test_scenes_that_are_gone_are_refused_by_name(module, scenes, tmp_path, way,
     assert len(caught.value.lines) == 2
 
 
+@WAYS
+@BY
+def test_a_finished_run_is_of_the_scenes_that_it_was_trained_on(
+    module, scenes, make_scene, write, tmp_path, way, by, caplog
+):
+    first = module(scenes, **by)
+    first.setup()
+    known = replace(stored(first, way, tmp_path), way_out="start anew")
+    for whole in (True, False):
+        module(scenes[::-1], known, **by).compare_scenes(whole)
+
+    new = make_scene("new", None, seed=9)
+    with caplog.at_level(logging.WARNING):
+        module([*scenes, new], known, **by).compare_scenes(False)
+    assert "came after the run: new" in caplog.text
+    with pytest.raises(DataError) as refused:
+        module([*scenes, new], known, **by).compare_scenes(True)
+    assert str(refused.value).startswith(f"{new.image}: came after the run: scene new ")
+    assert str(refused.value).endswith(": start anew")
+
+    gone, *changed = list(first.scene_digests)[:3]
+    for name in changed:
+        write(scenes[int(name[1:])].labels, np.zeros((1, 64, 64), np.uint8))
+    left = [scene for scene in scenes if scene.name != gone]
+    for whole in (True, False):
+        with pytest.raises(DataError) as refused:
+            module(left, known, **by).compare_scenes(whole)
+        first_line, *lines = refused.value.lines
+        assert f"its scene {gone} is gone" in first_line
+        assert {line.split(": ")[0] for line in lines} == {
+            str(scenes[int(name[1:])].image) for name in changed
+        }
+
+
+def test_a_finished_run_is_of_the_splits_that_the_data_set_gives(module, scenes, tmp_path):
+    given = [replace(scene, split=SPLITS[n % 3]) for n, scene in enumerate(scenes)]
+    first = module(given)
+    first.setup()
+    known = stored(first, "run", tmp_path)
+    module(given, known).compare_scenes(True)
+    moved = [replace(given[0], split="val"), *given[1:]]
+    with pytest.raises(DataError, match="is in the split val, not in train any more: scene s0"):
+        module(moved, known).compare_scenes(True)
+    module(moved, known).compare_scenes(False)
+    (tmp_path / "own.csv").write_text("scene,split\n")
+    module(moved, known, split_file=tmp_path / "own.csv").compare_scenes(True)
+
+
 def test_of_many_scenes_that_are_gone_ten_are_named():
     names = [f"s{number}" for number in range(25)]
     known = KnownSplits.of_checkpoint(dict.fromkeys(names, "train"), {})

@@ -18,6 +18,7 @@ from vbp_lightning.data.imagery.extent import (
     ground_sampling_distance,
     projection,
 )
+from vbp_lightning.data.imagery.fingerprint import Stamp, stamp, vector_files
 from vbp_lightning.data.imagery.reading import SceneInfo
 
 
@@ -36,7 +37,8 @@ def shift_warnings(infos: Sequence[SceneInfo]) -> list[str]:
         if not isinstance(labels, VectorLabels) or labels.path is None or size is None:
             continue
         assert info.grid.crs is not None
-        source = _crs_of(labels.path, labels.layer, labels.path.stat().st_mtime_ns)
+        files = tuple(map(stamp, vector_files(labels.path)))
+        source = _crs_of(labels.path, labels.layer, files)
         target = projection(info.grid.crs.to_wkt())
         west, south, east, north = footprint(info.grid).bounds
         area = (floor(west), floor(south), ceil(east), ceil(north))
@@ -93,8 +95,8 @@ def accuracy(
 
 
 @lru_cache(maxsize=256)
-def _crs_of(path: Path, layer: str | None, modified: int) -> pyproj.CRS:
-    """The CRS of a vector file; ``modified`` is its time, so that a new version is read again."""
+def _crs_of(path: Path, layer: str | None, files: tuple[Stamp, ...]) -> pyproj.CRS:
+    """The CRS of a vector file; ``files`` are its files, so that a new version is read again."""
     import pyogrio
 
     crs = pyogrio.read_info(path, layer=layer)["crs"]

@@ -1,6 +1,8 @@
 """What identifies an image: a digest of its content, equal for copies in other folders."""
 
+import glob
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +20,20 @@ _DESCRIBED = (".aux.xml", ".ovr")
 """Endings of files that are not digested. What an ``.aux.xml`` file changes is described by GDAL
 and compared; its statistics, which programs write when they show an image, and overviews do not
 change the pixels that are read."""
+
+_COMPANIONS = {
+    ".shp": (".shx", ".dbf", ".prj", ".cpg"),
+    ".gml": (".gfs", ".xsd"),
+    ".gpkg": (".gpkg-wal",),
+    ".sqlite": (".sqlite-wal",),
+}
+"""Suffixes of further files that GDAL reads for a vector file, by its suffix."""
+
+_SETTLED = 2 * 10**9
+"""Nanoseconds after which a change of a file changes its time, also on FAT."""
+
+Stamp = tuple[str, int, int, int]
+"""Path, size and times of a file; while they stay, so does its content."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +69,11 @@ def fingerprint(image: Path, known: Fingerprint | None = None, key: str = "input
         parts = list(_parts(str(image), set()))
         descriptions = [description for description, _ in parts]
         paths = [path for _, own in parts for path in own]
-        times = [(str(path.absolute()), *_size_and_times(path)) for path in paths]
-        files = _digest(descriptions, times)
+        stamps = [stamp(path) for path in paths]
+        files = _digest(descriptions, stamps)
         if known is not None and known.files == files:
             return known
-        return Fingerprint(_digest(descriptions, [file_digest(path) for path in paths]), files)
+        return Fingerprint(_digest(descriptions, [_stamped_digest(each) for each in stamps]), files)
 
 
 def scene_digest(image: Path, labels: Path | VectorLabels | ImageLabel | None = None) -> str:
@@ -74,32 +90,45 @@ def scene_digest(image: Path, labels: Path | VectorLabels | ImageLabel | None = 
     if isinstance(labels, ImageLabel):
         parts.append(labels.is_road)
     elif isinstance(labels, VectorLabels):
-        suffixes = (".dbf", ".prj") if labels.path and labels.path.suffix == ".shp" else ()
-        files = [labels.path.with_suffix(suffix) for suffix in suffixes] if labels.path else []
-        parts += [
-            _vector_digest(path, _size_and_times(path))
-            for path in (labels.path, *files)
-            if path and path.is_file()
-        ]
+        parts += [_stamped_digest(stamp(path)) for path in vector_files(labels.path)]
     elif labels is not None:
         parts.append(fingerprint(labels, key="data.root").content)
     return _digest(*parts)
 
 
-@lru_cache(maxsize=256)
-def _vector_digest(path: Path, times: tuple[int, int, int]) -> str:
-    """The digest of a vector file, which may serve all scenes; again when size or time differ."""
-    return file_digest(path)
+def vector_files(path: Path | None) -> list[Path]:
+    """The files that GDAL reads for a vector file, itself first; the others have its name.
+
+    Args:
+        path: None for no file.
+    """
+    if path is None or not path.is_file():
+        return []
+    suffixes = _COMPANIONS.get(path.suffix.lower(), ())
+    others = path.parent.glob(f"{glob.escape(path.stem)}.*") if suffixes else ()
+    return [path, *sorted(each for each in others if each.suffix.lower() in suffixes)]
+
+
+def stamp(path: Path) -> Stamp:
+    """Path, size and times of a file."""
+    # The second time changes also when a program restores the first, as ``cp -p`` does.
+    stat = path.stat()
+    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _stamped_digest(file: Stamp) -> str:
+    """The digest of a file, which is read once in a process while its stamp stays."""
+    is_settled = time.time_ns() - max(file[2:]) > _SETTLED
+    return _kept_digest(file) if is_settled else file_digest(Path(file[0]))
+
+
+@lru_cache(maxsize=1 << 16)
+def _kept_digest(file: Stamp) -> str:
+    return file_digest(Path(file[0]))
 
 
 def _digest(*values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()
-
-
-def _size_and_times(path: Path) -> tuple[int, int, int]:
-    # The second time changes also when a program restores the first, as ``cp -p`` does.
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _parts(name: str, visited: set[str]) -> Iterator[tuple[str, list[Path]]]:

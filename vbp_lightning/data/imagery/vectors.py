@@ -19,6 +19,7 @@ from vbp_lightning.data.imagery.extent import (
     metric_projection,
     projection,
 )
+from vbp_lightning.data.imagery.fingerprint import Stamp, stamp, vector_files
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import one_line
 
@@ -43,8 +44,8 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """
     if labels.path is None:
         return np.zeros(0, dtype=object)
-    modified = labels.path.stat().st_mtime_ns
-    roads = _read(labels.path, labels.layer, labels.where, labels.widths.attribute, modified)
+    files = tuple(map(stamp, vector_files(labels.path)))
+    roads = _read(labels.path, labels.layer, labels.where, labels.widths.attribute, files)
     metric, units = metric_projection(grid)
     types = roads.geom_type.to_numpy()
     lines, areas = np.isin(types, ("LineString", "LinearRing")), types == "Polygon"
@@ -110,12 +111,16 @@ def draw_roads(
 
 @lru_cache(maxsize=4)
 def _read(
-    path: Path, layer: str | None, where: str | None, attribute: str | None, modified: int
+    path: Path,
+    layer: str | None,
+    where: str | None,
+    attribute: str | None,
+    files: tuple[Stamp, ...],
 ) -> Any:  # noqa: ANN401
     """Reads the features of a file as a GeoDataFrame of single geometries.
 
-    Its column ``value`` is the attribute's. ``modified`` is the time of the file, so that a new
-    version is read again.
+    Its column ``value`` is the attribute's. ``files`` are its files, so that a new version is read
+    again.
     """
     import geopandas
     import pyogrio

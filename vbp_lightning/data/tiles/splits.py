@@ -1,6 +1,6 @@
 """The split of each part of a scene: whole scenes or blocks, drawn or read from a file."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -11,7 +11,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from vbp_lightning.data.datasets.scene import SPLITS, DataError, Split
+from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.imagery.windows import overlap
@@ -19,6 +19,11 @@ from vbp_lightning.errors import reason
 from vbp_lightning.files import replacing
 
 _FIELDS = ("scene", "row", "col", "height", "width", "split")
+
+_WAY_OUT = (
+    "put the old one back, name the folder that holds it with data.root, or give splits of your "
+    "own with data.split_file"
+)
 
 _SHOWN = 10
 """Scenes that a line names."""
@@ -214,12 +219,14 @@ class KnownSplits:
         digests: :func:`~vbp_lightning.data.imagery.fingerprint.scene_digest` of scenes that must
             not have changed.
         is_of_run: Whether scenes that it does not list came after a run, and are not used.
+        way_out: What to do about a scene that has changed, for messages.
     """
 
     origin: tuple[str, str]
     parts: Mapping[str, Sequence[tuple[str, Sequence[Any], str]]]
     digests: Mapping[str, str] = field(default_factory=dict)
     is_of_run: bool = False
+    way_out: str = _WAY_OUT
 
     @classmethod
     def read(cls, path: Path, run: bool = False) -> Self:
@@ -285,7 +292,7 @@ class KnownSplits:
         gone = [name for name in self.parts if self.is_used(name) and name not in names]
         lines = [
             f"{self.origin[0]}: its scene {name} is gone from the data set {self.origin[1]}: "
-            f"{_WAY_OUT}"
+            f"{self.way_out}"
             for name in gone * self.is_of_run
         ]
         more = len(lines) - _SHOWN
@@ -298,6 +305,26 @@ class KnownSplits:
         listed = ", ".join(new[:_SHOWN]) + more
         return [f"Not used, since they came after the run: {listed} {self.origin[1]}"] * bool(new)
 
+    def other(self, scenes: Iterable[Scene], with_splits: bool) -> list[str]:
+        """A line for each scene that came after a run, or that has got another split since.
+
+        Args:
+            scenes: The data set.
+            with_splits: Whether splits that the data set gives are compared.
+        """
+        lines = []
+        for scene in scenes:
+            own = {split for *_, split in self.parts.get(scene.name, ())} - {"none"}
+            change = "" if own or scene.name in self.parts else "came after the run"
+            if with_splits and own and scene.split is not None and own != {scene.split}:
+                change = f"is in the split {scene.split}, not in {', '.join(sorted(own))} any more"
+            if change:
+                lines.append(
+                    f"{scene.image}: {change}: scene {scene.name} {self.origin[1]}: {self.way_out}"
+                )
+        more = len(lines) - _SHOWN
+        return lines[:_SHOWN] + [f"and {more} more scenes"] * (more > 0)
+
     def check(self, name: str, image: Path, digest: str) -> None:
         """Compares a scene with that of the run.
 
@@ -307,7 +334,7 @@ class KnownSplits:
         if self.digests.get(name, digest) != digest:
             raise DataError(
                 f"{image}: has changed since the run, or its labels have: scene {name} "
-                f"{self.origin[1]}: {_WAY_OUT}"
+                f"{self.origin[1]}: {self.way_out}"
             )
 
     def regions(self, infos: Sequence[SceneInfo]) -> dict[str, list[Region]]:
@@ -357,12 +384,6 @@ class KnownSplits:
         if lines:
             raise DataError(*lines)
         return regions
-
-
-_WAY_OUT = (
-    "put the old one back, name the folder that holds it with data.root, or give splits of your "
-    "own with data.split_file"
-)
 
 
 def part_of_training(
