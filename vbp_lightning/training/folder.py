@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,13 +13,23 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import kept, remove_leftovers
+from vbp_lightning.files import kept, remove_leftovers, replacing
 
 METRICS_FILE = "metrics.json"
 
 _LONGEST_FOLDER_NAME = 200
 _DIGEST = 12
+
+_NO_NAME = "none"
+"""The name of a job of torchrun that was given none."""
+
+_START_FILE = ".start"
+"""In the folder of a run of several processes: the start of the job that writes the run."""
+
+_POLL = 0.05
+"""Seconds between two looks at it."""
 
 
 def new_folder(parent: str) -> str:
@@ -30,13 +41,18 @@ def new_folder(parent: str) -> str:
 
     Args:
         parent: The folder of the runs.
+
+    Raises:
+        UserError: A job of torchrun on several machines has no name.
     """
-    environment = os.environ
-    if "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
-        return f"{parent}/job_{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
-    if "TORCHELASTIC_RUN_ID" in environment:
-        job = environment["TORCHELASTIC_RUN_ID"]
-        return f"{parent}/job_{_launcher() if job == 'none' else job}"
+    job = _job()
+    if job == _NO_NAME:
+        raise UserError(
+            "torchrun on several machines needs a name of the job: start it with --rdzv-id=NAME on"
+            " each machine, or set hydra.run.dir"
+        )
+    if job is not None:
+        return f"{parent}/job_{job}"
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in count(1):
         folder = f"{parent}/{stamp}" + (f"_{number}" if number > 1 else "")
@@ -50,8 +66,27 @@ def new_folder(parent: str) -> str:
     return folder
 
 
+def _job() -> str | None:
+    """The name of the job of SLURM or torchrun that this process belongs to with others."""
+    environment = os.environ
+    # Lightning ignores SLURM in the shell of an interactive job
+    is_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    has_tasks = "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1"
+    if has_tasks and not is_shell:
+        return f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
+    job = environment.get("TORCHELASTIC_RUN_ID")
+    is_alone = environment.get("GROUP_WORLD_SIZE", "1") == "1"
+    return _launcher() if job == _NO_NAME and is_alone else job
+
+
+def _start() -> str:
+    """Identifies one start of a job, which SLURM or torchrun may start again."""
+    restarts = (os.environ.get(f"{name}_RESTART_COUNT", "0") for name in ("SLURM", "TORCHELASTIC"))
+    return ".".join([str(_job()), *restarts])
+
+
 def _launcher() -> str:
-    """Process and start time of torchrun, which gives jobs of one machine no id of their own."""
+    """Process and start time of torchrun, if it gives the job no name."""
     process = os.getppid()
     try:  # clock ticks since the start of the system
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -98,23 +133,28 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def claimed(run_dir: Path, patience: float = 10) -> Iterator[None]:
+def claimed(run_dir: Path, patience: float = 10, start_patience: float = 120) -> Iterator[None]:
     """Locks a run's folder, so that no other command writes to the run, and removes leftovers.
 
     The operating system frees the lock when the process ends, however it ends. In a distributed
-    run the first process holds it.
+    run the first process holds it; the other processes that SLURM or torchrun started wait until
+    it does, so that all of them find the run in the same state.
 
     Args:
         run_dir: The run's folder.
         patience: Seconds to wait for the lock: the loader workers of a killed process hold it until
             they notice, which takes them up to 5 s.
+        start_patience: Seconds that the other processes wait for the first one.
 
     Raises:
-        UserError: Another process holds the lock.
+        UserError: Another process holds the lock, or the first process of the job did not start.
     """
     from filelock import FileLock, Timeout
 
+    started = run_dir / _START_FILE
     if not is_first_process():
+        if _job() is not None:
+            _wait_for_first(started, start_patience)
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -127,7 +167,27 @@ def claimed(run_dir: Path, patience: float = 10) -> Iterator[None]:
         ) from error
     with lock, kept(run_dir):
         remove_leftovers(run_dir)
+        # Lightning saves one in the middle of an epoch when SLURM is about to end a job, and prefers
+        # it where there is no other; only an epoch that starts anew is repeated exactly
+        for old in (run_dir / FAILURE_FILE, *run_dir.glob("hpc_ckpt_*.ckpt")):
+            old.unlink(missing_ok=True)
+        if _job() is not None:
+            with replacing(started) as temporary:
+                temporary.write_text(_start())
         yield
+
+
+def _wait_for_first(started: Path, patience: float) -> None:
+    """Waits until the first process of this start of a job has locked the run's folder."""
+    end = time.monotonic() + patience
+    while not started.is_file() or started.read_text() != _start():
+        if time.monotonic() > end:
+            raise UserError(
+                f"{started.parent}: the first process of the job has not locked this folder in"
+                f" {patience:.0f} s (hydra.run.dir): see its error, and whether all machines have"
+                " the folder"
+            )
+        time.sleep(_POLL)
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:
