@@ -419,11 +419,14 @@ def main():
     """Prints the table."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no run is left behind
     parser = argparse.ArgumentParser(description="Prints one table of what a CUDA card does.")
-    parser.add_argument("parts", nargs="*", choices=list(PARTS), help="all by default")
+    # not by choices: argparse of Python 3.11 refuses none of them
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no part begins")
     given = parser.parse_args()
+    if unknown := [name for name in given.parts if name not in PARTS]:
+        parser.error(f"unknown parts: {', '.join(unknown)}")
     small = {"tiles": 2, "counts": (1, 4), "repeats": 3, "steps": 6, "rounds": 1}
     large = {"tiles": 64, "counts": (1, 64, 1024), "repeats": 30, "steps": 100, "rounds": 3}
     sizes = small | {"scene": 192, "side": 512, "workers": (0, 2)}

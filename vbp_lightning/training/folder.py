@@ -167,8 +167,8 @@ def claimed(run_dir: Path, patience: float = 10, start_patience: float = 120) ->
         ) from error
     with lock, kept(run_dir):
         remove_leftovers(run_dir)
-        # Lightning saves one in the middle of an epoch when SLURM is about to end a job, and prefers
-        # it where there is no other; only an epoch that starts anew is repeated exactly
+        # Lightning saves such a checkpoint when SLURM is about to end a job, and continues it if
+        # there is no other: in the middle of an epoch, which would not be repeated exactly
         for old in (run_dir / FAILURE_FILE, *run_dir.glob("hpc_ckpt_*.ckpt")):
             old.unlink(missing_ok=True)
         if _job() is not None:
