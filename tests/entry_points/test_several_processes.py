@@ -1,7 +1,7 @@
 """``train.py`` in two processes that torchrun started."""
 
+import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,68 +12,56 @@ from tests.entry_points.test_train import assert_same_end
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="starts the processes by fork")
 
-
-@pytest.fixture
-def job(tmp_path):
-    """Runs a job of two processes; returns their exit codes, standard output and errors."""
-
-    def start(name, *settings, killed=-1):
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.helpers.ranks", name, str(killed), *settings],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        *output, codes = ended.stdout.strip().splitlines()
-        return codes, output, ended.stderr
-
-    return start
-
-
-def test_a_job_of_two_processes_is_cut_off_and_resumed(job, run, tiny, tmp_path):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts the processes by fork")
+def test_jobs_of_two_processes(tiny, tmp_path):
     settings = (*tiny, "trainer=ddp", "trainer.max_epochs=3", "seed=3")
-    own_scenes = f"data.root={tmp_path / 'scenes'}"  # written by one of the processes
-    codes, output, errors = job("whole", *settings, own_scenes)
-    assert codes == "[0, 0]", errors
-    assert "warning" not in errors.lower()
-    assert sum(line.startswith("TensorBoard: ") for line in output) == 1
-    (folder,) = (tmp_path / "outputs" / "train").iterdir()
-    assert folder.name == "job_whole"
-    through = folder.rename(tmp_path / "through")
+    scenes = f"data.root={tmp_path / 'scenes'}"  # not there yet: one of the processes writes them
+    jobs = [
+        ["whole", -1, [*settings, scenes]],
+        ["cut", 1, [*settings, scenes, "hydra.run.dir=cut"]],
+        ["resumed", -1, ["resume=cut"]],
+        ["finished", -1, ["resume=cut"]],
+        ["other", -1, [*settings, scenes, "hydra.run.dir=cut", "seed=4"]],
+        ["no_data", -1, ["data=massachusetts", "data.root=nowhere"]],
+        ["no_run", -1, ["resume=nowhere"]],
+        ["no_setting", -1, ["seeed=1"]],
+    ]
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.ranks"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stderr
+    codes = dict(zip((job[0] for job in jobs), ended.stdout.splitlines(), strict=True))
+    errors = {job: (tmp_path / f"{job}.err").read_text() for job in codes}
+    output = {job: (tmp_path / f"{job}.out").read_text() for job in codes}
 
-    codes, output, errors = job("cut", *settings, "hydra.run.dir=cut", killed=1)
-    assert codes == "[1, -9]", errors
-    assert "Traceback" not in errors
-    assert errors.count("error: ") == 1
-    assert "another process of this job has ended" in errors
+    assert codes["whole"] == "[0, 0]", errors["whole"]
+    assert "warning" not in errors["whole"].lower()
+    assert output["whole"].count("TensorBoard: ") == 1
+    runs = tmp_path / "outputs" / "train"
+    assert {path.name for path in runs.iterdir()} == {"job_whole", "job_no_data"}
 
-    shutil.copytree(tmp_path / "cut", tmp_path / "moved")
-    codes, output, errors = job("resumed", "resume=cut")
-    assert codes == "[0, 0]", errors
-    assert_same_end(through, tmp_path / "cut")
-    codes, output, errors = job("again", "resume=cut")
-    assert codes == "[0, 0]", errors
-    assert sum("is done: nothing to do" in line for line in output) == 1
-    # Lightning starts the second process itself
-    resumed = run("train.py", "resume=moved")
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_end(through, tmp_path / "moved")
+    assert codes["cut"] == "[1, -9]", errors["cut"]
+    assert errors["cut"].count("error: ") == 1
+    assert "error: another process of this job has ended" in errors["cut"]
+    assert codes["resumed"] == codes["finished"] == "[0, 0]", errors["resumed"]
+    assert_same_end(runs / "job_whole", tmp_path / "cut")
+    assert output["finished"].count("is done: nothing to do") == 1
 
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        (["data=massachusetts", "data.root=nowhere"], "error: {}/nowhere: is not a folder"),
-        (["resume=nowhere"], "error: {}/nowhere: is no run or sweep"),
-        (["seeed=1"], "Could not override 'seeed'."),
-    ],
-)
-def test_an_error_of_all_processes_is_printed_once(job, settings, line, tmp_path):
-    codes, _, errors = job("failing", *settings)
-    assert codes == "[1, 1]"
-    assert errors.count(line.format(tmp_path)) == 1, errors
-    assert "Traceback" not in errors
+    # errors that all processes meet are printed once
+    for job, line in (
+        ("other", "error: {}/cut: holds a run with other settings, seed was 3, not 4"),
+        ("no_data", "error: {}/nowhere: is not a folder"),
+        ("no_run", "error: {}/nowhere: is no run or sweep"),
+        ("no_setting", "Could not override 'seeed'."),
+    ):
+        assert codes[job] == "[1, 1]"
+        assert errors[job].count(line.format(tmp_path)) == 1, errors[job]
+        assert "Traceback" not in errors[job]

@@ -1,11 +1,13 @@
-"""Processes of one job, as torchrun starts them: ``python ranks.py JOB KILLED SETTING …``.
+"""Jobs of two processes, as torchrun starts them: ``python -m tests.helpers.ranks < jobs.json``.
 
-Two processes run ``train.py`` with the environment variables of torchrun. They are forked after
-the imports, which saves seconds. ``KILLED`` is the rank that is killed in its sixth training step;
--1 for none. The last line that is printed holds the exit codes by rank.
+``jobs.json`` holds a list of jobs: name, rank that is killed in its sixth training step (-1 for
+none), and settings. One after the other, two processes run ``train.py`` with the environment
+variables of torchrun. They are forked after the imports, which saves seconds. Their output is in
+``NAME.out`` and ``NAME.err``. Prints a line for each job: the exit codes by rank.
 """
 
 import itertools
+import json
 import os
 import runpy
 import signal
@@ -53,7 +55,7 @@ def train(rank, job, port, is_killed, settings):
     runpy.run_path(TRAIN, run_name="__main__")
 
 
-def main(job, killed, *settings):
+def run(job, killed, settings):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +66,10 @@ def main(job, killed, *settings):
             continue
         code = 70
         try:
-            train(rank, job, port, int(killed) == rank, settings)
+            for stream, kind in ((1, "out"), (2, "err")):
+                file = os.open(f"{job}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(file, stream)
+            train(rank, job, port, killed == rank, settings)
             code = 0
         except SystemExit as ended:
             code = ended.code
@@ -72,8 +77,9 @@ def main(job, killed, *settings):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    print([os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes])
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for job in json.load(sys.stdin):
+        print(run(*job), flush=True)
