@@ -198,11 +198,23 @@ def graphs(architecture, o):
         replay, (_, masks) = captured(partial(method.attribute_with_logits, tiles))
         what, calls = f" in a CUDA graph, batch of {count}", {"VisualBackProp": replay}
         yield from against(plain, {"forward pass": plain} | calls, what, o)
-        tiles.copy_(tiles.flip(2))
-        replay()
-        eager = method.attribute_with_logits(tiles)[1]
-        difference = f"{(masks - eager).abs().max():.1e}"
-        yield f"VisualBackProp{what}, against eager", difference
+        yield f"VisualBackProp{what}, against eager", replayed(replay, masks, method, tiles)
+    for way in UPSAMPLINGS:
+
+        def row(way=way):
+            method = VisualBackProp(net, upsampling=way)
+            replay, (_, masks) = captured(partial(method.attribute_with_logits, tiles))
+            return replayed(replay, masks, method, tiles)
+
+        yield f"VisualBackProp, {way}, in a CUDA graph, against eager", attempt(row)
+
+
+def replayed(replay, masks, method, tiles):
+    """The largest difference of the masks that a replay on other tiles gives from eager ones."""
+    tiles.copy_(tiles.flip(2))
+    replay()
+    eager = method.attribute_with_logits(tiles)[1]
+    return f"{(masks - eager).abs().max():.1e}"
 
 
 def captured(call):
