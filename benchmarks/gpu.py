@@ -372,7 +372,11 @@ def resumption(architecture, o):
             os.killpg(job.pid, signal.SIGKILL)
 
     def weights(name):
-        if jobs[name].wait(max(10, o.deadline - time.monotonic())):
+        try:
+            code = jobs[name].wait(max(10, o.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError("the time is up") from error
+        if code:
             raise RuntimeError((o.folder / f"{name}.err").read_text()[-160:])
         path = root / name / "checkpoints" / "last.ckpt"
         return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
