@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import FAILURE_FILE, end_with, one_line_errors
+from vbp_lightning.cli import end_with, one_line_errors, reported_once
 from vbp_lightning.training.folder import claimed, finished_metrics, is_first_process
 from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
 
@@ -55,18 +55,16 @@ def main(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        with claimed(run_dir):
+        with claimed(run_dir), reported_once(run_dir):
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
-            if is_first_process():
-                refuse_other_settings(cfg, run_dir, is_done=done is not None)
+            refuse_other_settings(cfg, run_dir, is_done=done is not None)
             if done is None:
                 return train(cfg)
             from vbp_lightning.training.data import refuse_other_scenes
 
             if is_first_process():
                 refuse_other_scenes(cfg, run_dir)
-            (run_dir / FAILURE_FILE).unlink(missing_ok=True)
-            print(f"{run_dir} is done: nothing to do")
+                print(f"{run_dir} is done: nothing to do")
             from vbp_lightning.training.predictions import optimized_value
 
             return optimized_value(done, cfg.optimized_metric)

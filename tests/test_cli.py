@@ -4,9 +4,10 @@ import errno
 import os
 
 import pytest
+import torch
 from hydra.errors import ConfigCompositionException
 
-from vbp_lightning.cli import end_with, explain_failure, one_line_errors
+from vbp_lightning.cli import end_with, explain_failure, one_line_errors, reported_once
 from vbp_lightning.errors import UserError
 
 
@@ -81,3 +82,51 @@ def test_the_exit_of_lightning_after_an_interrupt_is_130():
         with pytest.raises(SystemExit) as ended:
             end_with(error)
     assert ended.value.code == 130
+
+
+LOST = [
+    RuntimeError("[/a/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset"),
+    torch.distributed.DistNetworkError("Broken pipe"),
+    torch.distributed.DistBackendError("NCCL communicator was aborted"),
+]
+
+
+@pytest.mark.parametrize("error", LOST)
+def test_a_killed_process_of_a_job_is_one_line_of_the_others(error):
+    explained = explain_failure(error)
+    assert explained is not None
+    (line,) = explained.lines
+    assert line.startswith("another process of this job has ended (trainer.devices)")
+    assert line.endswith("continue with resume=RUN_DIR")
+
+
+@pytest.mark.parametrize("launcher", [("MASTER_ADDR", "localhost"), ("SLURM_NTASKS", "2")])
+@pytest.mark.parametrize("second", [UserError("first"), UserError("other"), *LOST])
+def test_one_process_of_a_job_reports_an_error(monkeypatch, tmp_path, launcher, second):
+    monkeypatch.setenv(*launcher)
+    with pytest.raises(UserError, match="first"), reported_once(tmp_path):
+        raise UserError("first")
+    assert (tmp_path / "failed.txt").read_text() == "first\n"
+    with pytest.raises(SystemExit, match="1"), reported_once(tmp_path):
+        raise second
+
+
+def test_other_runs_and_errors_of_the_program_are_always_reported(monkeypatch, tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match="alone"), reported_once(tmp_path):
+            raise UserError("alone")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), reported_once(tmp_path):
+            raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])
+def test_the_first_process_reports_errors_of_the_command_line(monkeypatch, capsys, name):
+    for rank, printed in (("1", False), ("0", True)):
+        monkeypatch.setenv(name, rank)
+        for error in (UserError("wrong"), ConfigCompositionException("wrong")):
+            with pytest.raises(SystemExit, match="1"), one_line_errors():
+                raise error
+            assert ("wrong" in capsys.readouterr().err) is printed

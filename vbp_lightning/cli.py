@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vbp_lightning.errors import UserError, one_line
-from vbp_lightning.files import new_folder
+from vbp_lightning.jobs import new_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -33,7 +33,7 @@ _Item = TypeVar("_Item")
 _SHORT_ERRORS = (CompactHydraException, OmegaConfBaseException)
 
 FAILURE_FILE = "failed.txt"
-"""The file with the error, in the folder of a failed job of a sweep."""
+"""The file with the error, in the folder of a failed job of a sweep or of a distributed run."""
 
 STORED_CONFIG = Path(".hydra") / "run.yaml"
 """The settings of a run, without ``auto`` values, inside its folder."""
@@ -75,6 +75,12 @@ def explain_failure(error: BaseException) -> UserError | None:
             f"{place}: cannot be written: {error.strerror} (hydra.run.dir);"
             f" make room or choose another folder{way_out}"
         )
+    if _is_lost_process(error):
+        way_out = f"; then {_continuation()}" if _continuation() else ""
+        return UserError(
+            "another process of this job has ended (trainer.devices): see its error, or whether it"
+            f" was killed, for example for lack of memory{way_out}"
+        )
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         way_out = f", then {_continuation()}" if _continuation() else ""
         return UserError(
@@ -92,6 +98,12 @@ def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
     if vanished and Path(error.filename).absolute().is_relative_to(str(_run_dir())):
         return True
     return error.errno in _DISK_ERRORS
+
+
+def _is_lost_process(error: BaseException) -> bool:
+    """Whether the connection to another process of a distributed job has broken."""
+    is_torchs = any(base.__name__ == "DistError" for base in type(error).__mro__)
+    return is_torchs or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def _run_dir() -> str | None:
@@ -140,13 +152,16 @@ def one_line_errors() -> Iterator[None]:
         if shown_in_full:
             raise
         causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
-        print("\n".join(causes), file=sys.stderr)
+        if _is_first_process():  # all processes of a job have the same command line
+            print("\n".join(causes), file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         explained = explain_failure(error)
         if explained is None:
             raise
-        sys.exit(print_error(explained))
+        if _is_first_process() or isinstance(error, OSError):
+            print_error(explained)
+        sys.exit(1)
     finally:
         if not shown_in_full:
             os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -155,12 +170,18 @@ def one_line_errors() -> Iterator[None]:
 def _end_interrupted(error: BaseException) -> None:
     """Prints one line in the first process of a job and exits with 130."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
-    if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    if _is_first_process():
         way_out = (
             _continuation().replace("continue", "Continue", 1) if HydraConfig.initialized() else ""
         )
         print(f"Interrupted. {way_out}".rstrip(), file=sys.stderr, flush=True)
     raise SystemExit(_INTERRUPTED) from error
+
+
+def _is_first_process() -> bool:
+    """Whether this is the only process of a job or its first, as its launcher says."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def print_error(error: UserError) -> int:
@@ -201,6 +222,43 @@ def end_with(error: BaseException) -> None:
     failure = Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
     with suppress(OSError):  # without the mark the job is unfinished
         failure.write_text("\n".join(explained.lines) + "\n")
+
+
+@contextmanager
+def reported_once(run_dir: Path) -> Iterator[None]:
+    """Within the block only the first of a job's processes that fail prints an error.
+
+    The processes of a job often meet the same error, and those that have not failed lose the
+    connection to the one that has. The first failure is marked in the folder of the run.
+
+    Args:
+        run_dir: The run's folder, the same for all processes; without a mark of an earlier start.
+
+    Raises:
+        SystemExit: Another process has printed its error.
+    """
+    try:
+        yield
+    except Exception as error:
+        explained = explain_failure(error)
+        if explained is not None and _is_reported(explained, run_dir, _is_lost_process(error)):
+            raise SystemExit(1) from error
+        raise
+
+
+def _is_reported(error: UserError, run_dir: Path, is_lost: bool) -> bool:
+    """Whether another process of a job has failed already; otherwise marks that this one has."""
+    # Lightning and torchrun set the address for all processes that they start
+    if "MASTER_ADDR" not in os.environ and os.environ.get("SLURM_NTASKS", "1") == "1":
+        return False
+    try:
+        with (run_dir / FAILURE_FILE).open("x") as mark:
+            mark.write("\n".join(error.lines) + "\n")
+    except FileExistsError:
+        return True
+    except OSError:  # it cannot be known
+        return is_lost and not _is_first_process()
+    return False
 
 
 def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:

@@ -1,6 +1,5 @@
-"""Atomic writing of files, digests of their content, and folders of their own for programs."""
+"""Atomic writing of files, and digests of their content."""
 
-import atexit
 import errno
 import glob
 import hashlib
@@ -9,16 +8,11 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
-from itertools import count
 from pathlib import Path
 
 _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
 _LEFTOVER = re.compile(rf"\.(?:[^.]+|.+\.{re.escape(_HOST)})\.(\d+)\.tmp")
 """The name of a temporary file of this host, or one of version 0.1, which names no host."""
-
-_INHERITED = "VBP_LIGHTNING_FOLDER_IN_"
-"""The variable of the environment, with the parent folder, that hands a new folder on."""
 
 _existing: set[Path] = set()
 """Folders that must not be made again after they vanished."""
@@ -106,54 +100,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def new_folder(parent: str) -> str:
-    """The folder of a new run, sweep or explanation, named after date and time.
-
-    It is made here, with a number behind the time if another program has that name, so that
-    programs that start in the same second get different folders. If nothing is written to it, it is
-    removed when the program ends. The processes of a job of SLURM or torchrun start at different
-    times and must use the same folder: it is named after the job. Processes that Lightning starts
-    use the folder of the process that started them.
-
-    Args:
-        parent: The folder of the runs.
-    """
-    environment = os.environ
-    if "SLURM_STEP_ID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
-        return f"{parent}/job_{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
-    if "TORCHELASTIC_RUN_ID" in environment:
-        job = environment["TORCHELASTIC_RUN_ID"]
-        return f"{parent}/job_{_launcher() if job == 'none' else job}"
-    inherited = f"{_INHERITED}{parent}"
-    if "LOCAL_RANK" in environment and inherited in environment:
-        return environment[inherited]
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in count(1):
-        folder = f"{parent}/{stamp}" + (f"_{number}" if number > 1 else "")
-        try:
-            Path(folder).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError:  # reported where the folder is used
-            return folder
-        break
-    atexit.register(_remove_empty, Path(folder).absolute())
-    environment[inherited] = folder
-    return folder
-
-
-def _remove_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _launcher() -> str:
-    """Process and start time of torchrun, which gives jobs of one machine no id of their own."""
-    process = os.getppid()
-    try:  # clock ticks since the start of the system
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # other systems than Linux
-        return str(process)
-    return f"{process}-{fields[19]}"

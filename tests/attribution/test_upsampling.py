@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.attribution.geometry import Layer, window_between
@@ -54,6 +55,33 @@ def strided(kernel=3, padding=1):
 def pooled():
     block = [nn.Conv2d(1, 1, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(2)]
     return [nn.Conv2d(1, 1, 1), nn.ReLU(), *block, *block, nn.Conv2d(1, 1, 3, 1, 1), nn.ReLU()]
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of the operations that are executed."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("name", sorted(set(UPSAMPLINGS) - {"unpool"}))
+def test_a_repeated_call_copies_nothing_to_the_device(name, device, dtype):
+    layers, above = windows(
+        nn.MaxPool2d(2), nn.Conv2d(1, 1, 3, 1), nn.Conv2d(1, 1, 3, 2, 1), size=(24, 27)
+    )
+    mask = torch.rand(1, 1, *above, dtype=dtype).to(device)
+    with torch.inference_mode():
+        UPSAMPLINGS[name](mask.clone(), layers)
+    with Operations() as executed:
+        UPSAMPLINGS[name](mask.clone(), layers)
+    assert not {"_to_copy", "arange", "lift_fresh"} & set(executed.names)
 
 
 SIZES = [(24, 24), (23, 25), (29, 22), (31, 31), (16, 27), (9, 10)]

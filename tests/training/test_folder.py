@@ -97,3 +97,31 @@ def test_a_folder_is_locked_by_one_process_and_freed_when_it_is_killed(tmp_path)
         assert finished_metrics(tmp_path) is None
     (tmp_path / "metrics.json").write_text('{"val/auroc": 0.5}')
     assert finished_metrics(tmp_path) == {"val/auroc": 0.5}
+
+
+@pytest.mark.parametrize("restarts", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_processes_of_a_job_wait_for_the_first_one_of_the_same_start(
+    monkeypatch, tmp_path, restarts
+):
+    def is_claimed(first):
+        monkeypatch.setattr("vbp_lightning.training.folder.is_first_process", lambda: first)
+        with claimed(tmp_path, start_patience=0.1):
+            return True
+
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "an-id")
+    with pytest.raises(UserError, match=r"first process of the job has not locked this folder"):
+        is_claimed(first=False)
+    assert is_claimed(first=True)
+    assert is_claimed(first=False)
+    monkeypatch.setenv(restarts, "1")
+    with pytest.raises(UserError, match=r"has not locked"):
+        is_claimed(first=False)
+    assert is_claimed(first=True)
+    assert is_claimed(first=False)
+
+
+def test_the_first_process_removes_what_an_earlier_start_left(tmp_path):
+    for name in ("failed.txt", "hpc_ckpt_3.ckpt", "last.ckpt"):
+        (tmp_path / name).write_text("old")
+    with claimed(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".claim", "last.ckpt"}

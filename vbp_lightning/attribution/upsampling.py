@@ -229,19 +229,29 @@ def _resample(mask: Tensor, layers: Sequence[Layer], smooth: bool) -> Tensor:
         below, above = windows[0].below[axis], windows[-1].above[axis]
         if lattice.step == 1 and lattice.twice == 0 and below == above:
             continue
-        first, second, weight = _neighbours(below, above, lattice.step, lattice.twice, smooth)
+        geometry = below, above, lattice.step, lattice.twice, smooth
+        first, second, weight = _neighbours(*geometry, mask.device, mask.dtype)
         shape = (-1, 1) if axis == 0 else (1, -1)
-        low = mask.index_select(2 + axis, first.to(mask.device))
-        high = mask.index_select(2 + axis, second.to(mask.device))
-        mask = low.lerp_(high, weight.to(mask.device, mask.dtype).view(shape))
+        low = mask.index_select(2 + axis, first)
+        high = mask.index_select(2 + axis, second)
+        mask = low.lerp_(high, weight.view(shape))
     return mask
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(mode=False)
 def _neighbours(
-    below: int, above: int, step: int, twice: int, smooth: bool
+    below: int,
+    above: int,
+    step: int,
+    twice: int,
+    smooth: bool,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two output pixels between whose centres each input pixel lies.
+
+    They are kept on the device: a CUDA graph cannot hold a copy from the processor's memory.
 
     Returns:
         Index of the first, index of the second, and weight of the second in [0, 1] (0, ½ or 1
@@ -255,4 +265,5 @@ def _neighbours(
         weight = rest.double() / (2 * step)
     else:
         weight = ((rest > step).double() + (rest >= step).double()) / 2
-    return before.clamp(0, above - 1), (before + 1).clamp(0, above - 1), weight
+    low, high = (index.clamp(0, above - 1).to(device) for index in (before, before + 1))
+    return low, high, weight.to(device, dtype)

@@ -3,19 +3,28 @@
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import kept, remove_leftovers
+from vbp_lightning.files import kept, remove_leftovers, replacing
+from vbp_lightning.jobs import job_name, job_start
 
 METRICS_FILE = "metrics.json"
 
 _LONGEST_FOLDER_NAME = 200
 _DIGEST = 12
+
+_START_FILE = ".start"
+"""In the folder of a run of several processes: the start of the job that writes the run."""
+
+_POLL = 0.05
+"""Seconds between two looks at it."""
 
 
 def job_folder(overrides: Sequence[str], excluded: Sequence[str] = ()) -> str:
@@ -55,23 +64,28 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def claimed(run_dir: Path, patience: float = 10) -> Iterator[None]:
+def claimed(run_dir: Path, patience: float = 10, start_patience: float = 120) -> Iterator[None]:
     """Locks a run's folder, so that no other command writes to the run, and removes leftovers.
 
     The operating system frees the lock when the process ends, however it ends. In a distributed
-    run the first process holds it.
+    run the first process holds it; the other processes that SLURM or torchrun started wait until
+    it does, so that all of them find the run in the same state.
 
     Args:
         run_dir: The run's folder.
         patience: Seconds to wait for the lock: the loader workers of a killed process hold it until
             they notice, which takes them up to 5 s.
+        start_patience: Seconds that the other processes wait for the first one.
 
     Raises:
-        UserError: Another process holds the lock.
+        UserError: Another process holds the lock, or the first process of the job did not start.
     """
     from filelock import FileLock, Timeout
 
+    started = run_dir / _START_FILE
     if not is_first_process():
+        if job_name() is not None:
+            _wait_for_first(started, start_patience)
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -84,7 +98,27 @@ def claimed(run_dir: Path, patience: float = 10) -> Iterator[None]:
         ) from error
     with lock, kept(run_dir):
         remove_leftovers(run_dir)
+        # Lightning saves such a checkpoint when SLURM is about to end a job, and continues it if
+        # there is no other: in the middle of an epoch, which would not be repeated exactly
+        for old in (run_dir / FAILURE_FILE, *run_dir.glob("hpc_ckpt_*.ckpt")):
+            old.unlink(missing_ok=True)
+        if job_name() is not None:
+            with replacing(started) as temporary:
+                temporary.write_text(job_start())
         yield
+
+
+def _wait_for_first(started: Path, patience: float) -> None:
+    """Waits until the first process of this start of a job has locked the run's folder."""
+    end = time.monotonic() + patience
+    while not started.is_file() or started.read_text() != job_start():
+        if time.monotonic() > end:
+            raise UserError(
+                f"{started.parent}: the first process of the job has not locked this folder in"
+                f" {patience:.0f} s (hydra.run.dir): see its error, and whether all machines have"
+                " the folder"
+            )
+        time.sleep(_POLL)
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG, silence_disk_errors_of_threads
+from vbp_lightning.cli import STORED_CONFIG, silence_disk_errors_of_threads
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import replacing
 from vbp_lightning.models import read_checkpoint
@@ -131,6 +131,10 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning's own use of a deprecated torch function
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
+    # metrics are computed over the tiles of all processes, and so are equal in each
+    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist")
+    # of a 1 × 1 convolution in channels last, a single element along two axes
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # the batches of the report hold every tile: there is no last batch to drop
     warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -144,7 +148,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     if is_first_process():
         if cfg.resume is None or not (run_dir / STORED_CONFIG).is_file():
             _store(cfg, run_dir)
-        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
         print(f"Run: {run_dir}\nUsing {chosen}", flush=True)
 
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -140,6 +143,58 @@ def test_an_interrupted_run_is_completed(written, tmp_path, monkeypatch, rendere
         "scene_002",
     } - finished
     assert contents(killed.folder) == expected
+
+
+PROCESSES = """
+import os, signal, sys
+from pathlib import Path
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
+
+root, fatal = Path(sys.argv[1]), int(sys.argv[2])
+replace = Path.replace
+names = os.open(root / "names", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+def renamed(path, target):
+    global fatal
+    if target.parent.name.startswith("seed"):
+        fatal -= 1
+        if fatal == 0:
+            try:
+                os.close(os.open(root / "killed", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+    os.write(names, f"{target.name}\\n".encode())
+    return replace(path, target)
+
+Path.replace = renamed
+for _ in range(4):
+    if not os.fork():
+        scenes = SyntheticScenes(root, seed=0, scenes=3, size=192, workers=1)()
+        os.write(1, (" ".join(scene.image.name for scene in scenes) + "\\n").encode())
+        os._exit(0)
+codes = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4))
+print(codes)
+"""
+"""Four processes write the same scenes; the first that renames so many files is killed there."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts the processes by fork")
+@pytest.mark.parametrize("fatal", [0, 2, 5])
+def test_one_of_several_processes_writes_and_the_others_wait(written, tmp_path, fatal):
+    command = [sys.executable, "-c", PROCESSES, str(tmp_path), str(fatal)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    lines = ended.stdout.splitlines()
+    whole = 4 - (fatal > 0)
+    assert lines[:-1] == ["scene_000.tif scene_001.tif scene_002.tif"] * whole
+    assert lines[-1] == str([-9] * (fatal > 0) + [0] * whole)
+    assert contents(source(tmp_path).folder) == contents(written.folder)
+    names = (tmp_path / "names").read_text().split()
+    # at most the scene at which a process was killed is written again
+    twice = {name for name in names if names.count(name) > 1} - {"manifest.json"}
+    assert twice == {0: set(), 2: {"scene_000.tif"}, 5: {"scene_001.tif"}}[fatal]
+    assert all(names.count(name) <= 2 for name in twice)
 
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "changed"])
