@@ -12,14 +12,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG, silence_disk_errors_of_threads
+from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import replacing
 from vbp_lightning.models import read_checkpoint
-from vbp_lightning.training.folder import METRICS_FILE, is_first_process
+from vbp_lightning.training.folder import METRICS_FILE, is_first_process, write_config
 from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import add_origin, asked_settings
 
@@ -125,7 +124,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    silence_disk_errors_of_threads()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     # Lightning's own use of a deprecated torch function
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
@@ -147,8 +145,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _store(cfg: DictConfig, run_dir: Path) -> None:
-    with replacing(run_dir / STORED_CONFIG) as temporary:
-        OmegaConf.save(OmegaConf.create(asked_settings(cfg)), temporary)
+    write_config(asked_settings(cfg), run_dir / STORED_CONFIG)
 
 
 class SettingsOfResumedRun(Callback):

@@ -133,14 +133,16 @@ class SyntheticScenes:
         missing = self._missing(finished)
         if not missing:  # another process has written them in the meantime
             return
+        console = Console(stderr=True)
         with ThreadPoolExecutor(self.workers) as pool:
             jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
             for name, checksums in track(
                 jobs,
                 "Writing procedural scenes",
                 total=len(missing),
-                console=Console(stderr=True),
+                console=console,
                 transient=True,
+                disable=not console.is_terminal,
             ):
                 finished[name] = checksums
                 self._record(finished)

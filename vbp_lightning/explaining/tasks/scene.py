@@ -1,5 +1,6 @@
 """``task=scene``: georeferenced maps of whole scenes."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -70,7 +71,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         images = [job.image for job in jobs]
         warn_of_other_imagery(images, subject.reader, classifier.hparams["imagery"])
     if todo:
-        settings.output.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         trainer = instantiate(cfg.trainer)
         mapping = SceneMapping(mapper, classifier, todo, cfg.scale == "shared")
         trainer.predict(mapping, return_predictions=False)
