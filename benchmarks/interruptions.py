@@ -63,7 +63,7 @@ TRAIN = (
     *("train.py", "data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
     *("data.batch_size=16", "callbacks.panels.tiles=4", "threads=1", "seed=3", "data.root={data}"),
 )
-ONE = (*TRAIN, "trainer.max_epochs=3", "hydra.run.dir={folder}", "data.num_workers=0")
+ONE = (*TRAIN, "trainer.max_epochs=2", "hydra.run.dir={folder}", "data.num_workers=0")
 EXPLAIN = ("explain.py", "ckpt={ckpt}", "data.root={data}", "output={folder}", "tiles=4")
 PROGRAMS = {
     "one": ONE,
@@ -85,7 +85,7 @@ PROGRAMS = {
 }
 """Program and arguments; the program writes to ``folder``."""
 
-STEPS = {"training_step": (1, 6, 11), "validation_step": (2, 4), "predict_step": (1,)}
+STEPS = {"training_step": (1, 3, 6), "validation_step": (2, 4), "predict_step": (1,)}
 """Calls of a method of the classifier in which the process is killed: one or two epochs in."""
 
 KILL, VANISH, IN_THE_WAY = -1, -2, -3
@@ -234,7 +234,7 @@ def kill_in_step(method: str, count: int) -> None:
 
 def faults(program: Program, calls: list[tuple[str, str]]) -> Iterator[tuple[str, Moment]]:
     """Every fault of a program and its moment."""
-    if "trainer.max_epochs=3" in program.command:
+    if "trainer.max_epochs=2" in program.command:
         for method, counts in STEPS.items():
             for count in counts:
                 yield "kill", Moment(f"{method} {count}", method, "", count)

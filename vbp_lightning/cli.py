@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
@@ -77,12 +78,12 @@ def explain_failure(error: BaseException) -> UserError | None:
         remedy = "move what has its name" if is_taken else "make room or choose another folder"
         return UserError(
             f"{place}: cannot be written: {reason} ({_folder_key()}); {remedy};"
-            f" then {_continuation(vanished=error.errno == errno.ENOENT)}"
+            f" then {_continuation(place, vanished=error.errno == errno.ENOENT)}"
         )
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return UserError(
             f"{one_line(error)} (data.num_workers): if memory was short, set fewer workers or a"
-            f" smaller data.memory, then {_continuation()}"
+            f" smaller data.memory, then {_continuation(_run_dir())}"
         )
     return None
 
@@ -119,16 +120,25 @@ def _folder_key() -> str:
     return "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
 
 
-def _continuation(vanished: bool = False) -> str:
-    """The way to continue the present program: a run that has stored no settings starts again."""
-    run_dir = _run_dir()
-    if run_dir is None or _is_explanation():
+def _continuation(place: str | None, vanished: bool = False) -> str:
+    """The way to continue the present program.
+
+    Args:
+        place: The file or folder that an error is about, or None.
+        vanished: Whether its folder vanished, and may come back.
+
+    Returns:
+        ``resume=`` with the folder of the run or the sweep, if its settings are stored there.
+    """
+    if _is_explanation() or place is None:
         return "repeat the command"
-    if _folder_key() == "hydra.sweep.dir":
-        run_dir = os.path.abspath(HydraConfig.get().sweep.dir)
-    # a folder that vanished may come back
-    is_kept = any((Path(run_dir) / name).is_file() for name in RESUMED_BY)
-    return f"continue with resume={run_dir}" if is_kept or vanished else "repeat the command"
+    path = Path(place).absolute()
+    for folder in (path, *path.parents):
+        if any((folder / name).is_file() for name in RESUMED_BY):
+            sweep = folder.parent
+            is_job = (sweep / RESUMED_BY[-1]).is_file()
+            return f"continue with resume={sweep if is_job else folder}"
+    return f"continue with resume={_run_dir()}" if vanished and _run_dir() else "repeat the command"
 
 
 def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
@@ -176,7 +186,7 @@ def _end_interrupted(error: BaseException) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
     if all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
         is_run = HydraConfig.initialized() and not _is_explanation()
-        way_out = _continuation() if is_run else ""
+        way_out = _continuation(_run_dir()) if is_run else ""
         print(f"Interrupted. {way_out[:1].upper()}{way_out[1:]}".rstrip(), file=sys.stderr)
     raise SystemExit(_INTERRUPTED) from error
 
@@ -200,7 +210,7 @@ def end_with(error: BaseException) -> None:
 
     Raises:
         Exception: ``error`` itself, if it is an error of the program outside a sweep.
-        SystemExit: Outside a sweep, or after an interrupt.
+        SystemExit: Outside a sweep, after an interrupt, or if the job cannot be marked.
     """
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         _end_interrupted(error)  # Lightning exits with 1 after an interrupt
@@ -217,8 +227,17 @@ def end_with(error: BaseException) -> None:
     if not in_sweep:
         sys.exit(exit_code)
     failure = Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
-    with suppress(OSError), replacing(failure) as temporary:  # without it the job is unfinished
-        temporary.write_text("\n".join(explained.lines) + "\n")
+    try:
+        with replacing(failure) as temporary:
+            temporary.write_text("\n".join(explained.lines) + "\n")
+    except OSError:  # without the mark, the sweep would end as if no job had failed
+        sys.exit(exit_code)
+
+
+def hide_notes_of_lightning() -> None:
+    """Hides Lightning's notes about devices, and its warning about its own use of torch."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
 
 
 def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:

@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import logging
 import os
 import platform
 import warnings
@@ -15,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG
+from vbp_lightning.cli import FAILURE_FILE, STORED_CONFIG, hide_notes_of_lightning
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import read_checkpoint
 from vbp_lightning.training.folder import METRICS_FILE, is_first_process, write_config
@@ -124,9 +123,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Lightning's own use of a deprecated torch function
-    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
+    hide_notes_of_lightning()
     # the batches of the report hold every tile: there is no last batch to drop
     warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     last = run_dir / "checkpoints" / "last.ckpt"
