@@ -30,6 +30,7 @@ def test_only_leftovers_of_dead_processes_of_this_host_are_removed(tmp_path):
         f".best.{ended.pid}.tmp.ckpt",  # of version 0.1
         f"panels/.epoch_001.{host}.{ended.pid}.tmp.png",
         f".a.b.{host}.{ended.pid}.tmp",
+        f".projector.{host}.{ended.pid}.tmp/features.tsv",
     ]
     left = [
         f".metrics.{host}.{os.getpid()}.tmp.json",
@@ -37,6 +38,7 @@ def test_only_leftovers_of_dead_processes_of_this_host_are_removed(tmp_path):
         f"metrics.{host}.{ended.pid}.tmp.json",
         ".notes.tmp",
     ]
+    (tmp_path / removed[-1]).parent.mkdir()
     for name in (*removed, *left):
         (tmp_path / name).write_text("half")
     remove_leftovers(tmp_path)
@@ -58,6 +60,24 @@ def test_a_failed_write_leaves_the_older_file(tmp_path, code):
         fail()
     assert caught.value.filename == str(path)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("metrics.json", "older")]
+
+
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
+    folder = tmp_path / "projector"
+
+    def fail():
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "half").touch()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(WriteError):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "whole").touch()
+    assert [path.name for path in folder.iterdir()] == ["whole"]
 
 
 def test_an_error_of_a_writer_that_has_no_number_names_the_file(tmp_path):

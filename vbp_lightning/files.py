@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,8 +28,9 @@ def replacing(path: Path, *, subfolder: bool = False) -> Iterator[Path]:
     file and leaves an older ``path`` as it was.
 
     Args:
-        path: The file to write or replace. Its folder must exist, so that a folder that vanished,
-            such as that of a run on a disk that was disconnected, is not made again.
+        path: The file to write or replace, or a folder that is missing. Its folder must exist, so
+            that one that vanished, such as that of a run on a disk that was disconnected, is not
+            made again.
         subfolder: Whether the file's folder is made if the folder above it exists.
 
     Raises:
@@ -45,8 +47,7 @@ def replacing(path: Path, *, subfolder: bool = False) -> Iterator[Path]:
         name = str(path.parent if is_folder else path)
         raise WriteError(error.errno, error.strerror or str(error), name) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
 
 
 def remove_unfinished(path: Path) -> None:
@@ -56,20 +57,28 @@ def remove_unfinished(path: Path) -> None:
         path: The file that was to be written; no process may be writing it now.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
-        leftover.unlink(missing_ok=True)
+        _remove(leftover)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files below a folder whose processes on this host no longer run.
+    """Removes temporary files and folders whose processes on this host no longer run.
 
     Args:
-        folder: Temporary files of other hosts, and those of processes that run, are left there.
+        folder: Where to look; those of other hosts, and of processes that run, are left.
     """
-    for path in folder.rglob(".*.tmp*"):
+    for path in list(folder.rglob(".*.tmp*")):
         owner = _LEFTOVER.match(path.name)
         if owner and not _runs(int(owner[1])):
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder if the disk allows it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _runs(process: int) -> bool:

@@ -124,6 +124,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
     hide_notes_of_lightning()
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # resumed
     # the batches of the report hold every tile: there is no last batch to drop
     warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     last = run_dir / "checkpoints" / "last.ckpt"
