@@ -56,6 +56,7 @@ import vbp_lightning.explaining.tasks.projection
 import vbp_lightning.explaining.tasks.scene
 import vbp_lightning.training.check
 import vbp_lightning.training.report  # noqa: F401  the imports of all programs, before the forks
+from vbp_lightning.cli import RESUMED_BY
 from vbp_lightning.models import RoadClassifier
 
 HERE = Path(__file__).parent
@@ -71,7 +72,7 @@ PROGRAMS = {
     "ddp": (*ONE, "trainer=ddp"),
     "ddp-workers": (*ONE, "trainer=ddp", "data.num_workers=2"),
     "sweep": (
-        *(*TRAIN, "-m", "hydra.sweep.dir={folder}", "trainer.max_epochs=1"),
+        *("train.py", "-m", *TRAIN[1:], "hydra.sweep.dir={folder}", "trainer.max_epochs=1"),
         "model=strided,maxpool",
     ),
     "scenes": (*TRAIN, "data.root={folder}", "check=true", "hydra.run.dir={work}/check"),
@@ -285,13 +286,16 @@ def try_fault(program: Program, fault: str, moment: Moment) -> list[str]:
     if fault == "vanished":
         found += [f"{folder} was made again"] * folder.exists()
         gone.rename(folder)
-    before = ended.calls[: ended.calls.index(("fault", "")) - 1] if fault != "in-the-way" else []
+    calls = ended.calls
+    # the last call before the fault is the one that failed
+    before = calls[: calls.index(("fault", "")) - 1] if ("fault", "") in calls else []
     complete = {path for call, path in before if call == "rename"}
     found += [f"lost {path}" for path in sorted(complete) if not (folder / path).is_file()]
     found += [f"half-written {path}" for path in files_of(folder) if not readable(path)]
     named = re.search(r"resume=(\S+)", ended.errors)
-    can_resume = (folder / ".hydra").is_dir() or (folder / "multirun.yaml").is_file()
-    resumed = program.run(resume=bool(named) if fault != "kill" else can_resume)
+    found += [f"names {named[1]}"] if named and named[1] != str(folder) else []
+    is_stored = any((folder / name).is_file() for name in RESUMED_BY)
+    resumed = program.run(resume=is_stored if fault == "kill" else bool(named))
     if resumed.code != 0:
         return [*found, f"going on: exit code {resumed.code}: {resumed.errors.strip()[-600:]}"]
     return found + compare(program.whole, folder)
@@ -439,13 +443,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="start no fault after this time")
     parser.add_argument("--keep", action="store_true", help="keep the folder of the runs")
     chosen = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="interruptions_"))
-    if "disk_faults" not in os.environ.get("LD_PRELOAD", ""):
-        library = work / "disk_faults.so"
+    library = Path(os.environ.get("LD_PRELOAD", ""))
+    if library.name != "disk_faults.so":
+        library = Path(tempfile.mkdtemp(prefix="interruptions_")) / "disk_faults.so"
         options = ("-shared", "-fPIC", "-O1", "-o", str(library))
         subprocess.run(["cc", *options, str(HERE / "disk_faults.c")], check=True)
         os.environ["LD_PRELOAD"] = str(library)
         os.execv(sys.executable, [sys.executable, *sys.argv])
+    work = library.parent
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # about the events of two runs
     warnings.filterwarnings("ignore", message=".*srun")  # on a machine that has SLURM
     Program("one", work).run(extra=["check=true"])  # writes the procedural scenes
@@ -453,7 +458,8 @@ def main() -> int:
     end = time.monotonic() + 60 * chosen.minutes
     counts: dict[tuple[str, str, str], tuple[int, int]] = {}
     names = chosen.programs.split(",")
-    for name in names if names[0] == "one" else ["one", *names]:
+    needs_run = any(PROGRAMS[name][0] == "explain.py" for name in names) and "one" not in names
+    for name in ["one"] * needs_run + names:
         program = Program(name, work)
         ended = program.run()
         if ended.code:

@@ -290,6 +290,7 @@ def test_a_job_killed_before_writing_writes_when_resumed(tmp_path, model):
     """All blocks are stored, so nothing is left to compute."""
     path = write_scene(tmp_path / "a.tif", noise((128, 160)))
     (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    (tmp_path / "out").mkdir()
     job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
     job.prepare()
     for block in job.store.blocks:
