@@ -289,7 +289,12 @@ def try_fault(program: Program, fault: str, moment: Moment) -> list[str]:
     calls = ended.calls
     # the last call before the fault is the one that failed
     before = calls[: calls.index(("fault", "")) - 1] if ("fault", "") in calls else []
-    complete = {path for call, path in before if call == "rename"}
+    complete: set[str] = set()
+    for call, path in before:
+        if call == "rename":
+            complete.add(path)
+        elif call == "remove":
+            complete.discard(path)
     found += [f"lost {path}" for path in sorted(complete) if not (folder / path).is_file()]
     found += [f"half-written {path}" for path in files_of(folder) if not readable(path)]
     named = re.search(r"resume=(\S+)", ended.errors)

@@ -138,7 +138,11 @@ def _continuation(place: str | None, vanished: bool = False) -> str:
             sweep = folder.parent
             is_job = (sweep / RESUMED_BY[-1]).is_file()
             return f"continue with resume={sweep if is_job else folder}"
-    return f"continue with resume={_run_dir()}" if vanished and _run_dir() else "repeat the command"
+    run_dir = _run_dir()
+    if not vanished or run_dir is None:
+        return "repeat the command"
+    is_job = _folder_key() == "hydra.sweep.dir"
+    return f"continue with resume={os.path.dirname(run_dir) if is_job else run_dir}"
 
 
 def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
@@ -236,7 +240,8 @@ def end_with(error: BaseException) -> None:
 
 def hide_notes_of_lightning() -> None:
     """Hides Lightning's notes about devices, and its warning about its own use of torch."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
 
 

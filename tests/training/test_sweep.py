@@ -88,6 +88,8 @@ def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path,
     write_job(tmp_path / "a", ["seed=1"], {"val/auroc": 0.5})
     (tmp_path / "multirun.yaml").touch()
     (tmp_path / "summary.csv").mkdir()
+    leftover = tmp_path / ".multirun.99999999.tmp.yaml"
+    leftover.touch()
     hydra = {"sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN"}
     config = OmegaConf.create({"hydra": hydra, "optimized_metric": "val/auroc"})
     with pytest.raises(SystemExit) as ended:
@@ -96,3 +98,4 @@ def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path,
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'summary.csv'}: cannot be written: Is a directory")
     assert line.endswith(f"continue with resume={tmp_path}")
+    assert not leftover.exists()

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
 from vbp_lightning.errors import UserError, one_line
-from vbp_lightning.files import replacing
+from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class SweepSummary(Callback):
         from rich.console import Console
 
         sweep_dir = Path(config.hydra.sweep.dir)
+        remove_leftovers(sweep_dir)
         try:
             jobs = write_summary(sweep_dir)
         except OSError as error:  # Hydra would turn it into a warning
