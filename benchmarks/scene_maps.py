@@ -137,6 +137,7 @@ def whole_job(side: int, architecture: str) -> None:
                     raster.write(part, window=Window(col, row, size[1], size[0]))
         model = classifier(architecture)
         mapper = SeamlessMapper(model.network)
+        (folder / "maps").mkdir()
         settings = MapSettings(
             folder / "maps", Reading(), (110.0,) * 3, mapper.window, mapper.step, 1024,
             "percentile",

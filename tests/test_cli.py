@@ -2,10 +2,13 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 
 from vbp_lightning.cli import end_with, explain_failure, one_line_errors, reported_once
 from vbp_lightning.errors import UserError
@@ -28,6 +31,41 @@ def test_every_disk_error_is_one_line_that_names_the_file(code):
 
 def test_a_missing_file_outside_a_run_is_an_error_of_the_program():
     assert explain_failure(FileNotFoundError(errno.ENOENT, "No such file", "/other")) is None
+
+
+@pytest.mark.parametrize("stored", [".hydra/run.yaml", ".hydra/config.yaml", "multirun.yaml"])
+def test_a_disk_error_names_the_folder_that_is_resumed(tmp_path, stored):
+    (tmp_path / "a" / ".hydra").mkdir(parents=True)
+    error = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "a" / "panels" / "p"))
+    assert explain_failure(error).lines[0].endswith("; then repeat the command")
+    (tmp_path / "a" / stored).touch()
+    assert explain_failure(error).lines[0].endswith(f"; then continue with resume={tmp_path}/a")
+    (tmp_path / "multirun.yaml").touch()  # a is a job of this sweep
+    assert explain_failure(error).lines[0].endswith(f"; then continue with resume={tmp_path}")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_sweep_goes_on_after_a_failed_job_if_it_can_be_marked(
+    tmp_path, monkeypatch, capsys, marked
+):
+    job = tmp_path / "job"
+    settings = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        runtime=SimpleNamespace(output_dir=str(job)),
+        job=SimpleNamespace(config_name="train"),
+    )
+    monkeypatch.setattr(HydraConfig, "get", lambda: settings)
+    monkeypatch.setattr(HydraConfig, "initialized", lambda: True)
+    error = UserError("a: wrong (b)")
+    if marked:
+        job.mkdir()
+        end_with(error)
+        assert (job / "failed.txt").read_text() == "a: wrong (b)\n"
+    else:
+        with pytest.raises(SystemExit) as ended:
+            end_with(error)
+        assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: a: wrong (b)\n"
 
 
 def test_a_killed_loader_worker_is_one_line():

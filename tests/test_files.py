@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from rasterio.errors import RasterioIOError
 
-from vbp_lightning.files import kept, remove_leftovers, replacing
+from vbp_lightning.files import WriteError, remove_leftovers, replacing
 
 
 def test_the_temporary_name_holds_host_and_process(tmp_path):
@@ -29,6 +30,7 @@ def test_only_leftovers_of_dead_processes_of_this_host_are_removed(tmp_path):
         f".best.{ended.pid}.tmp.ckpt",  # of version 0.1
         f"panels/.epoch_001.{host}.{ended.pid}.tmp.png",
         f".a.b.{host}.{ended.pid}.tmp",
+        f".projector.{host}.{ended.pid}.tmp/features.tsv",
     ]
     left = [
         f".metrics.{host}.{os.getpid()}.tmp.json",
@@ -36,6 +38,7 @@ def test_only_leftovers_of_dead_processes_of_this_host_are_removed(tmp_path):
         f"metrics.{host}.{ended.pid}.tmp.json",
         ".notes.tmp",
     ]
+    (tmp_path / removed[-1]).parent.mkdir()
     for name in (*removed, *left):
         (tmp_path / name).write_text("half")
     remove_leftovers(tmp_path)
@@ -59,16 +62,46 @@ def test_a_failed_write_leaves_the_older_file(tmp_path, code):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("metrics.json", "older")]
 
 
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path):
+    folder = tmp_path / "projector"
+
+    def fail():
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "half").touch()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(WriteError):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "whole").touch()
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+
+
+def test_an_error_of_a_writer_that_has_no_number_names_the_file(tmp_path):
+    """GDAL's errors are such."""
+    with pytest.raises(WriteError) as caught, replacing(tmp_path / "map.tif"):
+        raise RasterioIOError("TIFFAppendToStrip: Write error at scanline 511")
+    assert caught.value.filename == str(tmp_path / "map.tif")
+    assert caught.value.strerror == "TIFFAppendToStrip: Write error at scanline 511"
+
+
 def test_a_folder_that_vanished_is_not_made_again(tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    with kept(run_dir):
-        with replacing(run_dir / "panels" / "a.png") as temporary:
+    for _ in range(2):
+        with replacing(run_dir / "panels" / "a.png", subfolder=True) as temporary:
             temporary.touch()
-        shutil.rmtree(run_dir)
-        with pytest.raises(FileNotFoundError), replacing(run_dir / "panels" / "b.png"):
-            pass
-        assert not run_dir.exists()
-    with replacing(run_dir / "panels" / "b.png") as temporary:
-        temporary.touch()
-    assert (run_dir / "panels" / "b.png").is_file()
+    assert (run_dir / "panels" / "a.png").is_file()
+    shutil.rmtree(run_dir)
+    panel, metrics = run_dir / "panels" / "b.png", run_dir / "metrics.json"
+    for path, named in ((panel, panel.parent), (metrics, metrics)):
+        with (
+            pytest.raises(WriteError, match="No such file") as caught,
+            replacing(path, subfolder=path is panel) as temporary,
+        ):
+            temporary.touch()
+        assert caught.value.filename == str(named)
+    assert not run_dir.exists()

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, TypeVar
 
@@ -21,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.files import WriteError, replacing
 from vbp_lightning.jobs import new_folder
 
 if TYPE_CHECKING:
@@ -38,12 +40,18 @@ FAILURE_FILE = "failed.txt"
 STORED_CONFIG = Path(".hydra") / "run.yaml"
 """The settings of a run, without ``auto`` values, inside its folder."""
 
+RESUMED_BY = (STORED_CONFIG, STORED_CONFIG.with_name("config.yaml"), Path("multirun.yaml"))
+"""Files by one of which a run or a sweep is resumed."""
+
 _INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a program that Ctrl-C ended."""
 
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY)
+"""Errors where a file has the name of a folder that is to be made, or the other way round."""
+
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR),  # a file where a folder is to be made
+    *_IN_THE_WAY,
     *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
 )
 
@@ -70,28 +78,30 @@ def explain_failure(error: BaseException) -> UserError | None:
         return UserError(one_line(error))
     if _is_disk_error(error):
         place = error.filename or _run_dir() or "a file"
-        way_out = f"; then {_continuation()}" if _continuation() else ""
+        reason = one_line(OSError(error.strerror or error))
+        is_taken = error.errno in _IN_THE_WAY
+        remedy = "move what has its name" if is_taken else "make room or choose another folder"
         return UserError(
-            f"{place}: cannot be written: {error.strerror} (hydra.run.dir);"
-            f" make room or choose another folder{way_out}"
+            f"{place}: cannot be written: {reason} ({_folder_key()}); {remedy};"
+            f" then {_continuation(place, vanished=error.errno == errno.ENOENT)}"
         )
     if _is_lost_process(error):
-        way_out = f"; then {_continuation()}" if _continuation() else ""
         return UserError(
             "another process of this job has ended (trainer.devices): see its error, or whether it"
-            f" was killed, for example for lack of memory{way_out}"
+            f" was killed, for example for lack of memory; then {_continuation(_run_dir())}"
         )
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        way_out = f", then {_continuation()}" if _continuation() else ""
         return UserError(
             f"{one_line(error)} (data.num_workers): if memory was short, set fewer workers or a"
-            f" smaller data.memory{way_out}"
+            f" smaller data.memory, then {_continuation(_run_dir())}"
         )
     return None
 
 
 def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
     """Whether the system could not write a file; the folder of a run may also have vanished."""
+    if isinstance(error, WriteError):
+        return True
     if not isinstance(error, OSError):
         return False
     vanished = error.errno == errno.ENOENT and error.filename is not None and _run_dir() is not None
@@ -114,24 +124,50 @@ def _run_dir() -> str | None:
     return run_dir
 
 
-def _continuation() -> str:
-    """The way to continue the present run; nothing for ``explain.py``."""
-    if HydraConfig.initialized() and HydraConfig.get().job.config_name == "explain":
-        return ""
-    return f"continue with resume={_run_dir() or 'RUN_DIR'}"
+def _is_explanation() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().job.config_name == "explain"
 
 
-def silence_disk_errors_of_threads() -> None:
+def _folder_key() -> str:
+    """The config key of the folder that the present program writes to."""
+    if _is_explanation():
+        return "output"
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    return "hydra.sweep.dir" if is_sweep else "hydra.run.dir"
+
+
+def _continuation(place: str | None, vanished: bool = False) -> str:
+    """The way to continue the present program.
+
+    Args:
+        place: The file or folder that an error is about, or None.
+        vanished: Whether its folder vanished, and may come back.
+
+    Returns:
+        ``resume=`` with the folder of the run or the sweep, if its settings are stored there.
+    """
+    if _is_explanation() or place is None:
+        return "repeat the command"
+    path = Path(place).absolute()
+    for folder in (path, *path.parents):
+        if any((folder / name).is_file() for name in RESUMED_BY):
+            sweep = folder.parent
+            is_job = (sweep / RESUMED_BY[-1]).is_file()
+            return f"continue with resume={sweep if is_job else folder}"
+    run_dir = _run_dir()
+    if not vanished or run_dir is None:
+        return "repeat the command"
+    is_job = _folder_key() == "hydra.sweep.dir"
+    return f"continue with resume={os.path.dirname(run_dir) if is_job else run_dir}"
+
+
+def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
     """Suppresses the traceback when a disk error ends TensorBoard's writing thread.
 
     The next use of the writer raises the same error in the main thread, which prints one line.
     """
-
-    def report(ended: threading.ExceptHookArgs) -> None:
-        if not _is_disk_error(ended.exc_value):
-            threading.__excepthook__(ended)
-
-    threading.excepthook = report
+    if not _is_disk_error(ended.exc_value):
+        threading.__excepthook__(ended)
 
 
 @contextmanager
@@ -144,6 +180,7 @@ def one_line_errors() -> Iterator[None]:
     shown_in_full = "HYDRA_FULL_ERROR" in os.environ
     # without it Hydra prints the traceback of a disk error and exits by itself
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    threading.excepthook = _report_in_thread
     try:
         yield
     except KeyboardInterrupt as error:
@@ -171,10 +208,9 @@ def _end_interrupted(error: BaseException) -> None:
     """Prints one line in the first process of a job and exits with 130."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
     if _is_first_process():
-        way_out = (
-            _continuation().replace("continue", "Continue", 1) if HydraConfig.initialized() else ""
-        )
-        print(f"Interrupted. {way_out}".rstrip(), file=sys.stderr, flush=True)
+        is_run = HydraConfig.initialized() and not _is_explanation()
+        way_out = _continuation(_run_dir()) if is_run else ""
+        print(f"Interrupted. {way_out[:1].upper()}{way_out[1:]}".rstrip(), file=sys.stderr)
     raise SystemExit(_INTERRUPTED) from error
 
 
@@ -203,7 +239,7 @@ def end_with(error: BaseException) -> None:
 
     Raises:
         Exception: ``error`` itself, if it is an error of the program outside a sweep.
-        SystemExit: Outside a sweep, or after an interrupt.
+        SystemExit: Outside a sweep, after an interrupt, or if the job cannot be marked.
     """
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         _end_interrupted(error)  # Lightning exits with 1 after an interrupt
@@ -220,8 +256,18 @@ def end_with(error: BaseException) -> None:
     if not in_sweep:
         sys.exit(exit_code)
     failure = Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
-    with suppress(OSError):  # without the mark the job is unfinished
-        failure.write_text("\n".join(explained.lines) + "\n")
+    try:
+        with replacing(failure) as temporary:
+            temporary.write_text("\n".join(explained.lines) + "\n")
+    except OSError:  # without the mark, the sweep would end as if no job had failed
+        sys.exit(exit_code)
+
+
+def hide_notes_of_lightning() -> None:
+    """Hides Lightning's notes about devices, and its warning about its own use of torch."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
 
 
 @contextmanager
@@ -281,4 +327,5 @@ def progress_bar() -> "Progress":
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -1,11 +1,11 @@
 """Atomic writing of files, and digests of their content."""
 
-import errno
 import glob
 import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,12 +14,13 @@ _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
 _LEFTOVER = re.compile(rf"\.(?:[^.]+|.+\.{re.escape(_HOST)})\.(\d+)\.tmp")
 """The name of a temporary file of this host, or one of version 0.1, which names no host."""
 
-_existing: set[Path] = set()
-"""Folders that must not be made again after they vanished."""
+
+class WriteError(OSError):
+    """A file could not be written; ``filename`` is its final name, or that of its folder."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, subfolder: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the same folder, renamed to ``path`` when the block succeeds.
 
     The temporary name holds the host and the process that writes. It keeps the suffix, since
@@ -27,26 +28,26 @@ def replacing(path: Path) -> Iterator[Path]:
     file and leaves an older ``path`` as it was.
 
     Args:
-        path: The file to write or replace; its folder is created if it is missing.
+        path: The file to write or replace, or a folder that is missing. Its folder must exist, so
+            that one that vanished, such as that of a run on a disk that was disconnected, is not
+            made again.
+        subfolder: Whether the file's folder is made if the folder above it exists.
 
     Raises:
-        OSError: The file cannot be written; ``filename`` is ``path``.
+        WriteError: The file cannot be written.
     """
     temporary = path.with_name(f".{path.stem}.{_HOST}.{os.getpid()}.tmp{path.suffix}")
     try:
-        if any(path.is_relative_to(folder) and not folder.is_dir() for folder in _existing):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if subfolder:
+            path.parent.mkdir(exist_ok=True)
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        # a full disk is reported without a name, other errors with that of the temporary file
-        if error.filename in (None, str(temporary), str(path.parent)):
-            error.filename = str(path)
-        raise
+        is_folder = error.filename == str(path.parent)
+        name = str(path.parent if is_folder else path)
+        raise WriteError(error.errno, error.strerror or str(error), name) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        _remove(temporary)
 
 
 def remove_unfinished(path: Path) -> None:
@@ -56,23 +57,33 @@ def remove_unfinished(path: Path) -> None:
         path: The file that was to be written; no process may be writing it now.
     """
     for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.tmp*"):
-        leftover.unlink(missing_ok=True)
+        _remove(leftover)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes temporary files below a folder whose processes on this host no longer run.
+    """Removes temporary files and folders whose processes on this host no longer run.
 
     Args:
-        folder: Temporary files of other hosts, and those of processes that run, are left there.
+        folder: Where to look; those of other hosts, and of processes that run, are left.
     """
-    for path in folder.rglob(".*.tmp*"):
+    for path in list(folder.rglob(".*.tmp*")):
         owner = _LEFTOVER.match(path.name)
         if owner and not _runs(int(owner[1])):
-            with suppress(OSError):
-                path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a folder if the disk allows it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # a file that a process has open cannot be removed there
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -80,20 +91,6 @@ def _runs(process: int) -> bool:
     except PermissionError:  # it belongs to another user
         pass
     return True
-
-
-@contextmanager
-def kept(folder: Path) -> Iterator[None]:
-    """Within the block :func:`replacing` fails, instead of making the folder again, if it vanishes.
-
-    Args:
-        folder: An existing folder, such as that of a run on a disk that may be disconnected.
-    """
-    _existing.add(folder)
-    try:
-        yield
-    finally:
-        _existing.discard(folder)
 
 
 def file_digest(path: Path) -> str:

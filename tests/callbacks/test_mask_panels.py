@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.helpers.bar_tiles import BarTiles, fit, model_of, trainer_of
 from vbp_lightning.callbacks.mask_panels import MaskPanels
 from vbp_lightning.cli import explain_failure
+from vbp_lightning.files import WriteError
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.canvas import VERMILION
 
@@ -253,10 +254,12 @@ def test_a_full_disk_is_one_line_and_keeps_the_older_file(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "panels").write_text("in the way")
-    with pytest.raises(FileExistsError) as caught:
+    with pytest.raises(WriteError) as caught:
         fit(tmp_path, MaskPanels(tiles=4), epochs=1)
+    assert caught.value.errno == errno.EEXIST
     (line,) = explain_failure(caught.value).lines
-    assert "panels/epoch_000.png: cannot be written" in line
+    assert line.startswith(f"{tmp_path / 'panels'}: cannot be written: File exists")
+    assert "move what has its name" in line
 
 
 def test_pyplot_holds_no_figure(finished):

@@ -43,6 +43,7 @@ def test_the_hardest_tiles_are_shown_without_their_context(tmp_path, monkeypatch
         return outlined(pictures, road_masks)
 
     monkeypatch.setattr(scene_extras, "outlined", seen)
+    (tmp_path / "out").mkdir()
     table, sheet = scene_extras.write_hardest(tmp_path / "out", tiles, datamodule, 16)
     found = pd.read_csv(table)
     assert found.label.tolist() == ["non_road"] * 12 + ["road"] * 4

@@ -61,6 +61,7 @@ def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="perc
         mapper = SeamlessMapper(model.network, **options)
     else:
         mapper = TileMapper(model, **options)
+    output.mkdir(exist_ok=True)
     settings = MapSettings(
         output,
         Reading(),

@@ -20,7 +20,10 @@ from rio_cogeo.cogeo import cog_validate
 
 from tests.helpers.mapping import classifier, make_maps, noise, write_scene
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.files import WriteError
+from vbp_lightning.scene_maps.geotiff import writing_cog
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
@@ -287,6 +290,7 @@ def test_a_job_killed_before_writing_writes_when_resumed(tmp_path, model):
     """All blocks are stored, so nothing is left to compute."""
     path = write_scene(tmp_path / "a.tif", noise((128, 160)))
     (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    (tmp_path / "out").mkdir()
     job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
     job.prepare()
     for block in job.store.blocks:
@@ -317,3 +321,35 @@ def test_blocks_of_other_settings_are_deleted(tmp_path, model):
     larger = scene_job(path, replace(other, block=256))
     larger.prepare()
     assert larger.store.missing() == [0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files by resource")
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("size", [60, 700])
+def test_a_disk_that_is_full_leaves_no_raster(tmp_path, capfd, share, size):
+    """GDAL keeps small rasters in memory until it closes them, and then ignores errors."""
+    import resource
+
+    path = tmp_path / "map.tif"
+    values = np.random.default_rng(0).random((size, size), dtype=np.float32)
+    grid = PixelGrid(size, size, Affine(2, 0, 0, 0, -2, 0), CRS.from_epsg(32632))
+
+    def write_all():
+        with writing_cog(path, grid, "noise", {}, as_bytes=False) as write:
+            for row in range(0, size, 512):
+                write(row, 0, values[row : row + 512])
+
+    write_all()
+    whole = path.read_bytes()
+    plain = 4 * (-(-size // 512) * 512) ** 2
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * plain), before[1]))
+    try:
+        with pytest.raises(WriteError, match="File too large") as caught:
+            write_all()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["map.tif"]
+    assert capfd.readouterr().err == ""

@@ -111,6 +111,7 @@ def test_blocks_of_something_else_are_not_used(tmp_path, model, change):
     """As a process that was killed after all blocks leaves them."""
     path = scene(tmp_path / "2020")
     (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    (tmp_path / "out").mkdir()
     settings = replace(fresh.settings, output=tmp_path / "out")
     job = SceneJob("a", path, fresh.grid, settings)
     job.prepare()
@@ -140,6 +141,7 @@ def test_blocks_of_something_else_are_not_used(tmp_path, model, change):
 def test_blocks_of_a_moved_image_are_used(tmp_path, model):
     path = scene(tmp_path / "2020")
     (fresh,) = make_maps([path], tmp_path / "fresh", model)
+    (tmp_path / "out").mkdir()
     settings = replace(fresh.settings, output=tmp_path / "out")
     job = scene_job(path, settings)
     job.prepare()

@@ -1,15 +1,20 @@
-"""Names, locks and metrics of run folders."""
+"""Names, locks and metrics of run folders, and the settings in them."""
 
+import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import hydra.core.utils
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.files import WriteError
 from vbp_lightning.training.folder import claimed, finished_metrics, job_folder
 
 OVERRIDES = st.lists(st.text(min_size=0, max_size=400), max_size=4)
@@ -125,3 +130,26 @@ def test_the_first_process_removes_what_an_earlier_start_left(tmp_path):
         (tmp_path / name).write_text("old")
     with claimed(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {".claim", "last.ckpt"}
+
+
+def save_of_a_job(config, path):
+    hydra.core.utils._save_config(config, path.name, path.parent)
+
+
+@pytest.mark.parametrize("save", [save_of_a_job, OmegaConf.save])
+def test_hydra_writes_its_files_completely_or_not_at_all(tmp_path, monkeypatch, save):
+    path = tmp_path / "multirun.yaml"
+    older = OmegaConf.create({"seed": 1, "again": "${seed}"})
+    save(older, path)
+    assert path.read_text() == "seed: 1\nagain: ${seed}\n"
+
+    def full(self, text, **_):
+        self.write_bytes(text[:3].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(WriteError, match="No space left") as caught:
+        save(OmegaConf.create({"seed": 2}), path)
+    assert caught.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["multirun.yaml"]
+    assert OmegaConf.load(path) == older

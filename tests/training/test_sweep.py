@@ -5,8 +5,15 @@ import json
 import statistics
 
 import pytest
+from omegaconf import OmegaConf
 
-from vbp_lightning.training.sweep import SHOWN_METRICS, summarize, summary_table, write_summary
+from vbp_lightning.training.sweep import (
+    SHOWN_METRICS,
+    SweepSummary,
+    summarize,
+    summary_table,
+    write_summary,
+)
 
 
 def write_job(folder, overrides, metrics=None, error=None, tags=()):
@@ -74,3 +81,21 @@ def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
     write_job(tmp_path / "b", ["seed=2"], {"val/auroc": 0.5})
     table = summary_table(summarize(tmp_path), "val/auroc")
     assert [list(column.cells) for column in table.columns] == [["1"], ["0.500"]]
+
+
+def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path, capsys):
+    """Hydra would only warn of an exception in a callback, and exit with 0."""
+    write_job(tmp_path / "a", ["seed=1"], {"val/auroc": 0.5})
+    (tmp_path / "multirun.yaml").touch()
+    (tmp_path / "summary.csv").mkdir()
+    leftover = tmp_path / ".multirun.99999999.tmp.yaml"
+    leftover.touch()
+    hydra = {"sweep": {"dir": str(tmp_path)}, "mode": "MULTIRUN"}
+    config = OmegaConf.create({"hydra": hydra, "optimized_metric": "val/auroc"})
+    with pytest.raises(SystemExit) as ended:
+        SweepSummary().on_multirun_end(config)
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'summary.csv'}: cannot be written: Is a directory")
+    assert line.endswith(f"continue with resume={tmp_path}")
+    assert not leftover.exists()

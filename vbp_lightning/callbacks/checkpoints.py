@@ -103,5 +103,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        with replacing(Path(path)) as temporary:
+        with replacing(Path(path), subfolder=True) as temporary:
             temporary.write_bytes(content.getbuffer())

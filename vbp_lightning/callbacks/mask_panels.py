@@ -81,7 +81,8 @@ class MaskPanels(pl.Callback):
         use_fast_event_checksums()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Discards the tiles of an earlier fit."""
+        """Makes the trainer's folder, and discards the tiles of an earlier fit."""
+        Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
         self._shown = None
 
     def on_validation_end(  # type: ignore[override]
@@ -245,7 +246,7 @@ def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], ep
     """
     compressed = {key: compress_page(pixels) for key, pixels in pages.items()}
     path = Path(trainer.default_root_dir) / PANELS_FOLDER / f"{name}.png"
-    with replacing(path) as temporary:
+    with replacing(path, subfolder=True) as temporary:
         temporary.write_bytes(encode_png(list(compressed.values())))
     summary = Summary(
         value=[

@@ -7,9 +7,22 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import DictConfig, OmegaConf
 
-from vbp_lightning.files import replacing
+from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.plotting.display import RGB
 from vbp_lightning.plotting.png import write_picture
+
+
+def prepare_output(cfg: DictConfig) -> None:
+    """Makes the folder ``output``, and removes what processes that were killed left in it.
+
+    Args:
+        cfg: The composed config of ``explain.py``.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
+    Path(cfg.output).mkdir(parents=True, exist_ok=True)
+    remove_leftovers(Path(cfg.output))
 
 
 def write_results(

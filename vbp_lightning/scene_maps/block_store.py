@@ -57,7 +57,7 @@ class BlockStore:
         """
         if self.folder.exists() and not settings.items() <= self.tags().items():
             shutil.rmtree(self.folder)
-        with replacing(self._note) as temporary:
+        with replacing(self._note, subfolder=True) as temporary:
             temporary.write_text(json.dumps({**settings, **origin}))
 
     def tags(self) -> dict[str, str]:

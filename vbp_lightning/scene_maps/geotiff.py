@@ -1,7 +1,10 @@
 """Cloud-Optimised GeoTIFFs, written block by block and renamed when they are complete."""
 
+import os
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -65,8 +69,11 @@ def writing_cog(
     }
     with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place(), replacing(path) as temporary:
         plain = temporary.with_name(f"{temporary.stem}.plain.tif")
+        written: list[tuple[Window, int]] = []
         try:
-            with rasterio.open(plain, "w", **options) as dataset:
+            with _gdal_errors():
+                dataset = rasterio.open(plain, "w", **options)
+            try:
                 dataset.update_tags(**tags)
                 dataset.set_band_description(1, description)
                 if as_bytes:
@@ -80,21 +87,72 @@ def writing_cog(
                         steps = np.rint(np.nan_to_num(values) * MASK_STEPS)
                         stored = np.where(np.isnan(values), MASK_NODATA, steps).astype(np.uint8)
                     window = Window(col, row, values.shape[1], values.shape[0])
-                    dataset.write(stored, 1, window=window)
+                    with _gdal_errors():
+                        dataset.write(stored, 1, window=window)
+                    written.append((window, _checksum(stored)))
 
                 yield write
-            rasterio.shutil.copy(
-                plain,
-                temporary,
-                driver="COG",
-                COMPRESS="DEFLATE",
-                PREDICTOR="YES",
-                BLOCKSIZE=_TILE,
-                OVERVIEW_RESAMPLING="AVERAGE",
-                BIGTIFF="IF_SAFER",
-            )
+            finally:
+                with _gdal_errors():
+                    dataset.close()
+            with _gdal_errors():
+                rasterio.shutil.copy(
+                    plain,
+                    temporary,
+                    driver="COG",
+                    COMPRESS="DEFLATE",
+                    PREDICTOR="YES",
+                    BLOCKSIZE=_TILE,
+                    OVERVIEW_RESAMPLING="AVERAGE",
+                    BIGTIFF="IF_SAFER",
+                )
+                with rasterio.open(temporary) as dataset:
+                    for window, checksum in written:
+                        if _checksum(dataset.read(1, window=window)) != checksum:
+                            raise OSError("it holds other values than were written")
         finally:
-            plain.unlink(missing_ok=True)
+            with suppress(OSError):
+                plain.unlink()
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    return zlib.crc32(values.tobytes())
+
+
+@contextmanager
+def _gdal_errors() -> Iterator[None]:
+    """Raises an ``OSError`` for each error of the disk that GDAL meets.
+
+    GDAL ignores those that it meets while it closes a raster; libtiff only prints them to standard
+    error.
+    """
+    failure: Exception | None = None
+    reading, writing = os.pipe()
+    if os.name == "posix":
+        os.set_blocking(reading, False)
+        os.set_blocking(writing, False)
+    standard_error = os.dup(2)
+    os.dup2(writing, 2)
+    try:
+        yield
+    except OSError as error:
+        failure = error
+    except CPLE_BaseError as error:  # rasterio.shutil.copy does not convert it
+        failure = OSError(str(error))
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+        os.close(writing)
+        with suppress(BlockingIOError), open(reading, "rb") as pipe:
+            printed = pipe.read().decode(errors="replace").splitlines()
+    reasons = [line for line in printed if line.startswith("_tiff")]
+    others = [line for line in printed if not line.startswith("_tiff")]
+    if others:
+        print(*others, sep="\n", file=sys.stderr)
+    if reasons:
+        raise OSError(reasons[0].partition(": ")[2].rstrip(".")) from failure
+    if failure is not None:
+        raise failure
 
 
 def tags_of(path: Path) -> dict[str, str]:

@@ -36,7 +36,7 @@ class MapSettings:
     """Settings shared by the maps of all scenes.
 
     Args:
-        output: Folder that the maps are written to.
+        output: Existing folder that the maps are written to.
         reading: How images are read.
         fill: Value of nodata pixels, one per band.
         window: Side of a window in pixels.

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+import hydra.core.utils
+from omegaconf import DictConfig, OmegaConf
 
 from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import kept, remove_leftovers, replacing
+from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.jobs import job_name, job_start
 
 METRICS_FILE = "metrics.json"
@@ -56,6 +58,38 @@ OmegaConf.register_new_resolver("run_type", lambda c: "check" if c else "train",
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
+def write_config(config: Any, path: Path) -> None:  # noqa: ANN401
+    """Writes a config as YAML, completely or not at all.
+
+    Args:
+        config: A config, or what OmegaConf makes one of.
+        path: The file to write or replace; its folder is made if the folder above it exists.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with replacing(path, subfolder=True) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(config), encoding="utf-8")
+
+
+def _save(config: Any, f: Any, resolve: bool = False) -> None:  # noqa: ANN401
+    if isinstance(f, str | Path) and not resolve:
+        write_config(config, Path(f))
+    else:
+        _save_plainly(config, f, resolve)
+
+
+def _save_of_job(cfg: DictConfig, filename: str, output_dir: Path) -> None:
+    write_config(cfg, output_dir / filename)
+
+
+# Hydra writes .hydra/*.yaml and multirun.yaml by these functions. They would leave partial files,
+# by which a run or a sweep cannot be resumed.
+_save_plainly = OmegaConf.save
+OmegaConf.save = _save  # type: ignore[method-assign]
+hydra.core.utils._save_config = _save_of_job
+
+
 def is_first_process() -> bool:
     """Whether this is the process of a run that writes: the only one, or rank zero."""
     from pytorch_lightning.utilities import rank_zero_only
@@ -96,7 +130,7 @@ def claimed(run_dir: Path, patience: float = 10, start_patience: float = 120) ->
             f"{run_dir}: another process is writing this run (hydra.run.dir, resume);"
             " wait for it, or choose another folder"
         ) from error
-    with lock, kept(run_dir):
+    with lock:
         remove_leftovers(run_dir)
         # Lightning saves such a checkpoint when SLURM is about to end a job, and continues it if
         # there is no other: in the middle of an epoch, which would not be repeated exactly

@@ -4,9 +4,31 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
+from vbp_lightning.files import replacing
 from vbp_lightning.models import read_checkpoint
+
+
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's logger, whose ``hparams.yaml`` is written completely or not at all."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes the events that are due, and the hyperparameters once.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
+        self.experiment.flush()  # makes the folder
+        path = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        if not path.is_file():
+            with replacing(path) as temporary:
+                temporary.touch()
+                save_hparams_to_yaml(temporary, self.hparams)
+        super().save()
 
 
 def build_logger(cfg: DictConfig, last_checkpoint: Path | None) -> Logger | None:

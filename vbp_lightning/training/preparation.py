@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import logging
 import os
 import platform
 import warnings
@@ -12,14 +11,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import STORED_CONFIG, silence_disk_errors_of_threads
+from vbp_lightning.cli import STORED_CONFIG, hide_notes_of_lightning
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import replacing
 from vbp_lightning.models import read_checkpoint
-from vbp_lightning.training.folder import METRICS_FILE, is_first_process
+from vbp_lightning.training.folder import METRICS_FILE, is_first_process, write_config
 from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import add_origin, asked_settings
 
@@ -127,10 +125,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    silence_disk_errors_of_threads()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    # Lightning's own use of a deprecated torch function
-    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
+    hide_notes_of_lightning()
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # resumed
     # metrics are computed over the tiles of all processes, and so are equal in each
     warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist")
     # of a 1 × 1 convolution in channels last, a single element along two axes
@@ -152,8 +148,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _store(cfg: DictConfig, run_dir: Path) -> None:
-    with replacing(run_dir / STORED_CONFIG) as temporary:
-        OmegaConf.save(OmegaConf.create(asked_settings(cfg)), temporary)
+    write_config(asked_settings(cfg), run_dir / STORED_CONFIG)
 
 
 class SettingsOfResumedRun(Callback):

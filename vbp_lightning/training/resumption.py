@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vbp_lightning.cli import STORED_CONFIG
 from vbp_lightning.errors import UserError
-from vbp_lightning.files import file_digest, replacing
-from vbp_lightning.training.folder import METRICS_FILE
+from vbp_lightning.files import file_digest
+from vbp_lightning.training.folder import METRICS_FILE, write_config
 
 _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
@@ -118,6 +118,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
             f"hydra.run.dir={quoted}",
             f"resume={quoted}",
             "hydra.output_subdir=null",
+            "hydra/job_logging=stdout",
             "hydra.job_logging.formatters.simple.format='%(message)s'",
             *others,
         ]
@@ -134,8 +135,7 @@ def _convert(path: Path) -> dict[str, Any]:
     stored: Any = OmegaConf.to_container(OmegaConf.load(path))
     settings: dict[str, Any] = _ADDED | converted(stored, f"{path} (resume)")
     if settings != stored:
-        with replacing(path) as temporary:
-            OmegaConf.save(OmegaConf.create(settings), temporary)
+        write_config(settings, path)
     return settings
 
 

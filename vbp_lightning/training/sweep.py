@@ -1,6 +1,7 @@
 """The summary of a Hydra multirun: a row for each job, updated when a job ends."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vbp_lightning.cli import FAILURE_FILE
-from vbp_lightning.files import replacing
+from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
+from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 
 if TYPE_CHECKING:
@@ -113,17 +115,26 @@ class SweepSummary(Callback):
         from vbp_lightning.training.preparation import give_back_freed_memory
 
         if config.hydra.mode.name == "MULTIRUN":
-            write_summary(Path(config.hydra.sweep.dir))
+            with suppress(OSError):  # it is written again at the end
+                write_summary(Path(config.hydra.sweep.dir))
             # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
             job_return.cfg = job_return.hydra_cfg = None
             give_back_freed_memory()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
-        """Prints the table, lists the jobs that failed and exits with 1 if there are any."""
+        """Prints the table, lists the jobs that failed and exits with 1 if there are any.
+
+        Raises:
+            SystemExit: A job failed, or the summary cannot be written.
+        """
         from rich.console import Console
 
         sweep_dir = Path(config.hydra.sweep.dir)
-        jobs = write_summary(sweep_dir)
+        remove_leftovers(sweep_dir)
+        try:
+            jobs = write_summary(sweep_dir)
+        except OSError as error:  # Hydra would turn it into a warning
+            sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         Console().print(summary_table(jobs, config.optimized_metric))
         print(f"Summary: {sweep_dir / 'summary.csv'}")
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")

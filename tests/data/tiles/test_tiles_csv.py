@@ -10,6 +10,7 @@ from vbp_lightning.data.tiles.tiles_csv import write_tiles
 
 def test_every_tile_reads_back_exactly(datamodule, tmp_path):
     path = tmp_path / "run" / "tiles.csv"
+    path.parent.mkdir()
     datamodule.write_tiles(path)
     tiles = [tile for split in SPLITS for tile in datamodule.tiles_of(split)]
     with path.open(newline="") as file:

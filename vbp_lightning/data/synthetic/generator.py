@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from filelock import FileLock
 from pydantic import Field, StrictInt
 from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 from rich.console import Console
 from rich.progress import track
@@ -95,7 +95,9 @@ class SyntheticScenes:
                     self._complete()
         except OSError as error:
             raise DataError(
-                f"{self.folder}: procedural scenes cannot be written: {error}"
+                f"{error.filename or self.folder}: the procedural scenes cannot be written:"
+                f" {error.strerror or error} (data.root): make room or choose another folder, then"
+                " repeat the command"
             ) from error
         return [self._scene(index) for index in range(self.scenes)]
 
@@ -133,14 +135,16 @@ class SyntheticScenes:
         missing = self._missing(finished)
         if not missing:  # another process has written them in the meantime
             return
+        console = Console(stderr=True)
         with ThreadPoolExecutor(self.workers) as pool:
             jobs: Iterator[tuple[str, dict[str, str]]] = pool.map(self._write, missing)
             for name, checksums in track(
                 jobs,
                 "Writing procedural scenes",
                 total=len(missing),
-                console=Console(stderr=True),
+                console=console,
                 transient=True,
+                disable=not console.is_terminal,
             ):
                 finished[name] = checksums
                 self._record(finished)
@@ -207,7 +211,11 @@ def _write_raster(
         "photometric": "rgb" if bands.shape[0] == 3 else "minisblack",
         "interleave": "pixel",
     }
-    with replacing(path) as temporary, rasterio.open(temporary, "w", **profile) as raster:
-        raster.write(bands)
-        if bands.shape[0] == 3:
-            raster.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    # GDAL ignores errors of the disk while it closes a raster
+    with MemoryFile() as memory:
+        with memory.open(**profile) as raster:
+            raster.write(bands)
+            if bands.shape[0] == 3:
+                raster.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+        with replacing(path) as temporary:
+            temporary.write_bytes(memory.getbuffer())

@@ -21,6 +21,7 @@ from vbp_lightning.explaining.tile_sources import (
     label_names,
     open_tiles,
 )
+from vbp_lightning.files import replacing
 from vbp_lightning.inspection.projection import on_grid, principal_components, tsne
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import to_rgb
@@ -29,6 +30,7 @@ from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, pictu
 from vbp_lightning.records import Count, Positive, PositiveCount
 
 _LEAST = 4
+_PROJECTOR = "projector_config.pbtxt"
 _SPRITE = 32
 
 
@@ -113,14 +115,15 @@ def _projector(
     """Writes features, labels and thumbnails in the format of TensorBoard's projector."""
     step = max(1, pictures.shape[1] // _SPRITE)
     sprites = torch.tensor(pictures[:, ::step, ::step]).permute(0, 3, 1, 2)
-    if (folder / "projector_config.pbtxt").is_file():
-        shutil.rmtree(folder)  # the writer would append to the files of an earlier call
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_embedding(
-            torch.from_numpy(features),
-            metadata=metadata,
-            label_img=sprites.float() / 255,
-            metadata_header=["label", "score", "scene", "row", "column"],
-            tag="features",
-        )
+    with replacing(folder) as temporary:
+        with SummaryWriter(str(temporary)) as writer:
+            writer.add_embedding(
+                torch.from_numpy(features),
+                metadata=metadata,
+                label_img=sprites.float() / 255,
+                metadata_header=["label", "score", "scene", "row", "column"],
+                tag="features",
+            )
+        if (folder / _PROJECTOR).is_file():
+            shutil.rmtree(folder)  # of an earlier call
     return folder

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import Field
 
+from vbp_lightning.cli import hide_notes_of_lightning
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
@@ -70,7 +71,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         images = [job.image for job in jobs]
         warn_of_other_imagery(images, subject.reader, classifier.hparams["imagery"])
     if todo:
-        settings.output.mkdir(parents=True, exist_ok=True)
+        hide_notes_of_lightning()
         trainer = instantiate(cfg.trainer)
         mapping = SceneMapping(mapper, classifier, todo, cfg.scale == "shared")
         trainer.predict(mapping, return_predictions=False)
