@@ -10,14 +10,14 @@ from vbp_lightning.cli import end_with, one_line_errors
 def explain(cfg: DictConfig) -> None:
     """Runs the chosen task on a road classifier or a custom model."""
     # not needed for --help
-    from vbp_lightning.explaining.outputs import prepare_output
+    from vbp_lightning.explaining.outputs import output_folder
     from vbp_lightning.explaining.subject import load_subject
 
     subject = load_subject(cfg)
     task = instantiate(cfg.task)
-    prepare_output(cfg)
-    for path in task(cfg, subject):
-        print(path)
+    with output_folder(cfg):
+        for path in task(cfg, subject):
+            print(path)
 
 
 @hydra.main(config_path="conf", config_name="explain", version_base="1.3")

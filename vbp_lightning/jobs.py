@@ -42,6 +42,8 @@ def new_folder(parent: str) -> str:
     inherited = f"{_INHERITED}{parent}"
     if "LOCAL_RANK" in os.environ and inherited in os.environ:
         return os.environ[inherited]
+    above = Path(parent).absolute()
+    missing = [each for each in (above, *above.parents) if not each.exists()]
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in count(1):
         folder = f"{parent}/{stamp}" + (f"_{number}" if number > 1 else "")
@@ -52,7 +54,7 @@ def new_folder(parent: str) -> str:
         except OSError:  # reported where the folder is used
             return folder
         break
-    atexit.register(_remove_empty, Path(folder).absolute())
+    atexit.register(_remove_empty, [Path(folder).absolute(), *missing])
     os.environ[inherited] = folder
     return folder
 
@@ -76,9 +78,10 @@ def job_start() -> str:
     return ".".join([str(job_name()), *restarts])
 
 
-def _remove_empty(folder: Path) -> None:
+def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError):
-        folder.rmdir()
+        for folder in folders:
+            folder.rmdir()
 
 
 def _launcher() -> str:

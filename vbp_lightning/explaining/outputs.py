@@ -1,6 +1,7 @@
 """The files that the tasks of ``explain.py`` write: pictures, and the arrays that they show."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from vbp_lightning.plotting.display import RGB
 from vbp_lightning.plotting.png import write_picture
 
 
-def prepare_output(cfg: DictConfig) -> None:
-    """Makes the folder ``output``, and removes what processes that were killed left in it.
+@contextmanager
+def output_folder(cfg: DictConfig) -> Iterator[None]:
+    """Makes the folder ``output``, and removes it after the block if it is new and empty.
+
+    What processes that were killed left in it is removed first.
 
     Args:
         cfg: The composed config of ``explain.py``.
@@ -21,8 +25,16 @@ def prepare_output(cfg: DictConfig) -> None:
     Raises:
         OSError: The folder cannot be made.
     """
-    Path(cfg.output).mkdir(parents=True, exist_ok=True)
-    remove_leftovers(Path(cfg.output))
+    output = Path(cfg.output)
+    is_new = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                output.rmdir()
 
 
 def write_results(
