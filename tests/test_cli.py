@@ -135,7 +135,7 @@ def test_a_killed_process_of_a_job_is_one_line_of_the_others(error):
     assert explained is not None
     (line,) = explained.lines
     assert line.startswith("another process of this job has ended (trainer.devices)")
-    assert line.endswith("continue with resume=RUN_DIR")
+    assert line.endswith("for example for lack of memory; then repeat the command")
 
 
 @pytest.mark.parametrize("launcher", [("MASTER_ADDR", "localhost"), ("SLURM_NTASKS", "2")])

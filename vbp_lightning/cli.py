@@ -285,6 +285,8 @@ def reported_once(run_dir: Path) -> Iterator[None]:
     """
     try:
         yield
+        if _is_first_process():  # a process that outlived an earlier start may have left it
+            (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     except Exception as error:
         explained = explain_failure(error)
         if explained is not None and _is_reported(explained, run_dir, _is_lost_process(error)):

@@ -1,5 +1,6 @@
 """Runs of the entry points, as from a command line, in a temporary folder."""
 
+import logging
 import os
 import runpy
 import subprocess
@@ -88,11 +89,14 @@ def call(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [str(REPOSITORY / script), *overrides])
         capsys.readouterr()
-        code = 0
+        code, handlers = 0, list(logging.root.handlers)
         try:
             runpy.run_path(str(REPOSITORY / script), run_name="__main__")
         except SystemExit as ended:
             code = ended.code
+        finally:
+            # Hydra's handlers write to this test's output, which is closed after it
+            logging.root.handlers[:] = handlers
         return Finished(code, *capsys.readouterr())
 
     return start
