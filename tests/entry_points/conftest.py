@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -90,6 +91,7 @@ def call(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [str(REPOSITORY / script), *overrides])
         capsys.readouterr()
         code, handlers = 0, list(logging.root.handlers)
+        threads = torch.get_num_threads()
         try:
             runpy.run_path(str(REPOSITORY / script), run_name="__main__")
         except SystemExit as ended:
@@ -97,6 +99,7 @@ def call(tmp_path, monkeypatch, capsys):
         finally:
             # Hydra's handlers write to this test's output, which is closed after it
             logging.root.handlers[:] = handlers
+            torch.set_num_threads(threads)  # other tests compare with results of other processes
         return Finished(code, *capsys.readouterr())
 
     return start
