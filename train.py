@@ -9,7 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import end_with, one_line_errors, reported_once
-from vbp_lightning.training.folder import claimed, finished_metrics, is_first_process
+from vbp_lightning.jobs import is_first_process
+from vbp_lightning.training.folder import claimed, finished_metrics
 from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
 
 

@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.files import WriteError, replacing
-from vbp_lightning.jobs import new_folder
+from vbp_lightning.jobs import is_first_process, new_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -189,14 +189,14 @@ def one_line_errors() -> Iterator[None]:
         if shown_in_full:
             raise
         causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
-        if _is_first_process():  # all processes of a job have the same command line
+        if is_first_process():  # all processes of a job have the same command line
             print("\n".join(causes), file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         explained = explain_failure(error)
         if explained is None:
             raise
-        if _is_first_process() or isinstance(error, OSError):
+        if is_first_process() or isinstance(error, OSError):
             print_error(explained)
         sys.exit(1)
     finally:
@@ -207,17 +207,11 @@ def one_line_errors() -> Iterator[None]:
 def _end_interrupted(error: BaseException) -> None:
     """Prints one line in the first process of a job and exits with 130."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C again while the program ends
-    if _is_first_process():
+    if is_first_process():
         is_run = HydraConfig.initialized() and not _is_explanation()
         way_out = _continuation(_run_dir()) if is_run else ""
         print(f"Interrupted. {way_out[:1].upper()}{way_out[1:]}".rstrip(), file=sys.stderr)
     raise SystemExit(_INTERRUPTED) from error
-
-
-def _is_first_process() -> bool:
-    """Whether this is the only process of a job or its first, as its launcher says."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def print_error(error: UserError) -> int:
@@ -285,7 +279,7 @@ def reported_once(run_dir: Path) -> Iterator[None]:
     """
     try:
         yield
-        if _is_first_process():  # a process that outlived an earlier start may have left it
+        if is_first_process():  # a process that outlived an earlier start may have left it
             (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     except Exception as error:
         explained = explain_failure(error)
@@ -305,7 +299,7 @@ def _is_reported(error: UserError, run_dir: Path, is_lost: bool) -> bool:
     except FileExistsError:
         return True
     except OSError:  # it cannot be known
-        return is_lost and not _is_first_process()
+        return is_lost and not is_first_process()
     return False
 
 

@@ -59,6 +59,13 @@ def new_folder(parent: str) -> str:
     return folder
 
 
+def is_first_process() -> bool:
+    """Whether this is the only process of a job or its first: the one that writes and reports."""
+    # Lightning's order; SLURM sets its variable also where it does not manage the processes
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+    return next((os.environ[name] for name in names if name in os.environ), "0") == "0"
+
+
 def job_name() -> str | None:
     """The name of the job of SLURM or torchrun that this process belongs to with others."""
     environment = os.environ

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import remove_leftovers, replacing
-from vbp_lightning.jobs import job_name, job_start
+from vbp_lightning.jobs import is_first_process, job_name, job_start
 
 METRICS_FILE = "metrics.json"
 
@@ -88,13 +88,6 @@ def _save_of_job(cfg: DictConfig, filename: str, output_dir: Path) -> None:
 _save_plainly = OmegaConf.save
 OmegaConf.save = _save  # type: ignore[method-assign]
 hydra.core.utils._save_config = _save_of_job
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a run that writes: the only one, or rank zero."""
-    from pytorch_lightning.utilities import rank_zero_only
-
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 @contextmanager

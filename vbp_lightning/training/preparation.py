@@ -16,8 +16,9 @@ from pytorch_lightning.callbacks import Callback
 
 from vbp_lightning.cli import STORED_CONFIG, hide_notes_of_lightning
 from vbp_lightning.errors import UserError
+from vbp_lightning.jobs import is_first_process
 from vbp_lightning.models import read_checkpoint
-from vbp_lightning.training.folder import METRICS_FILE, is_first_process, write_config
+from vbp_lightning.training.folder import METRICS_FILE, write_config
 from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import add_origin, asked_settings
 
