@@ -49,9 +49,12 @@ def warn_of_other_imagery(
     chosen = np.linspace(0, len(files) - 1, min(len(files), _IMAGES)).round().astype(int)
     for number in chosen.tolist():
         try:
-            bands += _other_bands(files[number], reader, trained["bands"])
-            sizes += _other_size(files[number], reader, trained["ground_sampling_distance"])
-            values += _other_values(files[number], reader, trained["values"])
+            path = files[number]
+            with without_place(), OpenImage(path, reader.reading, key=INPUT_KEY) as image:
+                names, size = image.band_names, ground_sampling_distance(image.grid)
+            bands += _other_bands(path, names, trained["bands"])
+            sizes += _other_size(path, size, trained["ground_sampling_distance"])
+            values += _other_values(path, reader, trained["values"])
         except UserError:
             continue
     for lines in (bands, sizes, values):
@@ -60,14 +63,12 @@ def warn_of_other_imagery(
             _log.warning("%s%s", lines[0], more)
 
 
-def _other_bands(path: Path, reader: CutImages, trained: Sequence[str]) -> list[str]:
+def _other_bands(path: Path, own: Sequence[str], trained: Sequence[str]) -> list[str]:
     """A line if bands that both name are in other places, or others beside them.
 
     Names that have nothing in common, such as those of two sensors, and mere numbers are not
     compared.
     """
-    with without_place(), OpenImage(path, reader.reading, key=INPUT_KEY) as image:
-        own = list(image.band_names)
     pairs = [
         (mine.lower(), its.lower())
         for mine, its in zip(own, trained, strict=False)
@@ -82,9 +83,9 @@ def _other_bands(path: Path, reader: CutImages, trained: Sequence[str]) -> list[
     ]
 
 
-def _other_size(path: Path, reader: CutImages, trained: Sequence[float] | None) -> list[str]:
-    with without_place(), OpenImage(path, reader.reading, key=INPUT_KEY) as image:
-        size = ground_sampling_distance(image.grid)
+def _other_size(
+    path: Path, size: tuple[float, float] | None, trained: Sequence[float] | None
+) -> list[str]:
     if size is None or trained is None:
         return []
     low, high = trained

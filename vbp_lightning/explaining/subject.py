@@ -105,14 +105,17 @@ class Subject:
         Raises:
             UserError: There is no such class.
         """
-        scores = self.scores(tiles).double()
+        if self.classifier is None:
+            scores = self.scores(tiles).double()
+        else:
+            scores = self._in_chunks(self.classifier.probability, tiles)[:, None]
         known = max(2, scores.shape[1])
         if target is not None and not 0 <= target < known:
             raise UserError(f"target={target}: the network knows classes 0 to {known - 1}")
         if scores.shape[1] == 1:
             if self.classifier is None:
                 return scores.sigmoid()[:, 0], ["class 1"] * len(tiles)
-            return self._in_chunks(self.classifier.probability, tiles), ["road"] * len(tiles)
+            return scores[:, 0], ["road"] * len(tiles)
         shares = scores.softmax(dim=1)
         classes = shares.argmax(dim=1) if target is None else torch.full((len(tiles),), target)
         chosen = shares.gather(1, classes[:, None])[:, 0]
