@@ -10,6 +10,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
+from tests.helpers.sidecars import add_nodata_in_a_sidecar
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery import fingerprint as module
 from vbp_lightning.data.imagery.fingerprint import Fingerprint, fingerprint
@@ -46,14 +47,6 @@ def change_place(path):
         raster.transform = Affine(2, 0, 0, 0, -2, 0)
 
 
-def change_nodata_beside(path):
-    """A nodata value in the ``.aux.xml`` file, the raster itself being as before."""
-    path.with_name(f"{path.name}.aux.xml").write_text(
-        '<PAMDataset><PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
-        "</PAMDataset>"
-    )
-
-
 def change_name_of_band(path):
     with rasterio.open(path, "r+") as raster:
         raster.set_band_description(2, "infrared")
@@ -67,7 +60,7 @@ def change_colour(path):
 CHANGES = (
     change_pixels,
     change_place,
-    change_nodata_beside,
+    add_nodata_in_a_sidecar,
     change_name_of_band,
     change_colour,
     lambda path: add_mask(path, 0),

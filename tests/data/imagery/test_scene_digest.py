@@ -9,6 +9,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
+from tests.helpers.sidecars import add_nodata_in_a_sidecar
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, VectorLabels
 from vbp_lightning.data.imagery import fingerprint
 from vbp_lightning.data.imagery.fingerprint import scene_digest
@@ -33,13 +34,6 @@ def change_pixel(path):
 def add_mask(path):
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as raster:
         raster.write_mask(np.arange(2000).reshape(40, 50) < 7)
-
-
-def add_nodata_in_a_sidecar(path):
-    path.with_name(f"{path.name}.aux.xml").write_text(
-        '<PAMDataset><PAMRasterBand band="1"><NoDataValue>7</NoDataValue></PAMRasterBand>'
-        "</PAMDataset>"
-    )
 
 
 @pytest.mark.parametrize("change", [change_pixel, add_mask, add_nodata_in_a_sidecar])

@@ -18,7 +18,7 @@ from vbp_lightning.data.imagery.extent import (
     ground_sampling_distance,
     projection,
 )
-from vbp_lightning.data.imagery.fingerprint import Stamp, stamp, vector_files
+from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
 from vbp_lightning.data.imagery.reading import SceneInfo
 
 
@@ -37,8 +37,7 @@ def shift_warnings(infos: Sequence[SceneInfo]) -> list[str]:
         if not isinstance(labels, VectorLabels) or labels.path is None or size is None:
             continue
         assert info.grid.crs is not None
-        files = tuple(map(stamp, vector_files(labels.path)))
-        source = _crs_of(labels.path, labels.layer, files)
+        source = _crs_of(labels.path, labels.layer, vector_stamps(labels.path))
         target = projection(info.grid.crs.to_wkt())
         west, south, east, north = footprint(info.grid).bounds
         area = (floor(west), floor(south), ceil(east), ceil(north))

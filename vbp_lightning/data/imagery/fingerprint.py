@@ -90,23 +90,24 @@ def scene_digest(image: Path, labels: Path | VectorLabels | ImageLabel | None = 
     if isinstance(labels, ImageLabel):
         parts.append(labels.is_road)
     elif isinstance(labels, VectorLabels):
-        parts += [_stamped_digest(stamp(path)) for path in vector_files(labels.path)]
+        parts += map(_stamped_digest, vector_stamps(labels.path))
     elif labels is not None:
         parts.append(fingerprint(labels, key="data.root").content)
     return _digest(*parts)
 
 
-def vector_files(path: Path | None) -> list[Path]:
-    """The files that GDAL reads for a vector file, itself first; the others have its name.
+def vector_stamps(path: Path | None) -> tuple[Stamp, ...]:
+    """Stamps of the files that GDAL reads for a vector file, itself first; all have its name.
 
     Args:
         path: None for no file.
     """
     if path is None or not path.is_file():
-        return []
+        return ()
     suffixes = _COMPANIONS.get(path.suffix.lower(), ())
     others = path.parent.glob(f"{glob.escape(path.stem)}.*") if suffixes else ()
-    return [path, *sorted(each for each in others if each.suffix.lower() in suffixes)]
+    files = [path, *sorted(each for each in others if each.suffix.lower() in suffixes)]
+    return tuple(map(stamp, files))
 
 
 def stamp(path: Path) -> Stamp:

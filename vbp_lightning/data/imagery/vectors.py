@@ -19,7 +19,7 @@ from vbp_lightning.data.imagery.extent import (
     metric_projection,
     projection,
 )
-from vbp_lightning.data.imagery.fingerprint import Stamp, stamp, vector_files
+from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import one_line
 
@@ -44,7 +44,7 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """
     if labels.path is None:
         return np.zeros(0, dtype=object)
-    files = tuple(map(stamp, vector_files(labels.path)))
+    files = vector_stamps(labels.path)
     roads = _read(labels.path, labels.layer, labels.where, labels.widths.attribute, files)
     metric, units = metric_projection(grid)
     types = roads.geom_type.to_numpy()

@@ -295,8 +295,7 @@ class KnownSplits:
             f"{self.way_out}"
             for name in gone * self.is_of_run
         ]
-        more = len(lines) - _SHOWN
-        return lines[:_SHOWN] + [f"and {more} more scenes are gone"] * (more > 0)
+        return _shortened(lines, "more scenes are gone")
 
     def later(self, names: Collection[str]) -> list[str]:
         """A line that names the scenes that came after a run."""
@@ -322,8 +321,7 @@ class KnownSplits:
                 lines.append(
                     f"{scene.image}: {change}: scene {scene.name} {self.origin[1]}: {self.way_out}"
                 )
-        more = len(lines) - _SHOWN
-        return lines[:_SHOWN] + [f"and {more} more scenes"] * (more > 0)
+        return _shortened(lines, "more scenes")
 
     def check(self, name: str, image: Path, digest: str) -> None:
         """Compares a scene with that of the run.
@@ -384,6 +382,12 @@ class KnownSplits:
         if lines:
             raise DataError(*lines)
         return regions
+
+
+def _shortened(lines: list[str], others: str) -> list[str]:
+    """The first lines, and one with the number of the others."""
+    more = len(lines) - _SHOWN
+    return lines[:_SHOWN] + [f"and {more} {others}"] * (more > 0)
 
 
 def part_of_training(
