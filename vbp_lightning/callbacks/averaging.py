@@ -32,8 +32,10 @@ class PolynomialAveraging(WeightAveraging):
         self.eta = eta
         self._share = 1.0
 
-    def _move(self, means: list[Tensor], weights: list[Tensor], _: object) -> None:
-        get_ema_multi_avg_fn(1 - self._share)(means, weights, _)  # type: ignore[no-untyped-call]
+    def _move(self, means: list[Tensor], weights: list[Tensor], updates: Tensor) -> None:
+        # `updates` is on the device; reading it would make the processor wait for each step
+        move = get_ema_multi_avg_fn(1 - self._share)  # type: ignore[no-untyped-call]
+        move(means, weights, updates)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Moves the mean to the device, which Lightning chooses after ``setup``."""

@@ -126,12 +126,12 @@ def report_end(
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.is_file():
         model = RoadClassifier.load_from_checkpoint(best)
-    is_chosen = model.hparams["tta"] == cfg.tta
+    threshold_fits = model.hparams["tta"] == cfg.tta
     model.hparams["tta"] = cfg.tta
     predictions = evaluate(trainer, model, datamodule)
     if not trainer.is_global_zero:
         return float("nan")
-    if not is_chosen:
+    if not threshold_fits:
         choose_threshold(model, datamodule, predictions["val"])
         if best.is_file():
             stored = read_checkpoint(best)

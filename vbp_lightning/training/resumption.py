@@ -80,18 +80,17 @@ def expand_resume(arguments: list[str]) -> list[str]:
     Raises:
         UserError: The folder is empty text, neither a run nor a sweep, or a later version wrote it.
     """
-    if any(
-        a.startswith("--config-path=") for a in arguments
-    ):  # Lightning starts processes with them
+    # Lightning starts further processes with the arguments that this function has returned
+    if any(argument.startswith("--config-path=") for argument in arguments):
         return arguments
-    given = [(a, re.match(r"\+{0,2}resume=(.*)", a)) for a in arguments]
-    folders = [match[1].strip("'\"") for _, match in given if match]
+    matches = [(a, re.match(r"\+{0,2}resume=(.*)", a)) for a in arguments]
+    folders = [match[1].strip("'\"") for _, match in matches if match]
     if not folders or folders[-1] == "null":
         return arguments
     if not folders[-1]:
         raise UserError("resume= is empty: give the folder of a run or a sweep, or leave it out")
     folder = Path(folders[-1]).absolute()
-    others = [a for a, match in given if not match]
+    others = [a for a, match in matches if not match]
     for other in others:
         if other.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
             raise UserError(f"{other}: a run or a sweep continues in its own folder (resume)")
