@@ -10,7 +10,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from tests.helpers.sidecars import add_nodata_in_a_sidecar
+from tests.helpers.changed_images import add_nodata_in_a_sidecar, change_pixel
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery import fingerprint as module
 from vbp_lightning.data.imagery.fingerprint import Fingerprint, fingerprint
@@ -35,13 +35,6 @@ def add_mask(path, value):
     assert path.with_name(f"{path.name}.msk").exists()
 
 
-def change_pixels(path):
-    with rasterio.open(path, "r+") as raster:
-        pixels = raster.read()
-        pixels[0, 0, 0] ^= 1
-        raster.write(pixels)
-
-
 def change_place(path):
     with rasterio.open(path, "r+") as raster:
         raster.transform = Affine(2, 0, 0, 0, -2, 0)
@@ -58,7 +51,7 @@ def change_colour(path):
 
 
 CHANGES = (
-    change_pixels,
+    change_pixel,
     change_place,
     add_nodata_in_a_sidecar,
     change_name_of_band,

@@ -9,7 +9,7 @@ import rasterio
 import rasterio.shutil
 from affine import Affine
 
-from tests.helpers.sidecars import add_nodata_in_a_sidecar
+from tests.helpers.changed_images import add_nodata_in_a_sidecar, change_pixel
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, VectorLabels
 from vbp_lightning.data.imagery import fingerprint
 from vbp_lightning.data.imagery.fingerprint import scene_digest
@@ -22,13 +22,6 @@ PLACE = {"crs": "EPSG:32632", "transform": Affine(0.5, 0, 4e5, 0, -0.5, 5e6)}
 def image(write, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (3, 40, 50), dtype=np.uint8)
     return write(tmp_path / "image.tif", pixels, **PLACE)
-
-
-def change_pixel(path):
-    with rasterio.open(path, "r+") as raster:
-        pixels = raster.read()
-        pixels[1, 20, 30] ^= 1
-        raster.write(pixels)
 
 
 def add_mask(path):

@@ -1,4 +1,14 @@
-"""Files beside an image that change how it is read."""
+"""Changes of an image, or of what is beside it, that change what is read."""
+
+import rasterio
+
+
+def change_pixel(path):
+    """Changes one value of the first band."""
+    with rasterio.open(path, "r+") as raster:
+        pixels = raster.read()
+        pixels[0, 0, 0] ^= 1
+        raster.write(pixels)
 
 
 def add_nodata_in_a_sidecar(path):
