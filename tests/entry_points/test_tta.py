@@ -35,11 +35,11 @@ def best_accuracy(probabilities, labels):
     return float(max(accuracies)) / 2
 
 
-def test_a_run_is_evaluated_by_the_mean_and_again_without_it(run, tiny, tmp_path):
+def test_a_run_is_evaluated_by_the_mean_and_again_without_it(call, tiny, tmp_path):
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     weights = []
     for command, tta in (((*tiny, "hydra.run.dir=run"), True), (("resume=run",), False)):
-        process = run("train.py", *command, f"tta={str(tta).lower()}")
+        process = call("train.py", *command, f"tta={str(tta).lower()}")
         assert process.returncode == 0, process.stderr
         model = RoadClassifier.load_from_checkpoint(best)
         assert model.hparams["tta"] is tta
