@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> float | None:
     try:
         with claimed(run_dir), reported_once(run_dir):
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
-            refuse_other_settings(cfg, run_dir, is_done=done is not None)
+            refuse_other_settings(cfg, run_dir)
             if done is None:
                 return train(cfg)
             from vbp_lightning.training.data import refuse_other_scenes

@@ -112,20 +112,22 @@ def stored(tmp_path):
     path.parent.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(asked_settings(cfg)), path)
 
-    def compare(*overrides, is_done=True):
-        refuse_other_settings(composed("train", *given, *overrides), tmp_path / "run", is_done)
+    def compare(*overrides, written="splits.csv"):
+        if written:
+            (tmp_path / "run" / written).touch()
+        refuse_other_settings(composed("train", *given, *overrides), tmp_path / "run")
 
     return compare
 
 
-@pytest.mark.parametrize("is_done", [True, False])
-def test_a_run_with_the_settings_that_are_asked_for_is_the_same(stored, tmp_path, is_done):
-    stored(is_done=is_done)
+@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints"])
+def test_a_run_with_the_settings_that_are_asked_for_is_the_same(stored, tmp_path, written):
+    stored(written=written)
     stored("threads=3", "optimized_metric=test/f1", f"data.root={os.getcwd()}/scenes")
     stored(f"resume={tmp_path}", "data.root=elsewhere")
 
 
-@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints"])
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -142,9 +144,20 @@ def test_a_run_with_the_settings_that_are_asked_for_is_the_same(stored, tmp_path
         ("init_from=null", "init_from was"),
     ],
 )
-def test_a_run_with_other_settings_is_refused_by_name(stored, override, named, is_done):
+def test_a_run_with_other_settings_is_refused_by_name(stored, override, named, written):
     with pytest.raises(UserError, match=re.escape(named)):
-        stored(override, is_done=is_done)
+        stored(override, written=written)
+
+
+def test_a_run_that_ended_before_its_splits_were_drawn_is_started_with_others(stored, tmp_path):
+    stored("data.split_seed=1", "seed=5", written=None)
+    run = tmp_path / "run"
+    resumed = OmegaConf.load(run / ".hydra" / "run.yaml")
+    resumed.resume, resumed.seed = str(run), 5
+    assert not is_extended(resumed, run)
+    (run / "splits.csv").touch()
+    with pytest.raises(UserError, match="is started with other values of seed"):
+        is_extended(resumed, run)
 
 
 def test_a_run_that_started_from_another_checkpoint_is_refused(stored, tmp_path):
@@ -161,10 +174,11 @@ def test_a_run_of_another_file_of_splits_of_the_same_name_is_refused(tmp_path):
     add_origin(cfg)
     (run / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(asked_settings(cfg)), run / ".hydra" / "run.yaml")
-    refuse_other_settings(composed("train", *given), run, is_done=True)
+    (run / "checkpoints").mkdir()
+    refuse_other_settings(composed("train", *given), run)
     listed.write_text("scene,split\na,test\n")
     with pytest.raises(UserError, match="split_file_sha256 was"):
-        refuse_other_settings(composed("train", *given), run, is_done=True)
+        refuse_other_settings(composed("train", *given), run)
     # a resumed run keeps its splits, and the digest of their file
     resumed = OmegaConf.load(run / ".hydra" / "run.yaml")
     resumed.resume = str(run)
@@ -184,9 +198,10 @@ def test_digests_that_an_older_run_lacks_are_not_compared(stored, tmp_path):
 
 
 def test_a_finished_run_without_stored_settings_is_refused(tmp_path):
+    refuse_other_settings(composed("train"), tmp_path)
+    (tmp_path / "metrics.json").touch()
     with pytest.raises(UserError, match="holds a run with other settings"):
-        refuse_other_settings(composed("train"), tmp_path, is_done=True)
-    refuse_other_settings(composed("train"), tmp_path, is_done=False)
+        refuse_other_settings(composed("train"), tmp_path)
 
 
 @pytest.mark.parametrize("argument", ["resume=", "resume=''", "+resume="])
@@ -217,6 +232,7 @@ def with_changes(folder, changes, *, is_done):
     (folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(OmegaConf.create(STORED), folder / ".hydra" / "run.yaml")
     (folder / "metrics.json").unlink(missing_ok=True)
+    (folder / "checkpoints").mkdir(exist_ok=True)
     if is_done:
         (folder / "metrics.json").write_text("{}")
     cfg = OmegaConf.create(STORED | {"resume": str(folder)})

@@ -16,7 +16,8 @@ from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import write_picture
-from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE, tile_table
+from vbp_lightning.training.folder import SPLITS_FILE
+from vbp_lightning.training.report import TILES_FILE, tile_table
 
 SHEET_FILE = "contact_sheet.png"
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.models import read_checkpoint
+from vbp_lightning.training.folder import SPLITS_FILE
 from vbp_lightning.training.preparation import resolve_auto_settings
-from vbp_lightning.training.report import SPLITS_FILE
 from vbp_lightning.training.resumption import add_origin
 
 _WAY_OUT = (

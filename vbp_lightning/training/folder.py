@@ -18,6 +18,7 @@ from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.jobs import is_first_process, job_name, job_start
 
 METRICS_FILE = "metrics.json"
+SPLITS_FILE = "splits.csv"
 
 _LONGEST_FOLDER_NAME = 200
 _DIGEST = 12
@@ -146,6 +147,15 @@ def _wait_for_first(started: Path, patience: float) -> None:
                 " the folder"
             )
         time.sleep(_POLL)
+
+
+def has_begun(run_dir: Path) -> bool:
+    """Whether the folder holds more of a run than its settings: splits, checkpoints or metrics.
+
+    A run that ended before, for an error in its data for example, leaves the settings only, and may
+    be started again with others.
+    """
+    return any((run_dir / name).exists() for name in (SPLITS_FILE, "checkpoints", METRICS_FILE))
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:

@@ -19,6 +19,7 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.models import RoadClassifier, read_checkpoint
 from vbp_lightning.models.metrics import METRICS
+from vbp_lightning.training.folder import SPLITS_FILE
 from vbp_lightning.training.predictions import (
     COLUMNS,
     PREDICTIONS_FILE,
@@ -32,7 +33,6 @@ from vbp_lightning.training.predictions import (
 )
 
 TILES_FILE = "tiles.csv"
-SPLITS_FILE = "splits.csv"
 
 
 def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:

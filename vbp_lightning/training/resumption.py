@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vbp_lightning.cli import STORED_CONFIG
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
-from vbp_lightning.training.folder import METRICS_FILE, write_config
+from vbp_lightning.training.folder import METRICS_FILE, has_begun, write_config
 
 _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
@@ -150,7 +150,8 @@ def is_extended(cfg: DictConfig, run_dir: Path) -> bool:
     Raises:
         UserError: A setting was changed that cannot be applied to this run any more.
     """
-    if cfg.resume is None or not (run_dir / STORED_CONFIG).is_file():
+    is_stored = (run_dir / STORED_CONFIG).is_file()
+    if cfg.resume is None or not is_stored or not has_begun(run_dir):
         return False
     changed = [key for key in _changes(cfg, run_dir) if not key.startswith(_MOVED)]
     is_reopened = bool(_below(changed, _REOPENING))
@@ -212,18 +213,17 @@ def asked_settings(cfg: DictConfig) -> dict[str, Any]:
     return {**given, "format": FORMAT, "resume": None}
 
 
-def refuse_other_settings(cfg: DictConfig, run_dir: Path, is_done: bool) -> None:
+def refuse_other_settings(cfg: DictConfig, run_dir: Path) -> None:
     """Compares the settings of the run in a folder with those of a new run.
 
     Args:
         cfg: The composed config of ``train.py``; resumed runs are checked by :func:`is_extended`.
         run_dir: The folder.
-        is_done: Whether the folder holds a finished run.
 
     Raises:
         UserError: The folder holds a run with other settings; the first ones are named.
     """
-    if cfg.resume is not None or not (is_done or (run_dir / STORED_CONFIG).is_file()):
+    if cfg.resume is not None or not has_begun(run_dir):
         return
     others = [
         f"{key} was {held}, not {asked}" for key, (held, asked) in _changes(cfg, run_dir).items()
