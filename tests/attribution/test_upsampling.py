@@ -11,15 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
-from vbp_lightning.attribution.geometry import Layer, window_between
 from vbp_lightning.attribution.upsampling import (
     bilinear,
     nearest,
     resize_conv,
-    shares_of_maxima,
     spread,
     unpool,
 )
+from vbp_lightning.graph.geometry import Layer, shares_of_maxima, window_between
 
 
 def windows(*layers, size):

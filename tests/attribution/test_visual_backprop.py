@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from tests.helpers.nets import NETS, ResNet, randomised, road
-from vbp_lightning.attribution import UPSAMPLINGS, UnsupportedNetworkError, VisualBackProp
+from vbp_lightning.attribution import (
+    UPSAMPLINGS,
+    SymmetricVisualBackProp,
+    UnsupportedNetworkError,
+    VisualBackProp,
+)
 from vbp_lightning.errors import UserError
 
 
@@ -267,6 +272,45 @@ def test_deep_masks_stay_in_the_range_of_the_type(factor, dtype):
     expected = image.double() ** 20
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     torch.testing.assert_close(mask.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1e-6, 1e3])
+def test_fifty_layers_of_large_or_small_activations(scale, dtype):
+    """The mask is the 50th power of the image, 1e±300 and more; that of the variant the 96th."""
+    image = torch.linspace(0.75, 1, 16).view(1, 1, 4, 4).to(dtype)
+    net = deep(50, 1.0).to(dtype)
+    mask = VisualBackProp(net).attribute(scale * image)
+
+    def power(exponent):
+        values = (scale * image).double()
+        values = (values / values.max()) ** exponent
+        return (values - values.min()) / (values.max() - values.min())
+
+    torch.testing.assert_close(mask.double(), power(50), rtol=0, atol=1e-4)
+    net.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten())
+    variant = SymmetricVisualBackProp(net, rotations=1).attribute(scale * image, 1)
+    torch.testing.assert_close(variant.double(), power(96), rtol=0, atol=1e-4)
+
+
+def test_sums_of_masks_of_very_different_exponents_are_aligned():
+    """Paths of 1 and of 41 activations of 1e-6 or 1e6: only one of them counts."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.long = deep(40, 1.0)
+
+        def forward(self, images):
+            first = torch.relu(images)
+            return torch.cat([first, self.long(first) * 1.0], 1).mean((2, 3))
+
+    image = torch.linspace(0.75, 1, 16, dtype=torch.float32).view(1, 1, 4, 4)
+    for scale, power in ((1e-6, 1), (1e6, 41)):
+        mask = VisualBackProp(Branches()).attribute(scale * image)
+        expected = image.double() ** power
+        expected = (expected - expected.min()) / (expected.max() - expected.min())
+        torch.testing.assert_close(mask.double(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_raw_mask_has_its_true_scale():

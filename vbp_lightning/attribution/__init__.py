@@ -10,11 +10,11 @@ from vbp_lightning.attribution.gradients import (
 )
 from vbp_lightning.attribution.lrp import Lrp, Relevance
 from vbp_lightning.attribution.occlusion import Occlusion
-from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import class_scores
 from vbp_lightning.attribution.symmetric import SymmetricVisualBackProp
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS
 from vbp_lightning.attribution.visual_backprop import MaskChain, VisualBackProp
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
 
 __all__ = [
     "UPSAMPLINGS",

@@ -5,7 +5,6 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.gradients import Form, GuidedBackprop, module_named, over_channels
-from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.scores import (
     Progress,
     ScoreModel,
@@ -15,6 +14,7 @@ from vbp_lightning.attribution.scores import (
     in_chunks,
 )
 from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
 
 
 class GradCam:

@@ -1,29 +1,28 @@
-"""Feature maps averaged with weights for a class instead of the plain channel average."""
+"""Activations averaged with weights for a class instead of the plain channel average."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vbp_lightning.attribution.recording import FeatureMap, UnsupportedNetworkError
-from vbp_lightning.attribution.scores import Target, class_scores, differentiable
+from vbp_lightning.attribution.scores import Target, class_scores
 from vbp_lightning.errors import one_line
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
+from vbp_lightning.graph.network_graph import NetworkGraph, Step
+from vbp_lightning.graph.running import average, evaluated
 
 Weighting = Literal["gradient", "channels"]
 
 
-def weighted_for_class(
-    maps: Sequence[FeatureMap],
-    model: nn.Module,
+def averages_for_class(
+    graph: NetworkGraph,
     inputs: Tensor,
     target: Target,
     weighting: Weighting,
-    skip: int = 0,
-) -> tuple[FeatureMap, ...]:
-    r"""Replaces the channel average of each map by an average of the evidence for a class.
+    activations: Sequence[Step],
+) -> dict[Step, Tensor]:
+    r"""Averages of the evidence for a class, in place of the channel averages of activations.
 
     With :math:`A_c` the channels of the map and :math:`y` the score, ``gradient`` is
 
@@ -32,74 +31,43 @@ def weighted_for_class(
 
     The ReLU is applied inside the sum. Outside of it, channels with evidence against the class
     would set pixels to zero, and the product over the layers would set most of the mask to zero.
-    ``channels`` keeps whole channels instead, including pixels whose gradient a max pooling blocks:
+    ``channels`` keeps whole channels instead, including pixels whose gradient a max pool blocks:
 
     .. math:: \bar f_l = \frac{1}{C} \sum_{c=1}^{C} A_c \,
               \Big[\sum_{ij} \frac{\partial y}{\partial A_{c,ij}} > 0\Big].
 
     Args:
-        maps: The feature maps recorded for the same inputs.
-        model: The network.
+        graph: The graph of the network.
         inputs: ``(N, C, H, W)``.
         target: The class; see :func:`~vbp_lightning.attribution.scores.class_scores`.
         weighting: ``gradient`` or ``channels``.
-        skip: Number of maps, counted from the input, that are returned unchanged; no gradient is
-            computed for them.
+        activations: Activations of the graph.
 
     Returns:
-        The maps with new averages.
+        ``(N, 1, h, w)`` for each activation.
 
     Raises:
-        UnsupportedNetworkError: No gradient reaches the maps.
+        UnsupportedNetworkError: No gradient reaches the activations.
     """
-    part = {"gradient": _part, "channels": _channels}[weighting]
-    outputs: dict[nn.Module, list[Tensor]] = {each.module: [] for each in maps}
-    uses = _uses(maps)[skip:]
-
-    def note(module: nn.Module, _: object, output: Tensor) -> Tensor:
-        if (module, len(outputs[module])) in uses and not output.requires_grad:
-            output = output.detach().requires_grad_()
-        outputs[module].append(output)
-        return output.clone()  # the following module may change it in place
-
-    hooks = [module.register_forward_hook(note) for module in outputs]
-    try:
-        with differentiable(model, inputs.device):
-            scores = class_scores(model(inputs.detach().clone()), target)
-            features = [outputs[module][use] for module, use in uses]
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        output, values = evaluated(graph, inputs.clone(), activations)
+        try:
             gradients = torch.autograd.grad(
-                scores.sum(), features, allow_unused=True, materialize_grads=True
+                class_scores(output, target).sum(),
+                values,
+                allow_unused=True,
+                materialize_grads=True,
             )
-    except RuntimeError as error:
-        raise UnsupportedNetworkError(
-            f"{type(model).__name__}: no gradient at its feature maps ({one_line(error)})"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    weighted = [
-        replace(each, average=part(values.detach(), gradient).to(each.average.dtype))
-        for each, values, gradient in zip(maps[skip:], features, gradients, strict=True)
-    ]
-    return (*maps[:skip], *weighted)
-
-
-def _uses(maps: Sequence[FeatureMap]) -> list[tuple[nn.Module, int]]:
-    """The module of each map and the number of its earlier uses among the maps."""
-    counts: Counter[nn.Module] = Counter()
-    uses = []
-    for each in maps:
-        uses.append((each.module, counts[each.module]))
-        counts[each.module] += 1
-    return uses
-
-
-def _part(features: Tensor, gradient: Tensor) -> Tensor:
-    """Mean over channels of the positive part of features times gradient, ``(N, 1, h, w)``."""
-    return (features * gradient).clamp_(min=0).mean(1, keepdim=True)
-
-
-def _channels(features: Tensor, gradient: Tensor) -> Tensor:
-    """Mean over channels, those without a positive sum of gradients set to zero."""
-    kept = gradient.sum((2, 3), keepdim=True) > 0
-    return (features * kept).mean(1, keepdim=True)
+        except RuntimeError as error:
+            raise UnsupportedNetworkError(
+                f"the network has no gradient at its feature maps ({one_line(error)})"
+            ) from error
+    averages = {}
+    for step, value, gradient in zip(activations, values, gradients, strict=True):
+        if weighting == "gradient":
+            evidence = value.detach() * gradient
+        else:
+            places = [axis for axis, role in enumerate(step.roles) if role not in ("N", "C")]
+            evidence = value.detach() * (gradient.sum(places, keepdim=True) > 0)
+        averages[step] = average(evidence, step.roles, positive=False, size=step.size)
+    return averages

@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vbp_lightning.attribution.recording import UnsupportedNetworkError
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
 
 # One name for the operator, reflected and in-place forms of a function.
 _SAME = {

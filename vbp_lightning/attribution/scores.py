@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vbp_lightning.attribution.recording import UnsupportedNetworkError
 from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
 
 Target = int | Tensor | None
 """A class for all samples, one class per sample (``(N,)`` integers), or None; see

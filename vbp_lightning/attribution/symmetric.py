@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from vbp_lightning.attribution.scaled_mask import min_max
 from vbp_lightning.attribution.scores import Progress, Target, in_chunks
-from vbp_lightning.attribution.visual_backprop import VisualBackProp, min_max
+from vbp_lightning.attribution.visual_backprop import VisualBackProp
 
 
 class SymmetricVisualBackProp:
@@ -84,7 +85,7 @@ class SymmetricVisualBackProp:
             for rotation in self._rotations(part):
                 rotated = torch.rot90(part, rotation, (2, 3))
                 masks = [
-                    _to_one(method.attribute(rotated, wanted, normalize=False))
+                    _to_one(method.explain(rotated, wanted)[1].mask)
                     for method in (self._all, self._of_class)
                 ]
                 total += torch.rot90(masks[0] * masks[1], -rotation, (2, 3))

@@ -1,17 +1,20 @@
-"""Upsampling of a VisualBackProp mask through the layers between two recorded maps.
+"""Upsampling of a VisualBackProp mask through the layers between two activations.
 
-Every function takes a mask ``(N, 1, h, w)`` of the output size of the last layer, and the layers in
-forward order. It returns the mask at the input size of the first layer.
+Steps that are no sliding windows, such as a resizing, are undone by their adjoint, normalised to a
+weighted mean for all upsamplings but ``deconv`` and ``unpool``. Every function takes a mask
+``(N, 1, h, w)`` of the output size of the last layer, and the layers in forward order. It returns
+the mask at the input size of the first layer.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vbp_lightning.attribution.geometry import Layer, Pair, Window, centres
+from vbp_lightning.graph.geometry import Layer, Pair, Window, centres, every
 
 Upsampling = Callable[[Tensor, Sequence[Layer]], Tensor]
 
@@ -23,7 +26,7 @@ _SMALL_MASK = 4096
 def deconv(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     """The method of the paper: transposed convolutions of ones with each layer's geometry."""
     for layer in reversed(layers):
-        mask = spread(mask, layer.window)
+        mask = _back(mask, layer)
     return mask
 
 
@@ -34,9 +37,11 @@ def deconv_normalized(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     Pixels that no window covers are zero.
     """
     for layer in reversed(layers):
-        covered = spread(mask.new_ones(1, 1, *layer.window.above), layer.window)
+        covered = _back(mask.new_ones(1, 1, *mask.shape[2:]), layer)
         # Where the coverage is zero, the numerator is zero as well.
-        mask = spread(mask, layer.window) / covered.clamp_(min=1)
+        if layer.window is None:
+            covered.masked_fill_(covered == 0, 1)
+        mask = _back(mask, layer) / covered.clamp_(min=0 if layer.window is None else 1)
     return mask
 
 
@@ -62,7 +67,8 @@ def resize_conv(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     centres of pooling windows are visible as faint blocks.
     """
     for layer in reversed(layers):
-        undo = deconv_normalized if layer.window.stride == (1, 1) else bilinear
+        strided = layer.window is not None and layer.window.stride != (1, 1)
+        undo = bilinear if strided else deconv_normalized
         mask = undo(mask, [layer])
     return mask
 
@@ -76,11 +82,10 @@ def unpool(mask: Tensor, layers: Sequence[Layer]) -> Tensor:
     no pooling layers and does not describe this variant.
     """
     for layer in reversed(layers):
-        mask = (
-            spread(mask, layer.window)
-            if layer.shares is None
-            else _spread_shares(mask, layer.window, layer.shares)
-        )
+        if layer.window is None or layer.shares is None:
+            mask = _back(mask, layer)
+        else:
+            mask = _spread_shares(mask, layer.window, layer.shares)
     return mask
 
 
@@ -93,6 +98,18 @@ UPSAMPLINGS: dict[str, Upsampling] = {
     "unpool": unpool,
 }
 """The upsamplings by their names in ``VisualBackProp`` and in the configuration."""
+
+
+def _back(mask: Tensor, layer: Layer) -> Tensor:
+    """The adjoint of a layer of ones, of one channel."""
+    if layer.window is not None:
+        return spread(mask, layer.window)
+    assert layer.apply is not None
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        below = torch.zeros(len(mask), 1, *layer.below, dtype=mask.dtype, device=mask.device)
+        above = layer.apply(below.requires_grad_())
+        (gradient,) = torch.autograd.grad(above, below, mask.clone())
+    return gradient
 
 
 def spread(mask: Tensor, window: Window) -> Tensor:
@@ -140,15 +157,9 @@ def _spread_axis(mask: Tensor, window: Window, axis: int) -> Tensor:
         shape[dim] = reach + dilation * (kernel - 1)
         whole = mask.new_zeros(shape)
         for tap in range(0, dilation * kernel, dilation):
-            _every(whole, dim, tap, reach, stride).add_(mask)
+            every(whole, dim, tap, reach, stride).add_(mask)
         mask = whole
     return _cut(mask, dim, window.padding[axis], window.below[axis])
-
-
-def _every(whole: Tensor, dim: int, start: int, reach: int, stride: int) -> Tensor:
-    """View of every ``stride``-th of ``reach`` rows (dim 2) or columns (dim 3) after ``start``."""
-    taken = slice(start, start + reach, stride)
-    return whole[:, :, taken] if dim == 2 else whole[:, :, :, taken]
 
 
 def _cut(whole: Tensor, dim: int, padding: int, size: int) -> Tensor:
@@ -171,59 +182,27 @@ def _spread_shares(mask: Tensor, window: Window, shares: Tensor) -> Tensor:
     whole = mask.new_zeros(len(mask), 1, reach[0] + span[0], reach[1] + span[1])
     shares = shares.to(mask.dtype).view(len(mask), *window.kernel, *mask.shape[2:])
     for row in range(window.kernel[0]):
-        rows = _every(whole, 2, row * window.dilation[0], reach[0], window.stride[0])
+        rows = every(whole, 2, row * window.dilation[0], reach[0], window.stride[0])
         for column in range(window.kernel[1]):
-            pixels = _every(rows, 3, column * window.dilation[1], reach[1], window.stride[1])
+            pixels = every(rows, 3, column * window.dilation[1], reach[1], window.stride[1])
             pixels.addcmul_(mask, shares[:, row, column].unsqueeze(1))
     for axis in (0, 1):
         whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
     return whole
 
 
-def shares_of_maxima(
-    features: Tensor, pooled: Tensor, window: Window, dtype: torch.dtype
-) -> Tensor:
-    """The share of channels whose maximum came from each tap of each window of a max pooling.
-
-    Args:
-        features: ``(N, C, H, W)``, the input of the pooling.
-        pooled: ``(N, C, h, w)``, its output.
-        window: Its geometry.
-        dtype: Type of the result.
-
-    Returns:
-        ``(N, kernel rows · kernel columns, h, w)`` in [0, 1], each window's taps summing to one.
-        A channel with several equal maxima counts for each of them with the same part.
-    """
-    padded = features
-    for axis in (0, 1):
-        before = window.padding[axis]
-        needed = (window.above[axis] - 1) * window.stride[axis] + 1
-        needed += window.dilation[axis] * (window.kernel[axis] - 1)
-        after = max(needed - before - window.below[axis], 0)
-        pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
-        # NaN equals no value, so padding is never a maximum.
-        padded = F.pad(padded, pad, value=float("nan"))
-    reach = [
-        (size - 1) * stride + 1 for size, stride in zip(window.above, window.stride, strict=True)
-    ]
-
-    def is_maximum(row: int, column: int) -> Tensor:
-        rows = _every(padded, 2, row * window.dilation[0], reach[0], window.stride[0])
-        return _every(rows, 3, column * window.dilation[1], reach[1], window.stride[1]) == pooled
-
-    taps = [(row, column) for row in range(window.kernel[0]) for column in range(window.kernel[1])]
-    ties = torch.zeros_like(pooled, dtype=dtype)
-    for row, column in taps:
-        ties += is_maximum(row, column)
-    part = ties.reciprocal_()
-    return torch.cat([(is_maximum(*tap) * part).mean(1, keepdim=True) for tap in taps], 1)
-
-
 def _resample(mask: Tensor, layers: Sequence[Layer], smooth: bool) -> Tensor:
-    if not layers:
-        return mask
-    windows = [layer.window for layer in layers]
+    for is_window, group in groupby(reversed(layers), lambda layer: layer.window is not None):
+        together = [*group][::-1]
+        if is_window:
+            windows = [layer.window for layer in together if layer.window is not None]
+            mask = _through_windows(mask, windows, smooth)
+        else:
+            mask = deconv_normalized(mask, together)
+    return mask
+
+
+def _through_windows(mask: Tensor, windows: Sequence[Window], smooth: bool) -> Tensor:
     for axis in (0, 1):
         lattice = centres(windows, axis)
         below, above = windows[0].below[axis], windows[-1].above[axis]

@@ -1,5 +1,6 @@
 """VisualBackProp: masks of the pixels that contribute to a network's deepest feature maps."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -7,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.class_aware import Weighting, weighted_for_class
-from vbp_lightning.attribution.fusing import FusedPass
-from vbp_lightning.attribution.recording import FeatureMap, InputsChangedError, Recorder, names_of
+from vbp_lightning.attribution.class_aware import Weighting, averages_for_class
+from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
 from vbp_lightning.attribution.scores import Progress, Target, check_images, in_chunks
-from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
+from vbp_lightning.graph.geometry import Layer
+from vbp_lightning.graph.network_graph import Graphs, NetworkGraph, Step
+from vbp_lightning.graph.running import forward
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +22,7 @@ class MaskChain:
     """The averaged feature maps and the intermediate VisualBackProp masks, in forward order.
 
     Args:
-        names: Names of the recorded ReLU modules; the second use of a module ends in ``" (2)"``.
+        names: Names of the modules of the activations; the second use of one ends in ``" (2)"``.
         maps: The channel average of the output of each, ``(N, 1, h, w)``.
         masks: The intermediate mask at each layer, after the multiplication with the map of that
             layer, ``(N, 1, h, w)``; the last is the deepest map itself.
@@ -46,15 +48,21 @@ class VisualBackProp:
     weights nor classes are used in the backward pass of the mask, and the layers behind the
     convolutional part do not affect it.
 
-    The convolutional part may hold Conv2d, normalisation, ReLU, max and average pooling, zero
-    padding and residual additions in any nesting. In a residual network the maps are the outputs of
-    all ReLUs in order of execution. At an addition the mask follows the main path, the branch with
-    the most convolutions, and shortcuts are left out. An operation that cannot be followed, such as
-    a ReLU called as a function, raises an error that names it.
+    In a network with branches the activations form a graph instead of a chain, and with :math:`w`
+    the activations next above :math:`v`
+
+    .. math:: m_v = \bar f_v \odot \Big(\sum_w U_{vw}(m_w) + h_v\Big),
+
+    where :math:`h_v` is 1 if the head is reached from :math:`v` without passing another activation,
+    and 0 otherwise: the sum over all paths from a pixel to the head. Additions and concatenations
+    sum what comes down every branch, gates are factors that the mask does not follow, and of
+    activations with negative values the positive part is averaged. What mixes all places and comes
+    back as a map, such as an attention, and operations without a rule raise an error that names the
+    layer.
 
     Args:
-        model: Any module that takes ``(N, C, H, W)``. Its state is restored: training mode of every
-            submodule, parameters, gradients, hooks and random state.
+        model: Any module that takes ``(N, C, H, W)``. It is run in eval mode, but not changed, and
+            may run in other threads at the same time.
         upsampling: ``deconv`` (of the paper: transposed convolutions of ones with each layer's
             geometry), ``deconv_normalized`` (divided by its coverage: without dark borders and
             grids), ``nearest`` or ``bilinear`` (between receptive-field centres), ``resize_conv``
@@ -66,11 +74,12 @@ class VisualBackProp:
             mean over all channels after setting those to zero whose gradient has no positive sum.
             The last two give masks for one class, are not in the paper, and cost a second forward
             pass and its gradient.
-        skip: Number of maps to leave out, counted from the input; 0 in the paper.
+        skip: Number of maps to leave out, counted from the input; 0 in the paper. In a network with
+            branches, the activations with fewer than ``skip`` others on the longest way from the
+            input are left out.
         chunk: Samples per chunk.
-        fuse: Whether sequences of layers in an ``nn.Sequential`` may be computed with batch norms
-            folded into convolutions where that is faster (float32 on a CPU); the result is the same
-            up to rounding.
+        fuse: Whether batch norms may be folded into convolutions and samples run in chunks where
+            that is faster (float32 on a CPU); the result is the same up to rounding.
 
     Raises:
         ValueError: The upsampling or the weighting is unknown, or ``skip`` is negative.
@@ -98,13 +107,17 @@ class VisualBackProp:
             raise ValueError(f"weighting is {weighting!r}; choose mean, gradient or channels")
         if skip < 0:
             raise ValueError(f"skip is {skip}; give at least 0")
-        self.model = model
+        self._graphs = Graphs(model)
         self.upsampling = upsampling
         self.weighting: Literal["mean"] | Weighting = weighting
         self.skip = skip
         self.chunk = chunk
         self.fuse = fuse
-        self._fused = FusedPass()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._graphs.model
 
     def attribute(
         self,
@@ -154,12 +167,11 @@ class VisualBackProp:
         Returns:
             The output of the model (logits ``(N, 1)`` for a RoadClassifier) and the mask.
         """
-        output, maps = self._record(inputs, target)
-        mask, factors, _ = self._back(maps)
-        return output, min_max(mask) if normalize else _unscaled(mask, factors)
+        output, mask, _ = self.explain(inputs, target)
+        return output, mask.normalized() if normalize else mask.raw()
 
     def chain(self, inputs: Tensor, normalize: bool = True, target: Target = None) -> MaskChain:
-        """The averaged map and the intermediate mask of every layer.
+        """The average and the intermediate mask of every activation.
 
         Args:
             inputs: As for :meth:`attribute`.
@@ -167,100 +179,105 @@ class VisualBackProp:
             target: As for :meth:`attribute`.
 
         Returns:
-            One map and one mask per layer, and the mask at the input as from :meth:`attribute`.
+            One map and one mask per activation, and the mask at the input as from
+            :meth:`attribute`.
         """
-        _, maps = self._record(inputs, target)
-        mask, factors, grown = self._back(maps)
-        if normalize:
-            masks = [min_max(each) for each, _ in grown]
-            mask = min_max(mask)
-        else:
-            masks = [_unscaled(each, its_factors) for each, its_factors in grown]
-            mask = _unscaled(mask, factors)
+        _, mask, masks = self.explain(inputs, target)
+        steps = list(masks)[::-1]
         return MaskChain(
-            names=names_of(maps, self.model),
-            maps=tuple(each.average for each in maps),
-            masks=tuple(reversed(masks)),
-            mask=mask,
+            names=tuple(step.name for step in steps),
+            maps=tuple(masks[step][0] for step in steps),
+            masks=tuple(
+                masks[step][1].normalized() if normalize else masks[step][1].raw() for step in steps
+            ),
+            mask=mask.normalized() if normalize else mask.raw(),
         )
 
-    def _record(self, inputs: Tensor, target: Target) -> tuple[Any, tuple[FeatureMap, ...]]:
-        check_images(inputs)
-        precision = torch.promote_types(inputs.dtype, torch.float32)
-        maxima = UPSAMPLINGS[self.upsampling] is unpool
-        with undisturbed(self.model, inputs.device) as modules:
+    def explain(
+        self, inputs: Tensor, target: Target
+    ) -> tuple[Any, ScaledMask, dict[Step, tuple[Tensor, ScaledMask]]]:
+        """The result without normalisation, in a range that no depth of the network exceeds.
 
-            def run(images: Tensor, ours: bool) -> tuple[Any, tuple[FeatureMap, ...]]:
-                recorder = Recorder(self.model, images, precision, maxima, changeable=ours)
-                if self.fuse:
-                    output = self._fused.run(modules, images, recorder)
-                else:
-                    with recorder.watching():
-                        output = self.model(images)
-                return output, recorder.maps()
-
-            try:
-                output, maps = run(inputs.detach(), ours=False)
-            except InputsChangedError:  # for instance by a model that standardises in place
-                output, maps = run(inputs.detach().clone(), ours=True)
-        if self.skip >= len(maps):
-            raise ValueError(f"skip is {self.skip}; the network has {len(maps)} feature maps")
-        if self.weighting != "mean":
-            maps = weighted_for_class(maps, self.model, inputs, target, self.weighting, self.skip)
-        return output, _without_first(maps, self.skip)
-
-    def _back(
-        self, maps: tuple[FeatureMap, ...]
-    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, list[Tensor]]]]:
-        """The backward pass of the mask.
+        Args:
+            inputs: As for :meth:`attribute`.
+            target: As for :meth:`attribute`.
 
         Returns:
-            The mask, the factors ``(N, 1, 1, 1)`` whose product with it is the raw mask, and both
-            for each layer, beginning with the deepest.
+            The output of the model, the mask, and the average and the intermediate mask of each
+            activation, the deepest first.
         """
-        upsample = UPSAMPLINGS[self.upsampling]
-        with torch.no_grad(), _without_autocast(maps[0].average.device.type):
-            mask, factors = _rescaled(maps[-1].average, [])
-            grown = [(mask, factors)]
-            for below, above in zip(reversed(maps[:-1]), reversed(maps), strict=False):
-                mask, factors = _rescaled(upsample(mask, above.layers) * below.average, factors)
-                grown.append((mask, factors))
-            return upsample(mask, maps[0].layers), factors, grown
+        check_images(inputs)
+        graph = self._graphs.of(inputs)
+        kept = [step for step in graph.activations if step.depth > self.skip]
+        if not kept:
+            longest = max(step.depth for step in graph.activations)
+            raise ValueError(f"skip is {self.skip}; the network has {longest} feature maps")
+        done = forward(graph, inputs, UPSAMPLINGS[self.upsampling] is unpool, self.fuse)
+        averages = {step: done.averages[step] for step in kept}
+        if self.weighting != "mean":
+            averages = averages_for_class(graph, inputs, target, self.weighting, kept)
+        with torch.no_grad(), _without_autocast(inputs.device.type):
+            precision = torch.promote_types(inputs.dtype, torch.float32)
+            averages = {step: each.to(precision) for step, each in averages.items()}
+            return done.output, *backward(graph, averages, done.shares, self.upsampling)
 
 
-def _without_first(maps: tuple[FeatureMap, ...], count: int) -> tuple[FeatureMap, ...]:
-    """The maps without the first ones, whose layers are added to those of the first kept map."""
-    layers = tuple(layer for each in maps[: count + 1] for layer in each.layers)
-    return (replace(maps[count], layers=layers), *maps[count + 1 :])
+def backward(
+    graph: NetworkGraph,
+    averages: Mapping[Step, Tensor],
+    shares: Mapping[Step, Tensor],
+    upsampling: str,
+) -> tuple[ScaledMask, dict[Step, tuple[Tensor, ScaledMask]]]:
+    """The backward pass of the mask, from the head to the image.
+
+    Args:
+        graph: The maps and layers.
+        averages: The average of each activation, ``(N, 1, h, w)``; those of other activations
+            count as one.
+        shares: For ``unpool``, what :class:`~vbp_lightning.graph.running.Forward` recorded.
+        upsampling: A name of ``UPSAMPLINGS``.
+
+    Returns:
+        The mask of the image, and the average and mask of each activation, the deepest first.
+    """
+    upsample = UPSAMPLINGS[upsampling]
+    # What comes up to each map: masks, and the layers that they have still to pass.
+    arrived: dict[Step, list[tuple[ScaledMask, tuple[Layer, ...]]]] = {}
+    masks: dict[Step, tuple[Tensor, ScaledMask]] = {}
+
+    def upsampled(mask: ScaledMask, layers: tuple[Layer, ...]) -> ScaledMask:
+        return replace(mask, mask=upsample(mask.mask, layers)) if layers else mask
+
+    for step in reversed(graph.steps):
+        parts = arrived.pop(step, [])
+        if step in averages and step.ends and not parts:
+            parts = [(_ones(averages[step]).times(averages[step]), ())]
+            masks[step] = averages[step], parts[0][0]
+        elif not parts:  # above the last activations
+            continue
+        elif step in averages or len(parts) > 1 or len(step.sources) != 1:
+            arriving = [upsampled(*part) for part in parts]
+            if step in averages and step.ends:
+                arriving.append(_ones(arriving[0].mask))
+            total = sum_of(arriving)
+            if step in averages:
+                total = total.times(averages[step])
+                masks[step] = averages[step], total
+            parts = [(total, ())]
+        layer = step.layer
+        if layer is not None and step in shares:
+            layer = replace(layer, shares=shares[step])
+        above = () if layer is None else (layer,)
+        for source in step.sources:
+            arrived.setdefault(source, []).extend((mask, above + below) for mask, below in parts)
+    return parts[0][0], masks
+
+
+def _ones(like: Tensor) -> ScaledMask:
+    return ScaledMask(like.new_ones(()).expand_as(like))
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
-
-
-def _rescaled(mask: Tensor, factors: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Each sample divided by its maximum, so that deep products stay in the range of float32."""
-    largest = mask.amax((1, 2, 3), keepdim=True).clamp_min_(torch.finfo(mask.dtype).tiny)
-    return mask / largest, [*factors, largest]
-
-
-def _unscaled(mask: Tensor, factors: list[Tensor]) -> Tensor:
-    wide = mask.double()
-    for factor in factors:
-        wide = wide * factor
-    return wide.to(mask.dtype)
-
-
-def min_max(masks: Tensor) -> Tensor:
-    """Each sample of ``(N, 1, H, W)`` scaled to [0, 1]; a constant sample gives zeros.
-
-    A sample that is constant up to rounding counts as constant; scaling would amplify its rounding
-    errors.
-    """
-    values = masks.flatten(1)
-    lowest, highest = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
-    extent = highest - lowest
-    extent.masked_fill_(extent <= 32 * torch.finfo(masks.dtype).eps * highest, torch.inf)
-    return (values - lowest).div_(extent).view_as(masks)

@@ -11,7 +11,7 @@ For ``unpool``, all positions of a max pooling window are tied on such maps. It 
 so that it equals ``deconv`` there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.geometry import Layer
-from vbp_lightning.attribution.recording import FeatureMap, Recorder
-from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.attribution.upsampling import UPSAMPLINGS
+from vbp_lightning.attribution.visual_backprop import backward
+from vbp_lightning.graph.network_graph import NetworkGraph, Step, graph_of
 
 Masks = npt.NDArray[np.floating]
 
@@ -63,14 +61,15 @@ def artefacts(
     Raises:
         UnsupportedNetworkError: The network's feature maps cannot be followed.
     """
-    maps = _layers(model, inputs[:1])
-    sizes = [each.average.shape[2:] for each in maps]
-    ones = [torch.ones(1, 1, *size, dtype=torch.float64) for size in sizes]
+    graph = graph_of(model, inputs[:1])
+    ones = {step: torch.ones(1, 1, *step.size, dtype=torch.float64) for step in graph.activations}
+    deepest = max(graph.activations, key=lambda step: step.depth)
     generator = torch.Generator().manual_seed(seed)
-    deepest = torch.rand(draws, 1, *sizes[-1], generator=generator, dtype=torch.float64)
-    flat = _masks(maps, ones, upsampling)[0]
-    noise = _masks(maps, [*ones[:-1], deepest], upsampling)
-    stride = max(1, inputs.shape[-1] // sizes[-1][-1])
+    drawn = torch.rand(draws, 1, *deepest.size, generator=generator, dtype=torch.float64)
+    flat = _masks(graph, ones, upsampling)[0]
+    many = {step: each.expand(draws, -1, -1, -1) for step, each in ones.items()}
+    noise = _masks(graph, {**many, deepest: drawn}, upsampling)
+    stride = max(1, inputs.shape[-1] // deepest.size[1])
     return Artefacts(
         coverage_variation(flat),
         border_ratio(flat),
@@ -155,23 +154,10 @@ def _middle(mask: Masks) -> Masks:
     return mask[height // 4 : height - height // 4, width // 4 : width - width // 4]
 
 
-def _layers(model: nn.Module, image: Tensor) -> tuple[FeatureMap, ...]:
-    image = image.detach().clone()
-    with undisturbed(model, image.device):
-        recorder = Recorder(model, image, torch.float32, changeable=True)
-        with recorder.watching():
-            model(image)
-        return recorder.maps()
-
-
 def _masks(
-    maps: Sequence[FeatureMap], averages: Sequence[Tensor], upsampling: str
+    graph: NetworkGraph, averages: Mapping[Step, Tensor], upsampling: str
 ) -> npt.NDArray[np.float64]:
     """VisualBackProp masks of given averages in place of the recorded ones."""
-    upsample = UPSAMPLINGS[upsampling]
-    mask = averages[-1]
-    for below, above in zip(reversed(averages[:-1]), reversed(maps), strict=False):
-        mask = upsample(mask, [Layer(layer.window) for layer in above.layers]) * below
-    mask = upsample(mask, [Layer(layer.window) for layer in maps[0].layers])
-    result: npt.NDArray[np.float64] = mask[:, 0].numpy()
+    mask, _ = backward(graph, averages, {}, upsampling)
+    result: npt.NDArray[np.float64] = mask.raw()[:, 0].numpy()
     return result

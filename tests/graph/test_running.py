@@ -1,13 +1,21 @@
-"""The fused pass: used only where its result is the same, and always with present weights."""
+"""The faster pass: its result is that of the network, always with its present weights."""
 
 import copy
+import gc
+import pickle
+import re
+import threading
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.nets import images, randomised
-from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp, fusing
+from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.graph import network_graph, running
+from vbp_lightning.graph.network_graph import graph_of
 
 
 def chain():
@@ -44,42 +52,26 @@ def agree(method, inputs=None):
     )
 
 
-@pytest.fixture
-def runs(monkeypatch):
-    """The layers of each fused run."""
-    taken = []
-    original = fusing._Run.run
-
-    def counted(run, *args):
-        taken.append([type(module) for module in run.modules])
-        return original(run, *args)
-
-    monkeypatch.setattr(fusing._Run, "run", counted)
-    return taken
-
-
 @pytest.mark.parametrize("samples", [1, 2, 9])
 @pytest.mark.parametrize("upsampling", ["deconv", "bilinear", "unpool"])
-def test_same_result(runs, samples, upsampling):
-    agree(VisualBackProp(chain(), upsampling), images(samples))
-    assert len(runs) == 1
-    assert len(runs[0]) == 12  # from the first convolution to the last ReLU
+def test_same_result(samples, upsampling):
+    net = chain()
+    agree(VisualBackProp(net, upsampling), images(samples))
+    (program,) = graph_of(net, images()).programs.values()
+    targets = [str(node.target) for node in program._code.nodes]
+    assert sum("convolution" in each for each in targets) == 3
+    # Of four batch norms the one before the first convolution and the second of two remain.
+    assert sum("batch_norm" in each for each in targets) == 2
 
 
 def test_chunks_make_no_difference(monkeypatch):
+    whole = VisualBackProp(chain(), "unpool").attribute(images(9))
+    monkeypatch.setattr(running, "_CACHED_BYTES", 4 * 4 * 30 * 30 * 4)
+    # The largest map of an image has 4 × 30 × 30 values of 4 bytes.
     method = VisualBackProp(chain(), "unpool")
-    whole = method.attribute(images(9))
-    sizes = []
-    original = fusing._Run._portion
-
-    def counted(run, features, *args):
-        sizes.append(len(features))
-        return original(run, features, *args)
-
-    monkeypatch.setattr(fusing._Run, "_portion", counted)
-    monkeypatch.setattr(fusing, "_CACHED_BYTES", 4 * 4 * 30 * 30 * 4)
     torch.testing.assert_close(method.attribute(images(9)), whole, rtol=1e-5, atol=1e-5)
-    assert sizes == [4, 4, 1]  # the largest map of a sample has 4 × 30 × 30 values of 4 bytes
+    (program,) = method._graphs.of(images()).programs.values()
+    assert program._portion == 4
 
 
 @pytest.mark.parametrize(
@@ -121,40 +113,28 @@ def test_training_step_between_two_masks_is_noticed():
     agree(method)
 
 
-def test_hooks_of_the_user_are_called(runs):
+def test_hooks_of_the_user_are_part_of_the_network():
     net = chain()
     net[2][0].register_forward_hook(lambda module, args, output: 2 * output)
     net[5].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
-    net[4].register_forward_hook(lambda module, args, output: 0.5 * output)
-    seen = []
-    net.register_forward_hook(lambda module, args, output: seen.append(output))
-    agree(VisualBackProp(net))
-    assert len(seen) == 2
-    assert all(len(run) < 12 for run in runs)
+    handle = net[4].register_forward_hook(lambda module, args, output: 0.5 * output)
+    method = VisualBackProp(net)
+    agree(method)
+    handle.remove()
+    agree(method)
 
 
-def test_hooks_on_all_modules_see_all_modules(runs):
-    seen = []
+def test_other_types_and_autocast_are_not_fused():
     net = chain()
-    handle = nn.modules.module.register_module_forward_hook(
-        lambda module, args, output: seen.append(module)
-    )
-    try:
-        VisualBackProp(net).attribute(images())
-    finally:
-        handle.remove()
-    assert {*net.modules()} <= {*seen}
-    assert not runs
-
-
-def test_other_types_and_autocast_are_not_fused(runs):
-    VisualBackProp(chain().double()).attribute(images().double())
+    VisualBackProp(net).attribute(images())
     with torch.autocast("cpu", torch.bfloat16):
-        VisualBackProp(chain()).attribute(images())
-    assert not runs
+        VisualBackProp(net).attribute(images())
+    graph = graph_of(net, images())
+    assert [program._fast for program in graph.programs.values()] == [True, False]
+    assert graph_of(net.double(), images().double()) is not graph
 
 
-def test_nested_containers_are_fused(runs):
+def test_nested_containers_are_followed():
     class Wrapper(nn.Module):
         def __init__(self, network):
             super().__init__()
@@ -164,7 +144,6 @@ def test_nested_containers_are_fused(runs):
             return self.network(inputs)
 
     agree(VisualBackProp(Wrapper(Wrapper(chain()))))
-    assert len(runs) == 1
 
 
 def test_parametrised_and_reshaping_convolutions_run_unchanged():
@@ -206,20 +185,97 @@ def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
     agree(VisualBackProp(randomised(PreActivation())))
 
 
-def test_preparation_is_watched_once_and_its_size_always():
+def test_settings_and_replaced_parts_of_a_network_are_noticed():
     class Preparation(nn.Module):
-        shrinks = False
+        scale = 0.25
 
         def forward(self, inputs):
-            return inputs[..., 1:] if self.shrinks else (inputs - 0.5) / 0.25
+            return (inputs - 0.5) / self.scale
 
     net = nn.Sequential(Preparation(), chain())
     method = VisualBackProp(net)
     agree(method)
+    net[0].scale = 0.5
     agree(method)
-    Preparation.shrinks = True
-    with pytest.raises(UnsupportedNetworkError):
-        method.attribute(images())
+    net.load_state_dict({k: 2 * v for k, v in net.state_dict().items()}, assign=True)
+    agree(method)
+    net[1][12] = nn.Linear(4, 3)
+    agree(method)
+    assert method.attribute_with_logits(images())[0].shape == (2, 3)
+
+
+def test_a_second_size_is_exported_for_all_sizes(monkeypatch):
+    exports = []
+    original = network_graph.exported
+
+    def counted(model, example, *args, **options):
+        if example.dtype is torch.float32:
+            exports.append(options["free_size"])
+        return original(model, example, *args, **options)
+
+    monkeypatch.setattr(network_graph, "exported", counted)
+    method = VisualBackProp(chain())
+    for size in (32, 40, 48, 52, 32):
+        agree(method, images(1, size=size))
+    assert exports == [False, True]
+
+
+def test_copies_and_pickles_of_a_method_hold_no_graph():
+    method = VisualBackProp(chain())
+    mask = method.attribute(images())
+    for copied in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+        assert not copied._graphs._graphs
+        assert copied.model is not method.model
+        assert torch.equal(copied.attribute(images()), mask)
+
+
+def test_a_network_is_forgotten_when_it_is_not_used_any_more():
+    net = chain()
+    VisualBackProp(net).attribute(images())
+    gone = weakref.ref(net)
+    del net
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_first_export_while_other_threads_run_the_network():
+    net, other = chain(), chain()
+    expected = VisualBackProp(chain()).attribute(images())
+    stop, failures = threading.Event(), []
+
+    def run(model):
+        while not stop.is_set():
+            try:
+                with torch.no_grad():
+                    model(images())
+            except Exception as error:
+                failures.append(error)
+
+    def explain():
+        try:
+            masks.append(VisualBackProp(net).attribute(images()))
+        except Exception as error:
+            failures.append(error)
+
+    masks = []
+    runners = [threading.Thread(target=run, args=(model,)) for model in (net, other)]
+    explainers = [threading.Thread(target=explain) for _ in range(3)]
+    for thread in (*runners, *explainers):
+        thread.start()
+    for thread in explainers:
+        thread.join()
+    stop.set()
+    for thread in runners:
+        thread.join()
+    assert not failures
+    for mask in masks:
+        torch.testing.assert_close(mask, expected)
+
+
+def test_private_attributes_of_torch_are_not_used():
+    folder = Path(network_graph.__file__).parent
+    for path in folder.glob("*.py"):
+        assert not re.search(r"torch\.[a-z_.]*\b_[a-z]|\bnode\._|_schema|_C\b", path.read_text())
 
 
 def test_preparation_in_place_never_changes_the_callers_images():

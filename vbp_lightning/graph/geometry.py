@@ -1,9 +1,11 @@
-"""Geometry of convolutions and poolings, as the backward pass of the mask needs it."""
+"""Geometry of the layers of a network: windows that slide, and other steps between two maps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pair = tuple[int, int]
@@ -31,6 +33,11 @@ class Window(NamedTuple):
     below: Pair
     above: Pair
 
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether each pixel of the output reads the pixel at its own place alone."""
+        return self[:3] == ((1, 1), (1, 1), (0, 0)) and self.below == self.above
+
     def output_padding(self) -> Pair | None:
         """The output padding with which a transposed convolution restores the input size.
 
@@ -49,17 +56,24 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer between two recorded maps.
+    """One step between two maps of different places.
 
     Args:
-        window: Its geometry.
+        window: The geometry of a sliding window; None for other steps, such as a resizing.
         shares: For a max pooling whose maxima were recorded, the share of channels whose maximum
             came from each tap, ``(N, kernel rows · kernel columns, h, w)`` with ``(h, w)`` the size
             of its output; the shares of a window sum to one. None for every other layer.
+        maximum: Whether the layer is a max pooling.
+        apply: For a step that is no window, the linear function of one channel ``(N, 1, H, W)``
+            that stands for it.
+        below: Height and width of the input map of a step that is no window.
     """
 
-    window: Window
+    window: Window | None
     shares: Tensor | None = None
+    maximum: bool = False
+    apply: Callable[[Tensor], Tensor] | None = None
+    below: Pair = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -124,3 +138,49 @@ def window_between(
     return Window(
         both(kernel), both(stride), both(padding), both(dilation), size_of(below), size_of(above)
     )
+
+
+def shares_of_maxima(
+    features: Tensor, pooled: Tensor, window: Window, dtype: torch.dtype
+) -> Tensor:
+    """The share of channels whose maximum came from each tap of each window of a max pooling.
+
+    Args:
+        features: ``(N, C, H, W)``, the input of the pooling.
+        pooled: ``(N, C, h, w)``, its output.
+        window: Its geometry.
+        dtype: Type of the result.
+
+    Returns:
+        ``(N, kernel rows · kernel columns, h, w)`` in [0, 1], each window's taps summing to one.
+        A channel with several equal maxima counts for each of them with the same part.
+    """
+    padded = features
+    for axis in (0, 1):
+        before = window.padding[axis]
+        needed = (window.above[axis] - 1) * window.stride[axis] + 1
+        needed += window.dilation[axis] * (window.kernel[axis] - 1)
+        after = max(needed - before - window.below[axis], 0)
+        pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
+        # NaN equals no value, so padding is never a maximum.
+        padded = F.pad(padded, pad, value=float("nan"))
+    reach = [
+        (size - 1) * stride + 1 for size, stride in zip(window.above, window.stride, strict=True)
+    ]
+
+    def is_maximum(row: int, column: int) -> Tensor:
+        rows = every(padded, 2, row * window.dilation[0], reach[0], window.stride[0])
+        return every(rows, 3, column * window.dilation[1], reach[1], window.stride[1]) == pooled
+
+    taps = [(row, column) for row in range(window.kernel[0]) for column in range(window.kernel[1])]
+    ties = torch.zeros_like(pooled, dtype=dtype)
+    for row, column in taps:
+        ties += is_maximum(row, column)
+    part = ties.reciprocal_()
+    return torch.cat([(is_maximum(*tap) * part).mean(1, keepdim=True) for tap in taps], 1)
+
+
+def every(whole: Tensor, dim: int, start: int, reach: int, stride: int) -> Tensor:
+    """View of every ``stride``-th of ``reach`` rows (dim 2) or columns (dim 3) after ``start``."""
+    taken = slice(start, start + reach, stride)
+    return whole[:, :, taken] if dim == 2 else whole[:, :, :, taken]

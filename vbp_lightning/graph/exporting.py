@@ -1,0 +1,192 @@
+"""Exporting a network: its forward pass as a list of ATen operations.
+
+``torch.export`` runs the network once on tensors without values and records every operation. It
+replaces parameters while it runs and must not meet another thread, so it is given a copy of the
+tree of modules that shares parameters and buffers, and only one export runs at a time.
+"""
+
+import operator
+from collections import OrderedDict
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+from vbp_lightning.errors import UserError, one_line
+
+_SETTINGS = (int, float, str, tuple, FunctionType, MethodType, torch.dtype)
+
+
+class UnsupportedNetworkError(UserError):
+    """A network cannot be explained; names the layer and the reason."""
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy of the tree of modules, in eval mode, with the same parameters and buffers.
+
+    Modules are copied wherever they are: as submodules, in plain containers, and bound in methods
+    and hooks. All other attributes are shared, for instance the trainer of a LightningModule.
+    """
+    copy = _Copier()(model)
+    assert isinstance(copy, nn.Module)
+    for module in copy.modules():
+        module.training = False
+    return copy
+
+
+class _Copier:
+    def __init__(self) -> None:
+        self._copies: dict[int, nn.Module] = {}
+
+    def __call__(self, value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, nn.Module):
+            if id(value) not in self._copies:
+                copy = self._copies[id(value)] = value.__new__(type(value))
+                copy.__dict__.update({key: self(each) for key, each in vars(value).items()})
+            return self._copies[id(value)]
+        if isinstance(value, MethodType):
+            return MethodType(value.__func__, self(value.__self__))
+        if type(value) is partial:
+            return partial(self(value.func), *self(value.args), **self(value.keywords))
+        if type(value) in (dict, OrderedDict):
+            return type(value)((key, self(each)) for key, each in value.items())
+        if type(value) in (list, tuple, set):
+            return type(value)(self(each) for each in value)
+        return value
+
+
+def signature(model: nn.Module) -> list[object]:
+    """What a recorded forward pass depends on; equal for two calls if it still holds.
+
+    The modules' types and settings, and identity, type, shape and device of every parameter and
+    buffer. Their values are not part of it, nor is the training mode.
+    """
+    found: list[object] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        found += [name, type(module)]
+        for key, value in vars(module).items():
+            if isinstance(value, dict):  # among them parameters, buffers and hooks
+                for each in value.values():
+                    if isinstance(each, Tensor):
+                        found += [id(each), each.dtype, each.device, each.shape]
+                    elif not isinstance(each, nn.Module):
+                        found.append(id(each))
+            elif isinstance(value, _SETTINGS) and key != "training":
+                found += [key, value]
+    return found
+
+
+def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> GraphModule:
+    """The operations of a forward pass in eval mode, none of which works in place.
+
+    Args:
+        model: Any network that takes ``(N, C, H, W)``; it is not changed, and may run meanwhile.
+        example: ``(2, C, H, W)``; its values do not matter. The number of images stays free.
+        name: Type of the network, for messages.
+        free_size: Whether the size of the images stays free too, where the network allows.
+
+    Returns:
+        The operations, with the network's own parameters and buffers.
+
+    Raises:
+        UnsupportedNetworkError: The network cannot be exported, or changes a tensor through a view.
+    """
+    copy = shared_copy(model)
+    free = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
+    try:
+        program = torch.export.export(copy, (example,), dynamic_shapes=(free,), strict=False)
+        module = program.module()
+    except Exception as error:
+        # What the network itself raises for these images is raised; the rest is refused.
+        with torch.no_grad():
+            copy(example.clone())
+        layer = _layer_of(error, copy) or name
+        raise UnsupportedNetworkError(
+            f"{layer}: torch.export cannot follow it ({one_line(error)[:200]})"
+        ) from error
+    assert isinstance(module, GraphModule)
+    _remove_dropout(module.graph)
+    _work_out_of_place(module.graph, name)
+    module.recompile()
+    return module
+
+
+def _layer_of(error: BaseException, model: nn.Module) -> str | None:
+    """The innermost module of a model in whose ``forward`` an exception was raised."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found = None
+    cause: BaseException | None = error
+    while cause is not None and found is None:
+        trace = cause.__traceback__
+        while trace is not None:
+            module = trace.tb_frame.f_locals.get("self")
+            if id(module) in names:
+                found = f"{names[id(module)]} ({type(module).__name__})"
+            trace = trace.tb_next
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def layer_name(node: Node, model_type: str) -> str:
+    """The name of the innermost module that ran an operation; the type of the network for none."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    return path.split("@")[0] or model_type
+
+
+def described_layer(node: Node, model_type: str) -> str:
+    """Name and type of the innermost module that ran an operation, for messages."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    name = layer_name(node, model_type)
+    if name == model_type:
+        return name
+    kind = stack[-1][1]
+    return f"{name} ({getattr(kind, '__name__', str(kind).rpartition('.')[2])})"
+
+
+def operation_of(node: Node) -> str:
+    """The name of an operation in ATen without overload, such as ``conv2d``."""
+    if node.target is operator.getitem:
+        return "getitem"
+    return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def _remove_dropout(graph: Graph) -> None:
+    """Removes dropouts, which do nothing in eval mode but count as random."""
+    for node in list(graph.nodes):
+        off = len(node.args) > 2 and node.args[2] is False
+        if node.op == "call_function" and "dropout" in operation_of(node) and off:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _work_out_of_place(graph: Graph, name: str) -> None:
+    """Replaces operations that work in place by those that do not.
+
+    Raises:
+        UnsupportedNetworkError: A tensor that is changed shares its memory with another one that is
+            used later, or there is no other form of the operation.
+    """
+    base: dict[Node, Node] = {}
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        operation = operation_of(node)
+        first = node.args[0] if node.args and isinstance(node.args[0], Node) else node
+        changes = (operation.endswith("_") and operation[0] != "_") or "out" in node.kwargs
+        views = getattr(node.target, "is_view", False) or operation == "getitem"
+        base[node] = base[first] if (views and not changes) and first is not node else node
+        if not changes:
+            continue
+        shared = [each for each in base if base[each] is base.get(first) and each is not node]
+        used = any(order[user] > order[node] for each in shared for user in each.users)
+        overload = str(node.target).rpartition(".")[2]
+        packet = getattr(torch.ops.aten, operation.removesuffix("_"), None)
+        if used or not operation.endswith("_") or not hasattr(packet, overload):
+            raise UnsupportedNetworkError(
+                f"{described_layer(node, name)}: {operation} changes a tensor through a view of it "
+                "or through another name"
+            )
+        node.target = getattr(packet, overload)
