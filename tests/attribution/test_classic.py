@@ -1,5 +1,6 @@
 """The classic attributions, compared with autograd, explicit backward passes and naive loops."""
 
+import captum.attr
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from vbp_lightning.attribution import (
     VisualBackProp,
     class_scores,
 )
-from vbp_lightning.attribution.gradients import module_named
+from vbp_lightning.attribution.gradients import layer_named
 
 METHODS = [
     lambda model: VisualBackProp(model, "bilinear", weighting="gradient"),
@@ -124,22 +125,60 @@ def test_a_model_may_standardise_in_place(method):
         torch.testing.assert_close(made, scale * alone.attribute((inputs - 100) / 50, 1))
 
 
-class FunctionalReLU(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.head = nn.Linear(4, 1)
+def with_activation(act):
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, 1)
 
-    def forward(self, x):
-        return self.head(torch.relu(self.conv(x)).mean(dim=(2, 3)))
+        def forward(self, x):
+            return self.head(act(self.conv(x)).mean(dim=(2, 3)))
+
+    return Small().double()
 
 
 @pytest.mark.parametrize("method", [GuidedBackprop, DeconvNet, GuidedGradCam])
-def test_relus_that_cannot_be_hooked_are_refused(method):
-    model = FunctionalReLU()
-    with pytest.raises(UnsupportedNetworkError, match=r"as a function.*nn\.ReLU modules"):
-        method(model).attribute(images(1, 16))
-    assert not any(module._forward_hooks for module in model.modules())
+def test_relus_called_as_functions_are_followed_and_networks_without_any_are_refused(method):
+    inputs = images(1, 16).double()
+    expected = method(with_activation(nn.ReLU())).attribute(inputs, 1)
+    made = method(with_activation(torch.relu)).attribute(inputs, 1)
+    torch.testing.assert_close(made, expected)
+    with pytest.raises(UnsupportedNetworkError, match="it has no ReLU"):
+        method(with_activation(nn.SiLU())).attribute(inputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "reference"),
+    [
+        (Saliency, captum.attr.Saliency),
+        (GuidedBackprop, captum.attr.GuidedBackprop),
+        (DeconvNet, captum.attr.Deconvolution),
+    ],
+)
+@pytest.mark.parametrize("net", ["strided", "maxpool", "alexnet"])
+@pytest.mark.filterwarnings("ignore")
+def test_gradients_are_those_of_captum(net, method, reference):
+    model = NETS[net]().double()
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    inputs = images(2, 72).double()
+    target = None if net != "alexnet" else 1
+    options = {"abs": False} if method is Saliency else {}
+    expected = reference(model).attribute(inputs.clone().requires_grad_(), target or 0, **options)
+    made = method(model, "signed").attribute(inputs, 1)
+    torch.testing.assert_close(made, expected.detach().sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=NAMES)
+def test_inside_inference_mode(method):
+    model = road()
+    expected = method(model).attribute(images(1, 48), 1)
+    with torch.inference_mode():
+        made = method(model).attribute(images(1, 48), 1)
+    torch.testing.assert_close(made, expected)
 
 
 # Scores
@@ -216,13 +255,13 @@ def test_a_unit_of_a_middle_layer():
 def test_layers_of_a_wrapped_network_are_found_with_and_without_its_prefix():
     wrapped = nn.ModuleDict({"network": road(), "metric": nn.Identity()})
     for name in ("block2", "network.block2"):
-        assert module_named(wrapped, name) is wrapped["network"].block2
-    assert module_named(wrapped, "metric") is wrapped["metric"]
+        assert layer_named(wrapped, name) == "network.block2"
+    assert layer_named(wrapped, "metric") == "metric"
     for missing in ("block9", "", "network."):
         with pytest.raises(
             ValueError, match=r"the network has normalize, block0, block0\.0, "
         ) as e:
-            module_named(wrapped, missing)
+            layer_named(wrapped, missing)
         assert "network." not in str(e.value).partition("the network has")[2]
 
 
@@ -314,6 +353,12 @@ def test_the_last_map_is_the_one_before_the_pooling():
     for architecture, name in (("strided", "block3"), ("maxpool", "pool3")):
         model, x = road(architecture), images(1)
         assert torch.equal(GradCam(model).attribute(x), GradCam(model, name).attribute(x))
+
+
+def test_a_layer_that_computes_nothing_is_refused():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.ReLU(), nn.Flatten())
+    with pytest.raises(ValueError, match="'1'; it computes nothing"):
+        GradCam(model, "1").attribute(images(1, 16), 1)
 
 
 def test_guided_grad_cam_is_the_product():

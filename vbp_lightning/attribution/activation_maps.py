@@ -1,20 +1,20 @@
 """Class activation maps: weighted sums of the feature maps of a layer."""
 
 import torch
-from captum.attr import LayerGradCam
 from torch import Tensor, nn
+from torch.fx import Node
 
-from vbp_lightning.attribution.gradients import Form, GuidedBackprop, module_named, over_channels
+from vbp_lightning.attribution.gradients import Form, GuidedBackprop, layer_named, over_channels
 from vbp_lightning.attribution.scores import (
     Progress,
-    ScoreModel,
     Target,
     class_scores,
-    differentiable,
     in_chunks,
 )
 from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.graph.exporting import UnsupportedNetworkError
+from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
+from vbp_lightning.graph.running import evaluated
 
 
 class GradCam:
@@ -39,8 +39,8 @@ class GradCam:
     def __init__(
         self, model: nn.Module, layer: str | None = None, relu: bool = True, chunk: int = 64
     ) -> None:
-        self.model = model
-        self.layer = None if layer is None else module_named(model, layer)
+        self._graphs = Graphs(model)
+        self.layer = None if layer is None else layer_named(model, layer)
         self.relu = relu
         self.chunk = chunk
 
@@ -57,15 +57,16 @@ class GradCam:
         Returns:
             ``(N, 1, H, W)``.
         """
-        layer = self.layer if self.layer is not None else last_map(self.model, inputs)
 
         def act(part: Tensor, wanted: Target) -> Tensor:
-            with differentiable(self.model, part.device):
-                method = LayerGradCam(ScoreModel(self.model, wanted), layer)
-                small = method.attribute(
-                    part.detach().clone().requires_grad_(), relu_attributions=self.relu
-                )
-            return _to_image(small.detach(), part)
+            graph = self._graphs.of(part)
+            node = last_map(graph) if self.layer is None else graph.output_of(self.layer)
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                output, (maps,) = evaluated(graph, part.detach().clone(), [node])
+                score = class_scores(output, wanted).sum()
+                (gradient,) = torch.autograd.grad(score, maps)
+            small = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True)
+            return _to_image(small.relu() if self.relu else small, part)
 
         return in_chunks(act, inputs, target, self.chunk, progress)
 
@@ -74,7 +75,7 @@ class GuidedGradCam:
     """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): Grad-CAM times guided backpropagation.
 
     Args:
-        model: Any classifier whose ReLUs are modules; its state is restored.
+        model: Any classifier with ReLUs; it is not changed.
         layer: Layer of Grad-CAM; None for the last module whose maps have more than one pixel.
         form: How the channels of the guided gradient are reduced to one value.
         chunk: Samples per chunk.
@@ -106,7 +107,7 @@ class GuidedGradCam:
             ``(N, 1, H, W)``.
 
         Raises:
-            UnsupportedNetworkError: A ReLU is called as a function.
+            UnsupportedNetworkError: The network has no ReLU, or cannot be exported.
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
@@ -194,36 +195,17 @@ class Cam:
         return pools[0][1], weight.detach(), linear[0][2]
 
 
-def last_map(model: nn.Module, inputs: Tensor) -> nn.Module:
-    """The last module without children whose output has more than one pixel.
-
-    Args:
-        model: Any module.
-        inputs: ``(N, C, H, W)``; one sample is run.
-
-    Returns:
-        The module.
+def last_map(graph: NetworkGraph) -> Node:
+    """The last operation whose result is ``(N, C, H, W)`` with more than one pixel.
 
     Raises:
-        UnsupportedNetworkError: No module gives such an output.
+        UnsupportedNetworkError: There is none.
     """
-    found: list[nn.Module] = []
-
-    def note(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output[0, 0].numel() > 1:
-            found.append(module)
-
-    with undisturbed(model, inputs.device) as modules:
-        leaves = [each for each in modules if not any(True for _ in each.children())]
-        hooks = [each.register_forward_hook(note) for each in leaves]
-        try:
-            model(inputs[:1].clone())
-        finally:
-            for hook in hooks:
-                hook.remove()
-    if not found:
-        raise UnsupportedNetworkError("the network has no layer that gives feature maps")
-    return found[-1]
+    for node, value in reversed(graph.values.items()):
+        is_map = isinstance(value, Tensor) and value.ndim == 4 and value[0, 0].numel() > 1
+        if is_map and value.is_floating_point() and node.op == "call_function":
+            return node
+    raise UnsupportedNetworkError("the network has no layer that gives feature maps")
 
 
 def _to_image(small: Tensor, images: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ def averages_for_class(
         UnsupportedNetworkError: No gradient reaches the activations.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        output, values = evaluated(graph, inputs.clone(), activations)
+        output, values = evaluated(graph, inputs.clone(), [step.node for step in activations])
         try:
             gradients = torch.autograd.grad(
                 class_scores(output, target).sum(),

@@ -1,13 +1,11 @@
-"""Attributions from the gradient with respect to the pixels, computed by Captum."""
+"""Attributions from the gradient with respect to the pixels."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from captum.attr import Deconvolution as CaptumDeconvolution
-from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
-from captum.attr import NeuronGuidedBackprop, NoiseTunnel
+from captum.attr import NoiseTunnel
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
@@ -16,11 +14,14 @@ from vbp_lightning.attribution.scores import (
     Progress,
     ScoreModel,
     Target,
+    class_scores,
     differentiable,
     highest,
     in_chunks,
-    refuse_functional_relus,
 )
+from vbp_lightning.graph.exporting import UnsupportedNetworkError
+from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
+from vbp_lightning.graph.running import Rule, evaluated, is_relu
 
 Form = Literal["absolute", "signed"]
 
@@ -55,6 +56,61 @@ def checked_form(form: Form) -> Form:
     return form
 
 
+def pixel_gradient(
+    graph: NetworkGraph,
+    inputs: Tensor,
+    target: Target,
+    rule: Rule | None = None,
+    at: tuple[str, tuple[int, ...]] | None = None,
+) -> Tensor:
+    """The gradient of a score with respect to the pixels, ``(N, C, H, W)``.
+
+    Args:
+        graph: The graph for images of this size.
+        inputs: ``(N, C, H, W)``.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+        rule: Replaces every ReLU.
+        at: Name of a module and indices in its output of a unit that is explained instead.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        images = inputs.detach().clone().requires_grad_()
+        wanted = [] if at is None else [graph.output_of(at[0])]
+        output, values = evaluated(graph, images, wanted, rule)
+        units = [] if at is None else [values[0].movedim(0, -1)[at[1]]]
+        score = units[0] if units else class_scores(output, target)
+        (gradient,) = torch.autograd.grad(score.sum(), images)
+    return gradient
+
+
+class _Positive(torch.autograd.Function):
+    """The identity, whose gradient keeps its positive part."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        return gradient.clamp(min=0)
+
+
+def _guided(_: Tensor, after: Tensor) -> Tensor:
+    positive: Tensor = _Positive.apply(after)  # type: ignore[no-untyped-call]
+    return positive
+
+
+def _deconvolved(before: Tensor, after: Tensor) -> Tensor:
+    passed: Tensor = _Positive.apply(before + (after - before).detach())  # type: ignore[no-untyped-call]
+    return passed
+
+
+def _check_relus(graph: NetworkGraph, method: str) -> None:
+    if not any(is_relu(node) for node in graph.module.graph.nodes):
+        raise UnsupportedNetworkError(
+            f"{method} cannot explain this network: it has no ReLU that its rule could act on"
+        )
+
+
 class Saliency:
     """Image-specific class saliency (Simonyan, Vedaldi and Zisserman 2013, section 3.1).
 
@@ -68,7 +124,7 @@ class Saliency:
     """
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
-        self.model = model
+        self._graphs = Graphs(model)
         self.form = checked_form(form)
         self.chunk = chunk
 
@@ -87,10 +143,7 @@ class Saliency:
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
-            with differentiable(self.model, part.device):
-                method = CaptumSaliency(ScoreModel(self.model, wanted))
-                gradient = method.attribute(part.detach().clone(), abs=False)
-            return over_channels(gradient.detach(), self.form)
+            return over_channels(pixel_gradient(self._graphs.of(part), part, wanted), self.form)
 
         return in_chunks(act, inputs, target, self.chunk, progress)
 
@@ -102,7 +155,7 @@ class GuidedBackprop:
     gradient is not positive.
 
     Args:
-        model: Any classifier whose ReLUs are modules; its state is restored.
+        model: Any classifier with ReLUs; it is not changed.
         form: How channels are reduced to one value, see :func:`over_channels`.
         layer: Name of a module whose unit is explained instead of a class; None for the class.
         unit: Channel, row and column in the output of that layer, or one index of a flat output.
@@ -120,9 +173,9 @@ class GuidedBackprop:
         unit: tuple[int, ...] = (0,),
         chunk: int = CHUNK,
     ) -> None:
-        self.model = model
+        self._graphs = Graphs(model)
         self.form = checked_form(form)
-        self.layer = None if layer is None else module_named(model, layer)
+        self.layer = None if layer is None else layer_named(model, layer)
         self.unit = tuple(unit)
         self.chunk = chunk
 
@@ -140,7 +193,7 @@ class GuidedBackprop:
             ``(N, 1, H, W)``.
 
         Raises:
-            UnsupportedNetworkError: A ReLU is called as a function.
+            UnsupportedNetworkError: The network has no ReLU, or cannot be exported.
         """
         return in_chunks(
             lambda part, wanted: over_channels(self.gradient(part, wanted), self.form),
@@ -152,17 +205,10 @@ class GuidedBackprop:
 
     def gradient(self, inputs: Tensor, target: Target = None) -> Tensor:
         """The guided gradient of each channel, ``(N, C, H, W)``, of all samples at once."""
-        refuse_functional_relus(self.model, inputs, "guided backpropagation")
-        with differentiable(self.model, inputs.device):
-            score = ScoreModel(self.model, target)
-            images = inputs.detach().clone().requires_grad_()
-            gradient: Tensor
-            if self.layer is None:
-                gradient = CaptumGuidedBackprop(score).attribute(images)
-            else:
-                neuron = NeuronGuidedBackprop(score, self.layer)
-                gradient = neuron.attribute(images, neuron_selector=self.unit)
-        return gradient.detach()
+        graph = self._graphs.of(inputs)
+        _check_relus(graph, "guided backpropagation")
+        at = None if self.layer is None else (self.layer, self.unit)
+        return pixel_gradient(graph, inputs, target, _guided, at)
 
 
 class DeconvNet:
@@ -172,13 +218,13 @@ class DeconvNet:
     max poolings pass it to the positions of their maxima.
 
     Args:
-        model: Any classifier whose ReLUs are modules; its state is restored.
+        model: Any classifier with ReLUs; it is not changed.
         form: How channels are reduced to one value, see :func:`over_channels`.
         chunk: Samples per chunk.
     """
 
     def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
-        self.model = model
+        self._graphs = Graphs(model)
         self.form = checked_form(form)
         self.chunk = chunk
 
@@ -196,15 +242,13 @@ class DeconvNet:
             ``(N, 1, H, W)``.
 
         Raises:
-            UnsupportedNetworkError: A ReLU is called as a function.
+            UnsupportedNetworkError: The network has no ReLU, or cannot be exported.
         """
 
         def act(part: Tensor, wanted: Target) -> Tensor:
-            refuse_functional_relus(self.model, part, "the deconvolutional network")
-            with differentiable(self.model, part.device):
-                method = CaptumDeconvolution(ScoreModel(self.model, wanted))
-                gradient = method.attribute(part.detach().clone().requires_grad_())
-            return over_channels(gradient.detach(), self.form)
+            graph = self._graphs.of(part)
+            _check_relus(graph, "the deconvolutional network")
+            return over_channels(pixel_gradient(graph, part, wanted, _deconvolved), self.form)
 
         return in_chunks(act, inputs, target, self.chunk, progress)
 
@@ -261,7 +305,7 @@ class IntegratedGradients:
                 method = CaptumIntegratedGradients(ScoreModel(self.model, wanted))
                 result = method.attribute(
                     part.detach().clone(),
-                    baselines=baseline.detach(),
+                    baselines=baseline.detach().clone(),
                     n_steps=self.steps,
                     internal_batch_size=self.chunk,
                 )
@@ -333,27 +377,23 @@ class SmoothGrad:
         return _one_target_at_a_time(self.model, act, inputs, target, 1, progress)
 
 
-def module_named(model: nn.Module, name: str) -> nn.Module:
-    """Finds a module of a model by its name.
+def layer_named(model: nn.Module, name: str) -> str:
+    """The full name of a module of a model.
 
     Args:
         model: Any module.
         name: Its name in ``named_modules``; the prefix ``network.`` of a wrapped network, as in a
             RoadClassifier, may be omitted.
 
-    Returns:
-        The module.
-
     Raises:
         ValueError: The model has no such module; the message lists the names without ``network.``.
     """
-    found = {each: module for each, module in model.named_modules() if each}
-    short = {each.removeprefix(_WRAPPED): module for each, module in found.items()}
-    module: nn.Module | None = found.get(name, short.get(name))
-    if module is None:
+    found: list[str] = [each for each, _ in model.named_modules() if each]
+    short = {each.removeprefix(_WRAPPED): each for each in found}
+    if name not in found and name not in short:
         known = ", ".join(each for each in short if f"{each}." != _WRAPPED)
         raise ValueError(f"layer is {name!r}; the network has {known}")
-    return module
+    return name if name in found else short[name]
 
 
 def _one_target_at_a_time(

@@ -3,14 +3,11 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.graph.exporting import UnsupportedNetworkError
 
 Target = int | Tensor | None
 """A class for all samples, one class per sample (``(N,)`` integers), or None; see
@@ -23,8 +20,6 @@ CHUNK = 16
 """Default number of samples per chunk. Larger chunks are not faster on either road network: on a
 CPU the maps of 64 samples of the max-pool network exceed the memory that the allocator keeps, and
 allocating it again takes up to as long as computing the maps."""
-
-_RELU_OPERATIONS = ("relu", "threshold", "clamp_min", "hardtanh")
 
 
 def class_scores(output: Tensor, target: Target = None) -> Tensor:
@@ -117,7 +112,11 @@ def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
                 parameter.requires_grad_(False)
             for module in in_place:
                 module.inplace = False  # type: ignore[assignment]
-            with torch.enable_grad(), warnings.catch_warnings():
+            with (
+                torch.inference_mode(mode=False),
+                torch.enable_grad(),
+                warnings.catch_warnings(),
+            ):
                 # Captum warns about its own hooks and about inputs without gradients.
                 warnings.simplefilter("ignore")
                 yield
@@ -126,65 +125,6 @@ def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
                 parameter.requires_grad_(True)
             for module in in_place:
                 module.inplace = True  # type: ignore[assignment]
-
-
-class _ReluWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Raises an error if a ReLU is called as a function, whose backward pass cannot be hooked."""
-
-    def __init__(self, model: nn.Module, method: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._inside = 0
-        self._method = method
-        self._hooks = []
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                self._hooks.append(module.register_forward_pre_hook(self._enter))
-                self._hooks.append(module.register_forward_hook(self._leave))
-
-    def _enter(self, *_: object) -> None:
-        self._inside += 1
-
-    def _leave(self, *_: object) -> None:
-        self._inside -= 1
-
-    def remove(self) -> None:
-        """Removes the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        name = func.name().split("::")[-1].split(".")[0].rstrip("_")
-        if name in _RELU_OPERATIONS and self._inside == 0:
-            raise UnsupportedNetworkError(
-                f"{self._method} cannot explain this network: it calls {name} as a function, which "
-                "cannot be hooked; use nn.ReLU modules"
-            )
-        return func(*args, **(kwargs or {}))
-
-
-def refuse_functional_relus(model: nn.Module, inputs: Tensor, method: str) -> None:
-    """Runs one sample to check that every ReLU of a model is a module.
-
-    Args:
-        model: Any module; its state is restored.
-        inputs: ``(N, C, H, W)``; the first sample is run.
-        method: Name of the method, for the message.
-
-    Raises:
-        UnsupportedNetworkError: The model calls a ReLU as a function.
-    """
-    watch = _ReluWatch(model, method)
-    try:
-        with undisturbed(model, inputs.device), watch:
-            model(inputs[:1].clone())
-    finally:
-        watch.remove()
 
 
 def check_images(inputs: Tensor) -> None:

@@ -130,6 +130,11 @@ def _layer_of(error: BaseException, model: nn.Module) -> str | None:
     return found
 
 
+def modules_around(node: Node) -> list[str]:
+    """The names of the modules that ran an operation, the network itself left out."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+
+
 def layer_name(node: Node, model_type: str) -> str:
     """The name of the innermost module that ran an operation; the type of the network for none."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())

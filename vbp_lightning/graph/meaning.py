@@ -196,7 +196,7 @@ class Rules:
         return self.unknown(node, f"there is no rule for {name} on a map")
 
     def _rule(self, name: str) -> Callable[[Node, str, list[Node]], Meaning] | None:
-        if name in ("add", "sub", "rsub", "mul", "div", "maximum", "minimum"):
+        if name in ("add", "sub", "rsub", "mul", "div", "maximum", "minimum", "addcmul"):
             return self._arithmetic
         if name in ("cat", "stack"):
             return self._join
@@ -567,6 +567,8 @@ class Rules:
             return replace(
                 first, roles=roles, follows=(read[0],), layer=None, activates=False, positive=False
             )
+        if name == "addcmul":
+            return self.unknown(node, "it adds a product of several maps")
         gated = self._gated(name, left, right, read)
         if gated is not None:
             return gated

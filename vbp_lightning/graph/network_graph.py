@@ -17,6 +17,7 @@ from vbp_lightning.graph.exporting import (
     UnsupportedNetworkError,
     exported,
     layer_name,
+    modules_around,
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
@@ -64,6 +65,8 @@ class NetworkGraph:
 
     Attributes:
         activations: The activations that lead to the head, in forward order.
+        outputs: By the name of a module the operation that computes its output. The second use of a
+            module has ``"@1"`` appended to its name.
         random: Whether the network draws random numbers.
         weights: Number of its parameters.
         largest: Bytes of the largest map of one image.
@@ -78,6 +81,10 @@ class NetworkGraph:
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
         self.activations = tuple(step for step in self.steps if step.activates)
+        # Operations are in order, so the last one that a module ran is its output.
+        self.outputs: dict[str, Node] = {
+            name: node for node in nodes for name in modules_around(node)
+        }
         self.random = any(
             torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes
         )
@@ -91,6 +98,16 @@ class NetworkGraph:
             isinstance(each, Tensor) and each.ndim > 0 and isinstance(each.shape[0], torch.SymInt)
             for each in recorded
         )
+
+    def output_of(self, module: str) -> Node:
+        """The operation that computes the output of a module.
+
+        Raises:
+            ValueError: The module computes nothing in eval mode, or does not run.
+        """
+        if module not in self.outputs:
+            raise ValueError(f"layer is {module!r}; it computes nothing when the network runs")
+        return self.outputs[module]
 
 
 @dataclass(eq=False)
@@ -234,9 +251,11 @@ class _Shapes(Interpreter):
         return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-        if "device" in kwargs:
-            kwargs = {**kwargs, "device": torch.device("meta")}
-        return super().call_function(target, args, kwargs)
+        def moved(value: Any) -> Any:  # noqa: ANN401
+            return torch.device("meta") if isinstance(value, torch.device) else value
+
+        args = tuple(map(moved, args))
+        return super().call_function(target, args, {k: moved(v) for k, v in kwargs.items()})
 
 
 def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:

@@ -6,7 +6,7 @@ samples in chunks so small that the feature maps stay in the processor's cache. 
 those of the network by rounding only.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,10 @@ _MANY = 4
 
 # Weights per pixel of all images up to which folding batch norms pays for comparing the weights.
 _FOLDED_PER_PIXEL = 32
+
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+"""Gets the input and the output of a ReLU, and returns what the network goes on with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,25 +76,35 @@ def forward(
 
 
 def evaluated(
-    graph: NetworkGraph, inputs: Tensor, activations: Sequence[Step]
+    graph: NetworkGraph, inputs: Tensor, wanted: Sequence[Node] = (), rule: Rule | None = None
 ) -> tuple[Any, list[Tensor]]:
-    """The output of a network and the values of some activations, to which gradients flow.
+    """The output of a network and the results of some operations, to which gradients flow.
 
     Args:
         graph: The graph for images of this size.
-        inputs: ``(N, C, H, W)``; no gradients flow to it.
-        activations: Activations of the graph.
+        inputs: ``(N, C, H, W)``; gradients flow to it if it requires them.
+        wanted: Operations of the graph.
+        rule: Replaces every ReLU, if given.
     """
-    run = _WithGradients(graph.module, {step.node for step in activations})
+    run = _WithGradients(graph.module, {*wanted}, rule)
     with torch.enable_grad(), _random_state_kept(graph, inputs):
-        output = run.run(inputs.detach())
-    return output, [run.kept[step.node] for step in activations]
+        output = run.run(inputs)
+    return output, [run.kept[node] for node in wanted]
+
+
+def is_relu(node: Node) -> bool:
+    """Whether an operation is a ReLU, which may be cut off above, as ReLU6 is."""
+    name = operation_of(node)
+    lowest: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+    cut = isinstance(lowest, int | float) and lowest == 0
+    return name in ("relu", "relu6") or (name in ("hardtanh", "clamp", "clamp_min") and cut)
 
 
 class _WithGradients(Interpreter):
-    def __init__(self, module: GraphModule, wanted: set[Node]) -> None:
+    def __init__(self, module: GraphModule, wanted: set[Node], rule: Rule | None) -> None:
         super().__init__(module)
         self._wanted = wanted
+        self._rule = rule
         self.kept: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:  # noqa: ANN401
@@ -99,6 +113,8 @@ class _WithGradients(Interpreter):
         result = super().run_node(n)
         if n.op == "get_attr":
             return result.detach()
+        if self._rule is not None and is_relu(n):
+            result = self._rule(self.env[n.args[0]], result)  # type: ignore[index]
         if n in self._wanted:
             if not result.requires_grad:
                 result = result.detach().requires_grad_()
