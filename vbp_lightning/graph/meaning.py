@@ -4,10 +4,10 @@ A *map* is a tensor whose values belong to places of the image. Its axes have ro
 ``H`` and ``W`` places, ``HW`` both in one axis, and ``C`` channels, possibly in several axes.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,6 +76,7 @@ _ACTIVATIONS = {
     "hardswish", "softplus", "threshold", "hardtanh", "tanh", "sigmoid", "hardsigmoid",
 }  # fmt: skip
 _POSITIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
+_CUTTING = {"clamp", "clamp_min", "clip", "hardtanh", "threshold"}
 _GATES = {"sigmoid", "hardsigmoid", "tanh"}
 _CLAMPS = {"clamp", "clamp_min", "clip"}
 _MONOTONE = {"abs", "pow", "sqrt", "log", "log1p", "exp", "square", "clamp_max"}
@@ -100,6 +101,8 @@ _PRODUCTS = {"matmul", "bmm", "mm", "baddbmm", "addmm", "einsum", "scaled_dot_pr
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split"}
 _FACTORIES = {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones",
               "new_full", "new_empty", "rand_like", "randn_like"}  # fmt: skip
+_PADS = {"pad", "reflection_pad2d", "replication_pad2d"}
+_WINDOWS = {"conv2d", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d"}
 _COMPARISONS = {"gt", "ge", "lt", "le", "ne", "eq", "sign"}
 
 
@@ -159,12 +162,26 @@ class Rules:
         add([*node.args, *node.kwargs.values()])
         return found
 
-    def unknown(self, node: Node, reason: str) -> Meaning:
+    def unknown(self, node: Node, reason: str, source: Node | None = None) -> Meaning:
         """The meaning of an operation that no mask can pass."""
         gate = any(self.known[each].gate for each in self._read(node))
-        return Meaning(
-            State.UNKNOWN, gate=gate, reason=f"{described_layer(node, self.network)}: {reason}"
-        )
+        reason = f"{described_layer(node, self.network)}: {reason}"
+        return Meaning(State.UNKNOWN, gate=gate, reason=reason, source=source)
+
+    def _after(self, node: Node, *read: Node, **changes: Any) -> Meaning:  # noqa: ANN401
+        """The meaning of a map with the places of the first one that it was computed from."""
+        usual = {
+            "follows": read, "layer": None, "activates": False, "positive": False, "gate": False,
+            "source": node,
+        }  # fmt: skip
+        return replace(self.known[read[0]], **{**usual, **changes})
+
+    def _moved(self, node: Node, read: Node, layer: Layer, **changes: Any) -> Meaning:  # noqa: ANN401
+        """The meaning of a map behind a layer."""
+        height, width = self.shape(node)[-2:]
+        still = layer.window is not None and layer.window.moves_nothing
+        changes = {"size": (height, width), "layer": None if still else layer, **changes}
+        return self._after(node, read, **changes)
 
     def _of(self, node: Node, name: str) -> Meaning:
         read = self._read(node)
@@ -176,7 +193,7 @@ class Rules:
             index = _argument(node, 1, "")
             if operation_of(read[0]) in ("max", "min", "max_pool2d_with_indices") and index != 0:
                 return Meaning(State.MIXED)
-            return replace(known[0], follows=(read[0],), layer=None, activates=False)
+            return self._after(node, read[0], positive=known[0].positive, gate=known[0].gate)
         if states == {State.MIXED}:
             return self._mixed(node, name, known)
         rule = self._rule(name)
@@ -200,7 +217,7 @@ class Rules:
             return self._arithmetic
         if name in ("cat", "stack"):
             return self._join
-        if name in ("conv2d", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d"):
+        if name in _WINDOWS:
             return self._window
         return None
 
@@ -213,38 +230,30 @@ class Rules:
         """Operations on what has no places any more."""
         shape = self.shape(node)
         gate = name in _GATES or "softmax" in name or any(each.gate for each in known)
-        if name in ("conv2d", "max_pool2d", "avg_pool2d") and max(known[0].extent[-2:]) > 1:
+        if name in _WINDOWS | {"conv_transpose2d"} and max(known[0].extent[-2:]) > 1:
             return self.unknown(
                 node, "it reads values that were mixed over all places as a map of places again"
             )
+        extents = [(1,) * (len(shape) - len(each.extent)) + each.extent for each in known]
         if name in ("expand", "expand_as", "repeat") or name.startswith("upsample"):
-            extent = known[0].extent
-            return Meaning(
-                State.MIXED, gate=gate, extent=(1,) * (len(shape) - len(extent)) + extent
-            )
-        if self._is_pointwise(node):
-            extents = [(1,) * (len(shape) - len(e.extent)) + e.extent for e in known]
-            return Meaning(
-                State.MIXED, gate=gate, extent=tuple(map(max, zip(*extents, strict=True)))
-            )
+            return Meaning(State.MIXED, gate=gate, extent=extents[0])
+        if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+            extent = tuple(map(max, zip(*extents, strict=True)))
+            return Meaning(State.MIXED, gate=gate, extent=extent)
         return Meaning(State.MIXED, gate=gate)
-
-    @staticmethod
-    def _is_pointwise(node: Node) -> bool:
-        return torch.Tag.pointwise in getattr(node.target, "tags", ())
 
     def _flat(self, node: Node, name: str, first: Meaning) -> Meaning:
         """Operations on the values of a map in another order."""
         before = first.before
         assert before is not None
         if name in _VIEWS and self.shape(node) == before.shape:
-            return replace(before, follows=(self._read(node)[0],), layer=None, activates=False)
+            return replace(before, follows=first.follows, layer=None, activates=False)
         if name in _REDUCTIONS | _PRODUCTS | {"linear", "adaptive_avg_pool1d"}:
             return Meaning(State.MIXED)
         if name in _ACTIVATIONS | _CLAMPS | _MONOTONE | _COMPARISONS:
             return self.unknown(node, f"{name} acts on values that left the grid of places")
         if name in _VIEWS | _COPIES | _NORMS | {"permute", "transpose", "softmax"}:
-            return replace(first, follows=(self._read(node)[0],))
+            return first
         return self.unknown(node, f"{name} reads a map whose values were put in another order")
 
     # Operations on one map
@@ -252,73 +261,61 @@ class Rules:
     def _unary(self, node: Node, name: str, read: Node) -> Meaning | None:
         """An operation on one map; None if there is no rule for it."""
         first = self.known[read]
-        same = replace(first, follows=(read,), layer=None, activates=False)
-        value = replace(same, source=first.source)  # a function of each value alone
-        other = replace(same, source=node, gate=False)
         if name in _COPIES or name in ("neg", "nan_to_num"):
-            return value
+            return self._each(node, read, positive=first.positive and name in _COPIES)
         if name in _ACTIVATIONS | _CLAMPS:
-            return self._activation(node, name, value)
-        if name in _MONOTONE:
-            if first.positive or not first.convolved:
-                return value
-            return replace(
-                self.unknown(node, f"there is no rule for {name} on a map"), source=first.source
-            )
-        if name in _COMPARISONS:
-            return replace(
-                self.unknown(node, f"there is no rule for {name} on a map"), source=first.source
-            )
+            return self._activation(node, name, read)
+        if name in _MONOTONE and (first.positive or not first.convolved):
+            return self._each(node, read, positive=first.positive)
+        if name in _MONOTONE | _COMPARISONS:
+            return self.unknown(node, f"there is no rule for {name} on a map", first.source)
         if name in _NORMS:
-            return self._norm(node, name, replace(other, positive=False))
+            return self._norm(node, name, read)
         if name in _VIEWS:
             return self._view(node, read, first)
         if name in ("permute", "transpose", "t"):
             order = self._order(node, name, len(first.roles))
-            return replace(other, roles=tuple(first.roles[axis] for axis in order))
+            roles = tuple(first.roles[axis] for axis in order)
+            return self._after(node, read, roles=roles, positive=first.positive, gate=first.gate)
         if name in _REDUCTIONS:
-            return self._reduction(node, other)
+            return self._reduction(node, name, read)
         if name == "linear":
-            if first.roles[-1] == "C":
-                return replace(other, positive=False, convolved=True)
-            return Meaning(State.MIXED)
+            mixes = first.roles[-1] != "C"
+            return Meaning(State.MIXED) if mixes else self._after(node, read, convolved=True)
         if name in _SPLITS or name in ("unbind", "select", "slice", "index_select"):
-            return self._part(node, name, other)
+            return self._part(node, name, read)
         if name in ("softmax", "log_softmax"):
-            return replace(other, gate=True, positive=True)
+            return self._after(node, read, gate=True)
         if name in ("expand", "expand_as", "repeat"):
-            return self._expanded(node, other)
+            return self._expanded(node, read)
         if name == "channel_shuffle":
-            return other
+            return self._after(node, read, positive=first.positive, gate=first.gate)
         if first.roles != ("N", "C", "H", "W"):
             return None
         layer = self._places(node, name, read)
         if layer is None:
             return Meaning(State.MIXED) if name.startswith("adaptive_") else None
-        return self._moved(node, other, layer)
+        return self._moved(node, read, layer, positive=first.positive, gate=first.gate)
 
-    def _moved(self, node: Node, other: Meaning, layer: Layer | None) -> Meaning:
-        height, width = self.shape(node)[-2:]
-        return replace(other, layer=layer, size=(height, width))
+    def _each(self, node: Node, read: Node, **changes: Any) -> Meaning:  # noqa: ANN401
+        """The meaning of a function of each value alone."""
+        first = self.known[read]
+        return self._after(node, read, **{"source": first.source, "gate": first.gate, **changes})
 
-    def _activation(self, node: Node, name: str, value: Meaning) -> Meaning:
-        lowest: Any = -math.inf if name == "clamp" else 0
+    def _activation(self, node: Node, name: str, read: Node) -> Meaning:
+        first = self.known[read]
+        lowest: Any = 0
         if name in _CLAMPS | {"hardtanh", "threshold"}:
-            place = 2 if name == "threshold" else 1
-            lowest = _argument(node, place, "min")
-            lowest = -1.0 if name == "hardtanh" and lowest is None else lowest
+            default = -1.0 if name == "hardtanh" else None
+            lowest = _argument(node, 2 if name == "threshold" else 1, "min", default)
         bounded = isinstance(lowest, int | float)
-        positive = name in _POSITIVE or (
-            bounded and float(lowest) >= 0 and name not in _ACTIVATIONS
-        )
-        if name in _CLAMPS:
-            if not value.convolved or (bounded and float(lowest) > 0):
-                return replace(value, positive=positive or value.positive)
-            if not bounded:
-                return value
-        return replace(value, activates=True, positive=positive, gate=name in _GATES)
+        cut = bounded and lowest >= 0
+        if name in _CLAMPS and (not first.convolved or not bounded or lowest > 0):
+            return self._each(node, read, positive=cut or first.positive)
+        positive = name in _POSITIVE or (name in _CUTTING and cut)
+        return self._each(node, read, activates=True, positive=positive, gate=name in _GATES)
 
-    def _norm(self, node: Node, name: str, other: Meaning) -> Meaning:
+    def _norm(self, node: Node, name: str, read: Node) -> Meaning:
         arguments: tuple[Any, ...] = node.args
         if name == "batch_norm" and (arguments[3] is None or arguments[5] is True):
             return self.unknown(
@@ -326,7 +323,7 @@ class Rules:
                 "it normalises with the statistics of the batch even in eval mode, "
                 "so a mask would depend on the other samples",
             )
-        return other
+        return self._after(node, read)
 
     @staticmethod
     def _order(node: Node, name: str, count: int) -> list[int]:
@@ -338,11 +335,9 @@ class Rules:
         order[first], order[second] = order[second], order[first]
         return order
 
-    def _reduction(self, node: Node, other: Meaning) -> Meaning:
-        roles, shape = other.roles, self.shape(node)
-        name = operation_of(node)
-        place = 2 if name in ("linalg_vector_norm", "norm") else 1
-        dims = _argument(node, place, "dim", [])
+    def _reduction(self, node: Node, name: str, read: Node) -> Meaning:
+        roles = self.known[read].roles
+        dims = _argument(node, 2 if name in ("linalg_vector_norm", "norm") else 1, "dim", [])
         if dims is None or dims == []:
             return Meaning(State.MIXED)
         axes = {axis % len(roles) for axis in ([dims] if isinstance(dims, int) else dims)}
@@ -351,52 +346,48 @@ class Rules:
             return self.unknown(node, f"{name} mixes the samples of a batch")
         if reduced - {"C"}:
             return Meaning(State.MIXED)
-        if len(shape) == len(roles):
-            return other
-        return replace(other, roles=tuple(r for axis, r in enumerate(roles) if axis not in axes))
+        if len(self.shape(node)) < len(roles):
+            roles = tuple(role for axis, role in enumerate(roles) if axis not in axes)
+        return self._after(node, read, roles=roles, positive=self.known[read].positive)
 
-    def _part(self, node: Node, name: str, other: Meaning) -> Meaning:
-        dim = _argument(node, 2 if name in _SPLITS else 1, "dim", 0) % len(other.roles)
-        if name == "slice" and self.shape(node) == other.shape:
-            return other
-        role = other.roles[dim]
-        if role == "C":
-            if name in ("unbind", "select"):
-                return replace(other, roles=other.roles[:dim] + other.roles[dim + 1 :])
-            return other
-        if name == "slice" and role in ("H", "W"):
-            start = self._number(_argument(node, 2, "start", 0)) or 0
-            step = self._number(_argument(node, 4, "step", 1))
-            axis = "HW".index(role)
-            below = other.size
-            start = min(max(start + below[axis] if start < 0 else start, 0), below[axis])
-            size = list(below)
-            size[axis] = self.shape(node)[dim]
-            stride, padding = [1, 1], [0, 0]
-            stride[axis], padding[axis] = step, -start
-            above = (size[0], size[1])
-            window = Window((1, 1), both(stride), both(padding), (1, 1), below, above)
-            layer = None if window.moves_nothing else Layer(window)
-            return replace(other, layer=layer, size=above)
-        return self.unknown(node, f"{name} takes out some places or samples of a map")
+    def _part(self, node: Node, name: str, read: Node) -> Meaning:
+        first = self.known[read]
+        dim = _argument(node, 2 if name in _SPLITS else 1, "dim", 0) % len(first.roles)
+        role = first.roles[dim]
+        if role == "C" or (name == "slice" and self.shape(node) == first.shape):
+            gone = {dim} if name in ("unbind", "select") else set()
+            roles = tuple(each for axis, each in enumerate(first.roles) if axis not in gone)
+            return self._after(node, read, roles=roles, positive=first.positive, gate=first.gate)
+        if name != "slice" or role not in ("H", "W"):
+            return self.unknown(node, f"{name} takes out some places or samples of a map")
+        start = self._number(_argument(node, 2, "start", 0))
+        step = self._number(_argument(node, 4, "step", 1))
+        axis = "HW".index(role)
+        size, stride, padding = list(first.size), [1, 1], [0, 0]
+        padding[axis] = -min(max(start + size[axis] if start < 0 else start, 0), size[axis])
+        stride[axis], size[axis] = step, self.shape(node)[dim]
+        above = (size[0], size[1])
+        window = Window((1, 1), both(stride), both(padding), (1, 1), first.size, above)
+        return self._moved(
+            node, read, Layer(window), size=above, positive=first.positive, gate=first.gate
+        )
 
     def _number(self, value: object) -> int:
         found: Any = self.values[value] if isinstance(value, Node) else value
         return int(found) if found is not None else 0
 
-    def _expanded(self, node: Node, other: Meaning) -> Meaning:
-        shape = self.shape(node)
-        roles = ("C",) * (len(shape) - len(other.roles)) + other.roles
-        before = (1,) * (len(shape) - len(other.shape)) + other.shape
+    def _expanded(self, node: Node, read: Node) -> Meaning:
+        first, shape = self.known[read], self.shape(node)
+        more = len(shape) - len(first.roles)
+        roles, before = ("C",) * more + first.roles, (1,) * more + first.shape
         changed = {role for role, a, b in zip(roles, before, shape, strict=True) if a != b}
         if changed - {"C"}:
             return self.unknown(node, "it repeats a map over places or samples")
-        return replace(other, roles=roles)
+        return self._after(node, read, roles=roles, positive=first.positive, gate=first.gate)
 
     def _view(self, node: Node, read: Node, first: Meaning) -> Meaning:
         """Roles after the axes were split and merged."""
         old, new = self.shape(read), self.shape(node)
-        other = replace(first, follows=(read,), layer=None, activates=False)
         flat = Meaning(
             State.FLAT, follows=(read,), before=first, gate=first.gate, convolved=first.convolved
         )
@@ -427,49 +418,47 @@ class Rules:
             for role, taps in kernel.items():
                 windows["HW".index(role)] = taps
             roles += found
-        layer, size = None, first.size
+        changes: dict[str, Any] = {}
         if windows != [1, 1]:
-            size = size[0] // windows[0], size[1] // windows[1]
-            kernel_size = (windows[0], windows[1])
-            window = Window(kernel_size, kernel_size, (0, 0), (1, 1), first.size, size)
-            layer = Layer(window)
-        return replace(other, roles=tuple(roles), layer=layer, size=size)
+            blocks = (windows[0], windows[1])
+            size = first.size[0] // blocks[0], first.size[1] // blocks[1]
+            layer = Layer(Window(blocks, blocks, (0, 0), (1, 1), first.size, size))
+            changes = {"layer": layer, "size": size}
+        return self._each(node, read, roles=tuple(roles), positive=first.positive, **changes)
 
     def _places(self, node: Node, name: str, read: Node) -> Layer | None:
         """The layer of an operation that moves places; None for others."""
-        below, above = self.known[read].size, self.shape(node)[-2:]
+        below = self.known[read].size
+        above = (self.shape(node)[-2], self.shape(node)[-1])
         arguments: list[Any] = [map_arg(each, self.values.__getitem__) for each in node.args[1:]]
         keywords: Any = map_arg(dict(node.kwargs), self.values.__getitem__)
         apply: Callable[[Tensor], Tensor] | None = None
-        if name in ("pad", "constant_pad_nd") and len(arguments[0]) <= 4:
-            constant = name != "pad" or (arguments[1:2] or ["constant"])[0] == "constant"
-            if constant:
-                left, _, top, _ = (*arguments[0], 0, 0)[:4]
-                return Layer(
-                    Window(
-                        (1, 1), (1, 1), (int(top), int(left)), (1, 1), below, (above[0], above[1])
-                    )
-                )
-        if name in ("pad", "reflection_pad2d", "replication_pad2d", "flip", "roll") or (
-            name.startswith(("upsample_nearest", "upsample_bilinear"))
-        ):
-            places = arguments[-1] if name in ("flip", "roll") else ()
-            if {axis % 4 for axis in places} <= {2, 3}:
-                apply = _Applied(node.target, arguments, keywords)
+        taps: Pair | None = None
+        padding = (0, 0)
+        if name in ("pad", "constant_pad_nd") and len(arguments[0]) > 4:
+            return None
+        if name == "constant_pad_nd" or (name == "pad" and arguments[1:2] in ([], ["constant"])):
+            taps, padding = (1, 1), (int((*arguments[0], 0, 0)[2]), int(arguments[0][0]))
+        elif name in ("flip", "roll"):
+            if {axis % 4 for axis in arguments[-1]} <= {2, 3}:
+                apply = partial(_applied, node.target, arguments, keywords)
+        elif name in _PADS or name.startswith(("upsample_nearest", "upsample_bilinear")):
+            apply = partial(_applied, node.target, arguments, keywords)
         elif name.startswith(("upsample_bicubic", "_upsample_b")):
-            apply = _Resized((above[0], above[1]))
+            apply = partial(F.interpolate, size=above, mode="bilinear")
         elif name == "conv_transpose2d":
-            apply = _Transposed(arguments[0].shape[2:], arguments)
+            apply = partial(_transposed, arguments[0].shape[2:], arguments[2:])
         elif name == "pixel_shuffle":
-            apply = _Repeated(int(arguments[0]))
+            apply = partial(_repeated, int(arguments[0]))
         elif name == "pixel_unshuffle":
             taps = both(int(arguments[0]))
-            return Layer(Window(taps, taps, (0, 0), (1, 1), below, (above[0], above[1])))
-        elif name in ("adaptive_avg_pool2d", "adaptive_max_pool2d") and above != (1, 1):
+        elif name.startswith("adaptive_") and above != (1, 1):
             if below[0] % above[0] == 0 and below[1] % above[1] == 0:
                 taps = below[0] // above[0], below[1] // above[1]
-                return Layer(Window(taps, taps, (0, 0), (1, 1), below, (above[0], above[1])))
-            apply = _Adapted((above[0], above[1]))
+            else:
+                apply = partial(_adapted, above)
+        if taps is not None:
+            return Layer(Window(taps, taps, padding, (1, 1), below, above))
         return None if apply is None else Layer(None, apply=apply, below=below)
 
     # Windows, joins and gates
@@ -500,21 +489,16 @@ class Rules:
             reach = [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
             padding = (reach[0], reach[1])
         padding = (0, 0) if padding == "valid" else both(padding)
-        above = self.shape(node)[-2:]
-        window = Window(kernel, stride, padding, dilation, first.size, (above[0], above[1]))
+        above = (self.shape(node)[-2], self.shape(node)[-1])
+        window = Window(kernel, stride, padding, dilation, first.size, above)
         convolves = name == "conv2d"
-        found = replace(
-            first,
-            follows=(read[0],),
-            layer=None if window.moves_nothing else Layer(window, maximum="max" in name),
-            activates=False,
-            size=window.above,
+        return self._moved(
+            node,
+            read[0],
+            Layer(window, maximum="max" in name),
             convolved=first.convolved or convolves,
             positive=first.positive and not convolves,
-            gate=False,
-            source=node,
         )
-        return found
 
     def _join(self, node: Node, name: str, read: list[Node]) -> Meaning:
         known = [self.known[each] for each in read]
@@ -536,40 +520,31 @@ class Rules:
         roles = first.roles
         if name == "stack":
             roles = (*roles[:dim], "C", *roles[dim:])
-        return replace(
-            first,
+        return self._after(
+            node,
+            *read,
             roles=roles,
-            follows=tuple(read),
-            layer=None,
-            activates=False,
             convolved=any(each.convolved for each in known),
             positive=all(each.positive for each in known),
             gate=all(each.gate for each in known),
-            source=node,
         )
 
     def _arithmetic(self, node: Node, name: str, read: list[Node]) -> Meaning:
-        left, right = node.args[0], node.args[1]
         known = [self.known[each] for each in read]
         if len(read) == 1:
             first = known[0]
             if first.state is not State.MAP:
                 return replace(first, follows=(read[0],))
             if name in ("maximum", "minimum") and first.convolved:
-                return replace(
-                    first, follows=(read[0],), layer=None, activates=name == "maximum",
-                    positive=False, gate=False,
-                )  # fmt: skip
+                return self._each(node, read[0], activates=name == "maximum", gate=False)
             roles = self._broadcast(node, read)
             if roles is None:
                 return self.unknown(node, f"{name} repeats a map over places")
             # Value by value also with a vector of constants: a scale and a shift.
-            return replace(
-                first, roles=roles, follows=(read[0],), layer=None, activates=False, positive=False
-            )
+            return self._each(node, read[0], roles=roles)
         if name == "addcmul":
             return self.unknown(node, "it adds a product of several maps")
-        gated = self._gated(name, left, right, read)
+        gated = self._gated(node, name, read)
         if gated is not None:
             return gated
         if any(each.state is State.UNKNOWN for each in known):
@@ -580,13 +555,11 @@ class Rules:
                 return self.unknown(
                     node, f"{name} reads a map whose values were put in another order"
                 )
-            return replace(
-                next(each for each in known if each.state is State.FLAT), follows=tuple(read)
-            )
+            flat = next(each for each in known if each.state is State.FLAT)
+            return replace(flat, follows=tuple(read))
         if len(maps) < len(read):
-            return self._with_mixed(
-                node, name, maps[0], [e for e in known if e not in [self.known[m] for m in maps]]
-            )
+            others = [each for each in known if each.state is State.MIXED]
+            return self._with_mixed(node, name, maps[0], others)
         roles = self._broadcast(node, read)
         if roles is None:
             return self.unknown(node, f"{name} joins maps of different layout")
@@ -597,33 +570,28 @@ class Rules:
             gates = [each.gate for each in known]
             if len(set(gates)) > 1:
                 follows = tuple(e for e, gate in zip(read, gates, strict=True) if not gate)
-        size = self.known[follows[0]].size
-        return Meaning(
-            State.MAP, roles, size, follows,
+        return self._after(
+            node,
+            *follows,
+            roles=roles,
             convolved=any(each.convolved for each in known),
             gate=all(each.gate for each in known),
             positive=name in ("add", "mul", "div", "maximum") and all(e.positive for e in known),
-            source=node,
-        )  # fmt: skip
+        )
 
-    def _gated(self, name: str, left: object, right: object, read: list[Node]) -> Meaning | None:
+    def _gated(self, node: Node, name: str, read: list[Node]) -> Meaning | None:
         """An activation written as a product, x · f(x), or a quotient; None for others."""
         if len(read) != 2 or name not in ("mul", "div") or read[0] is read[1]:
             return None
-        for value, factor in ((left, right), (right, left)):
-            if not (isinstance(value, Node) and isinstance(factor, Node)):
-                return None
+        for value, factor in (read, read[::-1]):
             own, other = self.known[value], self.known[factor]
             if own.state is not State.MAP:
                 continue
             same = own.source is not None and other.source is own.source
             if name == "mul" and same and self._between(factor, value):
-                return replace(
-                    own, follows=(value,), layer=None, activates=own.convolved,
-                    positive=False, gate=False,
-                )  # fmt: skip
+                return self._each(node, value, activates=own.convolved, gate=False)
             if other.state is State.UNKNOWN and (name == "div" or other.gate):
-                return replace(own, follows=(value,), layer=None, activates=False)
+                return self._after(node, value)
             if name == "div":
                 return None
         return None
@@ -661,10 +629,7 @@ class Rules:
                     f"{name} joins a map and values that were mixed over all places, "
                     "as an attention over places does",
                 )
-        return replace(
-            first, roles=roles, follows=(read,), layer=None, activates=False, positive=False,
-            gate=False, source=node,
-        )  # fmt: skip
+        return self._after(node, read, roles=roles)
 
     def _broadcast(self, node: Node, maps: Sequence[Node]) -> Roles | None:
         """The roles of a result with the axes of all maps; None if they do not agree."""
@@ -691,10 +656,7 @@ class Rules:
         plain = name == "matmul" and len(read) == 1 and node.args[0] is read[0]
         if plain and first.roles[-1:] == ("C",) and isinstance(weight, Node):
             # A product with a matrix of constants mixes channels only.
-            return replace(
-                first, follows=(read[0],), layer=None, activates=False, positive=False,
-                gate=False, convolved=True, source=node,
-            )  # fmt: skip
+            return self._after(node, read[0], convolved=True)
         return Meaning(State.MIXED)
 
 
@@ -732,66 +694,31 @@ def _regrouped(
     return None, {}
 
 
-@dataclass(frozen=True, eq=False)
-class _Applied:
-    """An operation of the network, on one channel."""
-
-    target: Any
-    arguments: Sequence[Any]
-    keywords: dict[str, Any]
-
-    def __call__(self, channel: Tensor) -> Tensor:
-        result: Tensor = self.target(channel, *self.arguments, **self.keywords)
-        return result
+# Linear functions of one channel that stand for layers which are no windows
 
 
-@dataclass(frozen=True)
-class _Resized:
-    size: Pair
-
-    def __call__(self, channel: Tensor) -> Tensor:
-        return F.interpolate(channel, self.size, mode="bilinear")
+def _applied(target: Any, arguments: list[Any], keywords: Any, channel: Tensor) -> Tensor:  # noqa: ANN401
+    result: Tensor = target(channel, *arguments, **keywords)
+    return result
 
 
-@dataclass(frozen=True, eq=False)
-class _Transposed:
+def _transposed(kernel: Sequence[int], given: list[Any], channel: Tensor) -> Tensor:
     """A transposed convolution with a kernel of ones."""
-
-    kernel: Sequence[int]
-    arguments: Sequence[Any]
-
-    def __call__(self, channel: Tensor) -> Tensor:
-        given = list(self.arguments[2:])
-        stride, padding, extra, _, dilation = given + [1, 0, 0, 1, 1][len(given) :]
-        ones = channel.new_ones(1, 1, *self.kernel)
-        return F.conv_transpose2d(channel, ones, None, stride, padding, extra, 1, dilation)
+    stride, padding, extra, _, dilation = given + [1, 0, 0, 1, 1][len(given) :]
+    ones = channel.new_ones(1, 1, *kernel)
+    return F.conv_transpose2d(channel, ones, None, stride, padding, extra, 1, dilation)
 
 
-@dataclass(frozen=True)
-class _Repeated:
+def _repeated(factor: int, channel: Tensor) -> Tensor:
     """Each pixel as a square of pixels."""
-
-    factor: int
-
-    def __call__(self, channel: Tensor) -> Tensor:
-        wide = channel.expand(-1, self.factor**2, -1, -1)
-        return F.pixel_shuffle(wide, self.factor)
+    return F.pixel_shuffle(channel.expand(-1, factor**2, -1, -1), factor)
 
 
-@dataclass(frozen=True)
-class _Adapted:
+def _adapted(size: Pair, channel: Tensor) -> Tensor:
     """Sums over the windows of an adaptive pooling."""
-
-    size: Pair
-
-    def __call__(self, channel: Tensor) -> Tensor:
-        for axis, count in ((2, self.size[0]), (3, self.size[1])):
-            size = channel.shape[axis]
-            parts = [
-                channel.narrow(
-                    axis, i * size // count, -(-(i + 1) * size // count) - i * size // count
-                ).sum(axis, keepdim=True)
-                for i in range(count)
-            ]
-            channel = torch.cat(parts, axis)
-        return channel
+    for axis, count in ((2, size[0]), (3, size[1])):
+        whole = channel.shape[axis]
+        bounds = [(i * whole // count, -(-(i + 1) * whole // count)) for i in range(count)]
+        parts = [channel.narrow(axis, low, high - low).sum(axis, True) for low, high in bounds]
+        channel = torch.cat(parts, axis)
+    return channel
