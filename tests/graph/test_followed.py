@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.helpers.nets import images
-from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
+from vbp_lightning.attribution import Saliency, UnsupportedNetworkError, VisualBackProp
 
 
 class Net(nn.Module):
@@ -124,6 +124,15 @@ REFUSED = {
     "depends on data": lambda net, x: net.pool(net.relu1(x) if x.sum() > 0 else x),
     "indexed by data": lambda net, x: net.pool(net.relu1(x)[:, x.mean((0, 2, 3)).argsort()]),
 }
+
+
+def test_networks_that_the_mask_cannot_follow_have_a_saliency():
+    net = Net(REFUSED["attention"]).double().eval()
+    refused(net, "attention", inputs=images().double())
+    pixels = images().double().requires_grad_()
+    (expected,) = torch.autograd.grad(net(pixels)[:, 1].sum(), pixels)
+    made = Saliency(net, "signed").attribute(images().double(), 1)
+    torch.testing.assert_close(made, expected.sum(1, keepdim=True))
 
 
 def attention(features):

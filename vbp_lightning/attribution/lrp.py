@@ -15,10 +15,9 @@ from vbp_lightning.attribution.scores import (
     Progress,
     Target,
     class_scores,
-    differentiable,
     in_chunks,
 )
-from vbp_lightning.errors import one_line
+from vbp_lightning.graph.network_graph import Graphs
 
 TOLERANCE = 1e-4
 """Largest missing relevance, as a share of the total absolute relevance."""
@@ -57,11 +56,11 @@ class Lrp:
     al. 2018).
 
     Relevance is conserved: that of pixels, biases and stabilisers adds up to the score. Each call
-    checks this, and an operation without a rule raises an error that names it. Residual additions,
-    in place or not, distribute relevance in proportion to their summands.
+    checks this, and an operation without a rule raises an error that names it. Residual additions
+    distribute relevance in proportion to their summands.
 
     Args:
-        model: Any classifier; its state is restored.
+        model: Any classifier; it is not changed.
         epsilon: Stabiliser in the units of the sums, at least 0. A larger one suppresses small
             contributions and absorbs more relevance.
         gamma: Additional weight of contributions to a convolution that have the sign of its output,
@@ -88,7 +87,7 @@ class Lrp:
     ) -> None:
         if not (0 <= epsilon < float("inf") and gamma >= 0):
             raise ValueError(f"epsilon is {epsilon} and gamma {gamma}; give at least 0")
-        self.model = model
+        self._graphs = Graphs(model)
         self.epsilon = epsilon
         self.gamma = gamma
         self.form = checked_form(form)
@@ -131,23 +130,18 @@ class Lrp:
         Raises:
             UnsupportedNetworkError: As for :meth:`attribute`.
         """
-        with differentiable(self.model, inputs.device):
+        graph = self._graphs.of(inputs)
+        with torch.inference_mode(mode=False), torch.enable_grad():
             images = inputs.detach().clone()
-            sent = RelevancePass(self.model, images, self.epsilon, self.gamma)
-            with sent.watching():
-                output = self.model(images)
+            sent = RelevancePass(graph, images, self.epsilon, self.gamma)
+            output = sent.run(images)
             if not (isinstance(output, Tensor) and output.requires_grad and sent.pixels):
                 raise sent.refusal("its output cannot be traced back to its input")
             scores = class_scores(output, target)
             ends = [sent.bias_unit, sent.epsilon_unit, *sent.pixels]
-            try:
-                arrived = torch.autograd.grad(
-                    scores.sum(), ends, allow_unused=True, materialize_grads=True
-                )
-            except RuntimeError as error:
-                raise sent.refusal(
-                    f"a value was changed after it had been used ({one_line(error)})"
-                ) from error
+            arrived = torch.autograd.grad(
+                scores.sum(), ends, allow_unused=True, materialize_grads=True
+            )
         parts = [(end * gradient).detach() for end, gradient in zip(ends, arrived, strict=True)]
         result = Relevance(
             pixels=torch.stack(parts[2:]).sum(0),

@@ -9,49 +9,46 @@ contains the factor. Two tensors of ones, one multiplied with every bias and one
 stabiliser, collect the relevance of these, so all relevance is accounted for.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.fx import Interpreter, Node
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vbp_lightning.graph.exporting import UnsupportedNetworkError
+from vbp_lightning.graph.exporting import (
+    UnsupportedNetworkError,
+    described_layer,
+    operation_of,
+)
+from vbp_lightning.graph.network_graph import NetworkGraph
 
-# One name for the operator, reflected and in-place forms of a function.
-_SAME = {
-    "iadd": "add", "radd": "add", "isub": "sub", "rsub": "sub", "subtract": "sub",
-    "imul": "mul", "rmul": "mul", "multiply": "mul", "itruediv": "div", "truediv": "div",
-    "true_divide": "div", "divide": "div", "negative": "neg", "rmatmul": "matmul",
-}  # fmt: skip
 _MOVES = {
     "flatten", "unflatten", "reshape", "view", "view_as", "reshape_as", "permute", "transpose",
-    "swapaxes", "movedim", "t", "squeeze", "unsqueeze", "expand", "expand_as", "narrow", "select",
-    "getitem", "chunk", "split", "unbind", "cat", "concat", "stack", "flip", "roll", "contiguous",
-    "clone", "to", "float", "double", "type_as", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle",
+    "movedim", "t", "squeeze", "unsqueeze", "expand", "expand_as", "select", "slice", "getitem",
+    "chunk", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll", "contiguous",
+    "clone", "to", "_to_copy", "type_as", "alias", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle", "lift_fresh_copy",
 }  # fmt: skip
-_SUMS = {"mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad"}
+_SUMS = {
+    "mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "pad", "constant_pad_nd",
+    "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "upsample_bilinear2d",
+}  # fmt: skip
 _CHOICES = {"relu", "max_pool2d", "adaptive_max_pool2d", "amax", "max", "maximum"}
-_OFF_IN_EVAL = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
-_PROPORTIONAL = _MOVES | _SUMS | _CHOICES | _OFF_IN_EVAL
+_PROPORTIONAL = _MOVES | _SUMS | _CHOICES
 _PRODUCTS = {"mul", "div", "matmul"}
 _ACTIVATIONS = {
     "leaky_relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min", "threshold", "elu", "selu",
     "celu", "gelu", "silu", "mish", "hardswish", "tanh", "prelu",
 }  # fmt: skip
-_KNOWN = _PROPORTIONAL | _PRODUCTS | _ACTIVATIONS | {"conv2d", "linear", "add", "sub"}
-# Functions that keep the position of each pixel of the input.
+_ADDITIONS = {"add", "sub", "rsub"}
+_LAYERS = {"conv2d", "linear", "batch_norm"}
+_KNOWN = _PROPORTIONAL | _PRODUCTS | _ACTIVATIONS | _ADDITIONS | _LAYERS
+# Operations that keep the position of each pixel of the input.
 _PIXELWISE = {
-    "add", "sub", "mul", "div", "neg", "clamp", "clip", "clamp_min", "clamp_max", "pow", "sqrt",
-    "log", "log1p", "to", "float", "double", "type_as", "contiguous", "clone",
+    "add", "sub", "rsub", "mul", "div", "neg", "clamp", "clip", "clamp_min", "clamp_max", "pow",
+    "sqrt", "log", "log1p", "to", "_to_copy", "type_as", "contiguous", "clone", "lift_fresh_copy",
 }  # fmt: skip
 
 
@@ -62,17 +59,15 @@ class _Contributions(NamedTuple):
         total: The sum of all contributions, without the bias.
         positive: The sum of the positive contributions; None if no rule needs it.
         shift: The bias in a shape that broadcasts; None for no bias.
-        version: Version counter of the layer's output, by which in-place changes are detected.
     """
 
     total: Tensor
     positive: Tensor | None
     shift: Tensor | None
-    version: int
 
 
-class RelevancePass(TorchFunctionMode):
-    r"""Replaces the outputs of layers while a model runs, so that gradients propagate relevance.
+class RelevancePass(Interpreter):
+    r"""Runs a network with other outputs of layers, so that gradients propagate relevance.
 
     Convolutions follow the generalised gamma rule, a batch norm behind one being part of it:
 
@@ -87,9 +82,8 @@ class RelevancePass(TorchFunctionMode):
     the relevance at the pixel.
 
     Args:
-        model: The network, in eval mode, parameters without gradients, ReLUs out of place.
-        inputs: ``(N, C, H, W)``, the tensor object that the model is called with; the model may
-            change it.
+        graph: The graph for images of this size.
+        inputs: ``(N, C, H, W)``.
         epsilon: Stabiliser of every sum, in the units of the sum; at least 0.
         gamma: Additional weight of contributions that have the sign of the sum; ``inf`` keeps only
             these.
@@ -100,80 +94,60 @@ class RelevancePass(TorchFunctionMode):
         epsilon_unit: ``(N,)`` ones, multiplied with every stabiliser.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, epsilon: float, gamma: float) -> None:
-        super().__init__()
-        self.model = model
+    def __init__(self, graph: NetworkGraph, inputs: Tensor, epsilon: float, gamma: float) -> None:
+        super().__init__(graph.module)
         self.pixels: list[Tensor] = []
         self.bias_unit = inputs.new_ones(len(inputs)).requires_grad_()
         self.epsilon_unit = inputs.new_ones(len(inputs)).requires_grad_()
+        self._graph = graph
         self._epsilon = epsilon
         self._favour = 1.0 if gamma == float("inf") else gamma / (1 + gamma)
         self._shape = inputs.shape
         self._on_pixels = WeakIdKeyDictionary()
         self._on_pixels[inputs] = True
         self._sums = WeakIdKeyDictionary()  # of _Contributions
-        self._running: list[nn.Module] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Replaces the outputs of layers within the context."""
-        handles = [
-            register_module_forward_pre_hook(lambda module, _: self._running.append(module)),
-            register_module_forward_hook(lambda *_: self._leave(), always_call=True),
-        ]
-        try:
-            with self:
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        self._node: Node | None = None
 
     def refusal(self, reason: str) -> UnsupportedNetworkError:
-        """The error that names the running module and the reason why relevance cannot pass it."""
-        module = self._running[-1] if self._running else self.model
-        name = next((name for name, known in self.model.named_modules() if known is module), "")
-        module_type = type(module).__name__
-        where = f"{name} ({module_type})" if name else module_type
+        """The error that names the running layer and the reason why relevance cannot pass it."""
+        where = self._graph.network
+        if self._node is not None:
+            where = described_layer(self._node, where)
         return UnsupportedNetworkError(
             f"layer-wise relevance propagation cannot pass {where}: {reason}"
         )
 
-    def _leave(self) -> None:
-        self._running.pop()
+    def run_node(self, n: Node) -> Any:  # noqa: ANN401
+        """Runs one operation."""
+        if n.op == "call_module":  # guards, which were checked for this size
+            return None
+        self._node = n
+        result = super().run_node(n)
+        return result.detach() if n.op == "get_attr" else result
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        kwargs = kwargs or {}
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
+        """Runs an operation by its rule."""
+        assert self._node is not None
+        name = operation_of(self._node)
         tensors = list(_tensors((args, kwargs)))
         on_pixels = [each for each in tensors if each in self._on_pixels]
         carrying = [each for each in tensors if each.requires_grad]
         if not carrying and not on_pixels:
-            return func(*args, **kwargs)
-        name, in_place = _described(func)
+            return target(*args, **kwargs)
         if not carrying and name in _PIXELWISE:
-            result = func(*args, **kwargs)
+            result = target(*args, **kwargs)
             if isinstance(result, Tensor) and result.shape == self._shape:
                 self._on_pixels[result] = True
                 return result
-        if name not in _KNOWN and func is not F.batch_norm:
-            result = func(*args, **kwargs)
+        if name not in _KNOWN:
+            result = target(*args, **kwargs)
             # Sizes, comparisons and indices of maxima carry no relevance.
             if any(each.is_floating_point() for each in _tensors(result)):
                 raise self.refusal(f"there is no rule for {name}")
             return result
         if on_pixels:
-            if in_place and args[0] in self._on_pixels:
-                raise self.refusal(f"{name} changes the pixels in place")
             args, kwargs = self._begin(args), self._begin(kwargs)
-        result = self._apply(func, name, in_place, args, kwargs)
-        if not all(each.requires_grad for each in _tensors(result) if each.is_floating_point()):
-            raise self.refusal(f"{name} cuts its result off from gradients")
-        return result
+        return self._apply(target, name, args, kwargs)
 
     def _begin(self, value: Any) -> Any:  # noqa: ANN401
         """Replaces the pixels in arguments by copies with gradients, recorded in ``pixels``."""
@@ -187,31 +161,23 @@ class RelevancePass(TorchFunctionMode):
             return {key: self._begin(each) for key, each in value.items()}
         return value
 
-    def _apply(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        in_place: bool,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:  # noqa: ANN401
+    def _apply(self, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         if name in ("conv2d", "linear"):
-            return self._layer(func, name == "conv2d", *args, **kwargs)
-        if func is F.batch_norm:
+            return self._layer(target, name == "conv2d", *args, **kwargs)
+        if name == "batch_norm":
             return self._norm(*args, **kwargs)
         carrying = [each for each in _tensors((args, kwargs)) if each.requires_grad]
-        if name in ("add", "sub") and len(carrying) == 1:
-            args = tuple(self._counted(each, carrying[0]) for each in args)
-        elif name in _PRODUCTS and (len(carrying) > 1 or (name == "div" and not _carries(args[0]))):
+        if name in _ADDITIONS and len(carrying) == 1:
+            counted = (self._counted(each, carrying[0]) for each in args)
+            return getattr(torch, name)(*counted, **kwargs)
+        if name in _PRODUCTS and (len(carrying) > 1 or (name == "div" and not _carries(args[0]))):
             raise self.refusal(f"{name} multiplies or divides features by features")
-        elif name in _ACTIVATIONS:
-            if in_place or kwargs.get("inplace"):
-                raise self.refusal(f"{name} is called as a function that works in place")
+        if name in _ACTIVATIONS:
             before: Tensor = carrying[0]
             with torch.no_grad():
-                after = func(*args, **kwargs)
+                after = target(*args, **kwargs)
             return _standing_for(after, before)
-        return func(*args, **kwargs)
+        return target(*args, **kwargs)
 
     def _counted(self, value: object, like: Tensor) -> object:
         """Counts a summand that is not a feature as a bias."""
@@ -248,19 +214,20 @@ class RelevancePass(TorchFunctionMode):
         if bias is not None and convolves:
             shift = bias.view(-1, 1, 1)
         result = self._sum(total, positive, shift)
-        self._sums[result] = _Contributions(total, positive, shift, result._version)
+        self._sums[result] = _Contributions(total, positive, shift)
         return result
 
     def _norm(
         self,
         features: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
         mean: Tensor | None,
         var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
+        training: bool,
+        momentum: float,
+        eps: float,
+        *_: object,
     ) -> Tensor:
         """Computes a batch norm by its rule, merged with the layer whose output it reads."""
         if training or mean is None or var is None:
@@ -271,7 +238,7 @@ class RelevancePass(TorchFunctionMode):
         shift = -mean * scale if bias is None else bias - mean * scale
         shape = (-1, *[1] * (features.ndim - 2))
         scale, shift = scale.view(shape), shift.view(shape)
-        if features not in self._sums or self._sums[features].version != features._version:
+        if features not in self._sums:
             return self._sum(scale * features, None, shift)
         layer: _Contributions = self._sums[features]
         positive = layer.positive
@@ -322,14 +289,3 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(each)
     elif isinstance(value, dict):
         yield from _tensors(list(value.values()))
-
-
-def _described(func: Callable[..., Any]) -> tuple[str, bool]:
-    """The name of a function, the same for all its forms, and whether this form is in place."""
-    name = getattr(func, "__name__", str(func))
-    bare = name.strip("_")
-    operator = name.startswith("__")
-    in_place = bare in ("iadd", "isub", "imul", "itruediv") or (
-        not operator and name.endswith("_") and not name.startswith("_")
-    )
-    return _SAME.get(bare, bare), in_place

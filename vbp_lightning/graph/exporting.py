@@ -101,8 +101,12 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
         module = program.module()
     except Exception as error:
         # What the network itself raises for these images is raised; the rest is refused.
-        with torch.no_grad():
-            copy(example.clone())
+        try:
+            with torch.no_grad():
+                copy(example.clone())
+        except Exception:
+            with torch.enable_grad():  # for instance to register a hook on a tensor
+                copy(example.clone())
         layer = _layer_of(error, copy) or name
         raise UnsupportedNetworkError(
             f"{layer}: torch.export cannot follow it ({one_line(error)[:200]})"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,13 +59,12 @@ class NetworkGraph:
     """What a network computes for images of one size.
 
     Args:
+        network: Type of the network, for messages.
         module: The exported operations, with the network's own parameters and buffers.
-        steps: The maps that lead to the head, in forward order; the first is the image.
         values: For each operation its result for two images, as tensors without values.
         programs: Generated code that runs the operations, by what it returns.
 
     Attributes:
-        activations: The activations that lead to the head, in forward order.
         outputs: By the name of a module the operation that computes its output. The second use of a
             module has ``"@1"`` appended to its name.
         random: Whether the network draws random numbers.
@@ -73,14 +73,13 @@ class NetworkGraph:
         by_sample: Whether all outputs have one entry for each image.
     """
 
+    network: str
     module: GraphModule
-    steps: tuple[Step, ...]
     values: dict[Node, Any]
     programs: dict[object, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
-        self.activations = tuple(step for step in self.steps if step.activates)
         # Operations are in order, so the last one that a module ran is its output.
         self.outputs: dict[str, Node] = {
             name: node for node in nodes for name in modules_around(node)
@@ -98,6 +97,21 @@ class NetworkGraph:
             isinstance(each, Tensor) and each.ndim > 0 and isinstance(each.shape[0], torch.SymInt)
             for each in recorded
         )
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The maps that lead to the head, in forward order; the first is the image.
+
+        Raises:
+            UnsupportedNetworkError: An operation between the maps has no rule, or there is no
+                activation.
+        """
+        return _steps(self.module, self.values, self.network)
+
+    @cached_property
+    def activations(self) -> tuple[Step, ...]:
+        """The activations that lead to the head, in forward order."""
+        return tuple(step for step in self.steps if step.activates)
 
     def output_of(self, module: str) -> Node:
         """The operation that computes the output of a module.
@@ -141,8 +155,7 @@ def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
         inputs: ``(N, C, H, W)``.
 
     Raises:
-        UnsupportedNetworkError: The network cannot be exported, or an operation between its maps
-            has no rule.
+        UnsupportedNetworkError: The network cannot be exported.
     """
     present = signature(model)
     size = tuple(inputs.shape[1:])
@@ -173,7 +186,7 @@ def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
                     )
                 export = _Export(module, {})
                 of_kind.append(export)
-            export.sizes[size] = _graph(export.module, values, name)
+            export.sizes[size] = NetworkGraph(name, export.module, values)
         return export.sizes[size]
 
 
@@ -278,7 +291,7 @@ def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
     return shapes.values
 
 
-def _graph(module: GraphModule, values: dict[Node, Any], network: str) -> NetworkGraph:
+def _steps(module: GraphModule, values: dict[Node, Any], network: str) -> tuple[Step, ...]:
     rules = Rules(values, network)
     nodes = list(module.graph.nodes)
     for node in nodes:
@@ -311,7 +324,7 @@ def _graph(module: GraphModule, values: dict[Node, Any], network: str) -> Networ
         raise UnsupportedNetworkError(
             f"{network}: no activation acts on its maps, so there is nothing to explain"
         )
-    return NetworkGraph(module, ordered, values)
+    return ordered
 
 
 def _ends(nodes: Sequence[Node], known: dict[Node, Meaning]) -> set[Node]:
