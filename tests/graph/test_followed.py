@@ -108,6 +108,7 @@ def test_other_activations_count_with_their_positive_part(name):
     torch.testing.assert_close(chain.maps[-2], features.mean(1, keepdim=True))
 
 
+IN_THE_POOL = ("attention without a shortcut", "attention over patches")
 REFUSED = {
     "abs": lambda net, x: net.pool(x.abs()),
     "where": lambda net, x: net.pool(torch.where(x > 0, x, torch.zeros(()))),
@@ -120,6 +121,7 @@ REFUSED = {
     "statistics of the batch": lambda net, x: net.pool(net.relu1(x - x.mean(0))),
     "attention": lambda net, x: net.pool(x + attention(net.relu1(x))),
     "attention without a shortcut": lambda net, x: net.pool(attention(net.relu1(x))),
+    "attention over patches": lambda net, x: net.pool(patches(net.relu1(x))),
     "mean of all places": lambda net, x: net.pool(net.relu1(x) + x.mean((2, 3), keepdim=True)),
     "depends on data": lambda net, x: net.pool(net.relu1(x) if x.sum() > 0 else x),
     "indexed by data": lambda net, x: net.pool(net.relu1(x)[:, x.mean((0, 2, 3)).argsort()]),
@@ -133,6 +135,12 @@ def test_networks_that_the_mask_cannot_follow_have_a_saliency():
     (expected,) = torch.autograd.grad(net(pixels)[:, 1].sum(), pixels)
     made = Saliency(net, "signed").attribute(images().double(), 1)
     torch.testing.assert_close(made, expected.sum(1, keepdim=True))
+
+
+def patches(features):
+    rows = features.reshape(-1, 6, features.shape[3])
+    weights = (rows @ rows.transpose(1, 2)).softmax(-1)
+    return (rows + weights @ rows).reshape(features.shape)
 
 
 def attention(features):
@@ -149,7 +157,7 @@ def assigned(features):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_followed_is_refused(name):
-    refused(Net(REFUSED[name]), "pool" if name == "attention without a shortcut" else "Net")
+    refused(Net(REFUSED[name]), "pool" if name in IN_THE_POOL else "Net")
 
 
 def test_the_error_names_the_operation_and_the_module():

@@ -555,8 +555,15 @@ class Rules:
                 return self.unknown(
                     node, f"{name} reads a map whose values were put in another order"
                 )
-            flat = next(each for each in known if each.state is State.FLAT)
-            return replace(flat, follows=tuple(read))
+            flats = [each for each in read if self.known[each].state is State.FLAT]
+            mixed = [each for each in known if each.state is State.MIXED]
+            # A factor or a mean of whole rows, as in a normalisation.
+            factors = name in ("mul", "div", "sub") and all(
+                each.extent[-1:] == (1,) for each in mixed
+            )
+            if mixed and not factors:
+                return Meaning(State.MIXED)
+            return replace(self.known[flats[0]], follows=tuple(flats))
         if len(maps) < len(read):
             others = [each for each in known if each.state is State.MIXED]
             return self._with_mixed(node, name, maps[0], others)
