@@ -21,6 +21,7 @@ from vbp_lightning.data.imagery.datum import shift_warnings
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
+from vbp_lightning.data.imagery.vector_files import vector_notes
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
@@ -348,6 +349,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
         lines += [*more, *unfit]
         scan.scanned = scanned
+        scan.warnings += vector_notes(item.vectors for item in scanned if item.vectors is not None)
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
         self._label(scan, scenes, bool(gone))
         if statistics is None or statistics.count == 0:
@@ -362,7 +364,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings += shift_warnings(scan.infos)
+        vectors = [(item.info, item.vectors) for item in scanned if item.vectors is not None]
+        scan.warnings += shift_warnings(vectors)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
         return scan

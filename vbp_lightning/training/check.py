@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import SPLITS, DataError
+from vbp_lightning.data.datasets.scene import SPLITS, DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
+from vbp_lightning.data.imagery.vector_files import class_lines
 from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
@@ -99,6 +100,10 @@ def _scene_lines(scan: Scan) -> list[str]:
         f"Pixels without imagery or label: {1 - valid / max(pixels, 1):.2%}; "
         f"road among the others: {road / max(valid, 1):.2%}"
     )
+    vectors = [item.vectors for item in scan.scanned if item.vectors is not None]
+    labels = next((info.scene.labels for info in infos if vectors), None)
+    if isinstance(labels, VectorLabels) and labels.classes is not None:
+        lines += class_lines(vectors, labels.classes)
     held = "read as needed" if scan.store and scan.store.is_streamed else "held in memory"
     lines.append(f"Imagery: {sum(info.nbytes for info in infos) / 2**30:.2f} GiB, {held}")
     return lines

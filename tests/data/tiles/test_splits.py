@@ -15,11 +15,11 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
-from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
+from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude, pixels_of
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles import planning
 from vbp_lightning.data.tiles.grid import tile_grid
-from vbp_lightning.data.tiles.planning import assign_tiles, in_pixels_of, overlaps, plan_tiles
+from vbp_lightning.data.tiles.planning import assign_tiles, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
     KnownSplits,
     Region,
@@ -251,9 +251,9 @@ def test_training_tiles_near_held_out_pixels_of_another_crs(angle, margin):
 
 def test_shapes_in_pixels_of_a_scene_of_the_same_crs_are_shifted_by_whole_pixels():
     own, other = info_of("a").grid, info_of("b", x=20.0).grid
-    (moved,) = in_pixels_of(own, rectangles([Region(2, 3, 16, 24, "val")], 0.5), other)
+    (moved,) = pixels_of(own, rectangles([Region(2, 3, 16, 24, "val")], 0.5), other)
     assert moved.bounds == pytest.approx((43.5, 2.5, 66.5, 17.5), abs=1e-6)
-    assert in_pixels_of(own, rectangles([]), other).tolist() == []
+    assert pixels_of(own, rectangles([]), other).tolist() == []
 
 
 def degrees(first, last, side):

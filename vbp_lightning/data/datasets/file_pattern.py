@@ -14,7 +14,10 @@ _COMPANIONS = {
 """Suffixes of files beside images and vector files that are neither."""
 
 VECTOR_SUFFIXES = frozenset(
-    {".geojson", ".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".parquet", ".sqlite"}
+    {
+        *(".geojson", ".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".sqlite"),
+        *(".parquet", ".geoparquet", ".pbf", ".osm", ".geojsonl", ".mif", ".mid", ".dxf"),
+    }
 )
 """Suffixes of vector files, which are no images."""
 

@@ -13,6 +13,7 @@ from vbp_lightning.data.datasets.file_pattern import VECTOR_SUFFIXES, FilePatter
 from vbp_lightning.data.datasets.scene import (
     USUAL_SPLITS,
     DataError,
+    RoadClasses,
     RoadWidths,
     Scene,
     Split,
@@ -40,9 +41,11 @@ class PatternScenes:
         masks: Pattern of the road masks.
         labels: Vector files instead of road masks: one file for all images, a pattern, or several
             patterns of which the first that has a file for an image counts.
-        layer: Layer of the vector files; None for the only or first one.
+        layer: Layer of the vector files; None for the only one that can hold roads.
         where: Which features are roads, as an SQL condition on their columns; None for all.
         widths: How wide lines are.
+        classes: Which features are roads that an image shows, by their class and their tags; None
+            for all.
         unlabelled: Images without vector labels: ``error`` reports them, ``skip`` leaves them out
             and counts them, ``no_road`` treats them as free of roads.
         splits: The split of each value of ``{split}``; folders of other values are not read.
@@ -58,6 +61,7 @@ class PatternScenes:
     layer: StrictStr | None = None
     where: StrictStr | None = None
     widths: RoadWidths = RoadWidths()
+    classes: RoadClasses | None = None
     unlabelled: Literal["error", "skip", "no_road"] = "error"
     splits: Mapping[StrictStr, Split] | None = None
     white_area: Count = 0
@@ -173,7 +177,7 @@ class PatternScenes:
                 )
             elif files or self.unlabelled == "no_road":
                 file = files[0] if files else None
-                vectors = VectorLabels(file, self.layer, self.where, self.widths)
+                vectors = VectorLabels(file, self.layer, self.where, self.widths, self.classes)
                 pairs.append((values, image, vectors))
             else:
                 missing.append((values, image))

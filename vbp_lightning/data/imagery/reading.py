@@ -20,6 +20,7 @@ from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import scene_digest
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
+from vbp_lightning.data.imagery.vector_files import VectorSummary
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
 
 BLOCK_CACHE = 64 << 20
@@ -113,6 +114,11 @@ class OpenScene(ExitStack):
     def largest_mask_value(self) -> float:
         """The largest mask value that was read."""
         return self._roads.largest
+
+    @property
+    def vectors(self) -> VectorSummary | None:
+        """What was read from the vector file of the labels, if there is one."""
+        return self._roads.vectors
 
     @cached_property
     def _white_nodata(self) -> NDArray[np.bool_]:

@@ -12,7 +12,15 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from vbp_lightning.data.imagery.extent import PixelGrid, edge_points, projection, transformer
+from vbp_lightning.data.imagery.extent import (
+    PixelGrid,
+    centre_x,
+    crs_for_warp,
+    edge_points,
+    nearest_turn,
+    projection,
+    transformer,
+)
 from vbp_lightning.data.imagery.windows import coordinates, rescaled
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
@@ -64,7 +72,7 @@ def read_resampled(
             width=known.shape[2],
             dtype=wide,
             nodata=np.nan,
-            crs=source.crs or _ANY_CRS,
+            crs=crs_for_warp(source) or _ANY_CRS,
             transform=rescaled(source.transform, place.col_off, place.row_off),
         ) as written:
             written.write(known)
@@ -126,6 +134,7 @@ def _places_in_source(
     """Columns and rows in the source of points of the target."""
     xs, ys = coordinates(target.transform, cols, rows)
     if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
-        xs, ys = change.transform(xs, ys)
+        own = projection(source.crs.to_wkt())
+        xs, ys = transformer(projection(target.crs.to_wkt()), own).transform(xs, ys)
+        xs = nearest_turn(xs, own, centre_x(source))
     return coordinates(~source.transform, xs, ys)

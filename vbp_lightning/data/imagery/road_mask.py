@@ -17,12 +17,15 @@ from rasterio.windows import Window
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import (
     PixelGrid,
-    footprint,
+    beside,
+    crs_for_warp,
     ground_sampling_distance,
     largest_shift,
+    overlap_on_ground,
 )
 from vbp_lightning.data.imagery.raster import palette_of, readable
 from vbp_lightning.data.imagery.resampling import TOLERANCE
+from vbp_lightning.data.imagery.vector_files import VectorSummary, road_features
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
 
 _SAME_GRID = 0.1
@@ -52,6 +55,7 @@ class RasterRoads:
 
     Attributes:
         largest: The largest value read so far.
+        vectors: None.
 
     Raises:
         DataError: The road mask cannot be used or does not belong to the image.
@@ -68,6 +72,7 @@ class RasterRoads:
     ) -> None:
         self.path = path
         self.largest = 0.0
+        self.vectors = None
         self._threshold = threshold
         self._middle = 0
         self._shades: set[float] = set()
@@ -99,15 +104,16 @@ class RasterRoads:
                 f"{stored.width} × {stored.height} px, and not both are georeferenced (data.root): "
                 "make them of one size"
             )
-        if not footprint(own).intersects(footprint(grid)):
+        if not overlap_on_ground(own, grid):
             raise DataError(
                 f"{path}: lies beside its image {scene.image} on the map (data.root): pair "
                 "each image with the mask of its place"
             )
+        own = beside(own, grid)
         self._raster = stack.enter_context(
             WarpedVRT(
                 raster,
-                src_crs=own.crs,
+                src_crs=crs_for_warp(own),
                 src_transform=own.transform,
                 crs=grid.crs,
                 transform=grid.transform,
@@ -186,9 +192,11 @@ class KnownRoads:
 
     Args:
         draw: Returns the road pixels (h, w) of a window.
+        vectors: What was read from the vector file, if there is one.
     """
 
     draw: Callable[[Window], NDArray[np.bool_]]
+    vectors: VectorSummary | None = None
     largest: float = 1.0
 
     def read(self, window: Window) -> Roads:
@@ -233,7 +241,8 @@ def open_roads(
                     "vector roads cannot be placed on it (data.source): georeference it (gdalwarp "
                     "takes ground control points), or give road masks of its size with data=folder"
                 )
-            yield KnownRoads(partial(draw_roads, road_shapes(labels, grid), grid))
+            draw = partial(draw_roads, road_shapes(labels, grid), grid)
+            yield KnownRoads(draw, None if labels.path is None else road_features(labels).summary)
         else:
             with readable(labels):
                 roads = RasterRoads(scene, labels, grid, stored, threshold, stack)

@@ -7,9 +7,10 @@ from itertools import permutations
 from pathlib import Path
 
 from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split, VectorLabels
+from vbp_lightning.data.imagery.extent import pixels_of
 from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.tiles.planning import in_pixels_of, intersecting
+from vbp_lightning.data.tiles.planning import intersecting
 from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
 from vbp_lightning.data.tiles.store import ScannedScene, SceneStore
 from vbp_lightning.data.tiles.tile_table import TileTable
@@ -165,7 +166,7 @@ def overlap_warnings(
             for one, other in permutations(infos[number] for number in pair):
                 own = rectangles([r for r in regions[one.scene.name] if r.split == split], 0.5)
                 theirs = [r for r in regions[other.scene.name] if r.split in others]
-                moved = in_pixels_of(other.grid, own, one.grid)
+                moved = pixels_of(other.grid, own, one.grid)
                 if intersecting(moved, rectangles(theirs, 0.5)).any():
                     return f", as {one.scene.image} and {other.scene.image}"
         return ""

@@ -19,6 +19,7 @@ from vbp_lightning.data.imagery.normalisation import (
 )
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.reading import OpenScene, SceneInfo, for_each_scene
+from vbp_lightning.data.imagery.vector_files import VectorSummary
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
 from vbp_lightning.data.tiles.planning import TilePlan
@@ -80,6 +81,7 @@ class ScannedScene:
         road_pixels: Valid road pixels of the scene.
         valid_pixels: Valid pixels of the scene.
         largest_mask_value: The largest value of the road mask.
+        vectors: What was read from the vector file of its labels, if there is one.
         labels: Its pixel labels.
         bands: (C, H, W) its imagery; None if that stays on disk.
     """
@@ -91,6 +93,7 @@ class ScannedScene:
     road_pixels: int
     valid_pixels: int
     largest_mask_value: float
+    vectors: VectorSummary | None
     labels: NDArray[np.uint8] | CompressedLabels
     bands: NDArray[Any] | None
 
@@ -211,9 +214,10 @@ def _scan(
             training = pixels.valid & training_pixels(regions, chunk)
             samples.append(sample_bands(pixels.bands, training, (top, left), steps))
         opened.check()
-        largest = opened.largest_mask_value
+        largest, vectors = opened.largest_mask_value, opened.vectors
     held = (labels, pixels.bands) if limit is None else (compressed, None)
-    scanned = ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, *held)
+    counts = road_pixels, valid_pixels
+    scanned = ScannedScene(info, plan, road, valid, *counts, largest, vectors, *held)
     return scanned, combined(samples)
 
 
