@@ -11,10 +11,12 @@ def explain(cfg: DictConfig) -> None:
     """Runs the chosen task on a road classifier or a custom model."""
     # not needed for --help
     from vbp_lightning.explaining.outputs import output_folder
+    from vbp_lightning.explaining.settings import check_settings
     from vbp_lightning.explaining.subject import load_subject
 
-    subject = load_subject(cfg)
     task = instantiate(cfg.task)
+    check_settings(cfg, task)
+    subject = load_subject(cfg)
     with output_folder(cfg):
         for path in task(cfg, subject):
             print(path)

@@ -56,7 +56,11 @@ def main(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
+        # imported here: ``--help`` needs none of what it imports
+        from vbp_lightning.training.settings import check_settings
+
         with claimed(run_dir), reported_once(run_dir):
+            check_settings(cfg)
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
             refuse_other_settings(cfg, run_dir, is_done=done is not None)
             if done is None:

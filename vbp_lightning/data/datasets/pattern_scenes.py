@@ -18,7 +18,7 @@ from vbp_lightning.data.datasets.scene import (
     Split,
     VectorLabels,
 )
-from vbp_lightning.records import RECORD, Count
+from vbp_lightning.records import RECORD, Count, PathName
 
 _Pair = tuple[dict[str, str], Path, Path | VectorLabels]
 """Values of the placeholders, image, labels."""
@@ -51,7 +51,7 @@ class PatternScenes:
             none.
     """
 
-    root: Path
+    root: PathName
     images: StrictStr = "images/{name}.*"
     masks: StrictStr = "masks/{name}.*"
     labels: tuple[StrictStr, ...] | StrictStr | None = None
