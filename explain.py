@@ -1,10 +1,12 @@
 """Explains the decisions of a network and what it has learned: ``python explain.py --help``."""
 
+import sys
+
 import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, one_line_errors
+from vbp_lightning.cli import end_with, names_as_text, one_line_errors
 
 
 def explain(cfg: DictConfig) -> None:
@@ -33,4 +35,5 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
+        sys.argv[1:] = names_as_text(sys.argv[1:])
         main()

@@ -7,7 +7,7 @@ from tests.helpers.wrong_settings import cases
 from vbp_lightning.errors import UserError
 from vbp_lightning.training.settings import check_settings
 
-METRICS = "val/loss or val/threshold or val/auroc or val/average_precision or"
+METRICS = "val/loss or val/threshold or val/auroc or val/average_precision or val/balanced"
 UPSAMPLINGS = "deconv or deconv_normalized or nearest or bilinear or resize_conv or unpool"
 
 WRONG = f"""
@@ -46,29 +46,29 @@ trainer.max_epochs=         abc 1.5 true null [3]        : a whole number
 trainer.num_sanity_val_steps= -2                         : at least -1 or null
 trainer.num_sanity_val_steps= a 0.5                      : a whole number or null
 trainer.log_every_n_steps=  0                            : at least 1 or null
-trainer.accelerator=        gpus 3 null                  : auto or cpu or gpu or cuda or mps or tpu
-trainer.devices=            0                            : at least 1 or -1 or a list in square brackets or text
+trainer.accelerator=        gpus 3 null                  : auto or cpu or gpu or cuda
+trainer.devices=            0                            : at least 1 or -1 or a list
 trainer.num_nodes=          0                            : at least 1
 trainer.num_nodes=          two                          : a whole number
 trainer.strategy=           3 null [ddp]                 : text
-trainer.precision=          8 half                       : auto or 32-true or bf16-mixed or 16-mixed or 64-true or 32 or 64 or bf16 or 16
+trainer.precision=          8 half                       : auto or 32-true or bf16-mixed
 trainer.deterministic=      maybe 1                      : true or false or warn or null
 trainer.enable_model_summary= no_way 1                   : true or false or null
 trainer.use_distributed_sampler= true                    : false
-+trainer.profiler=          3 [simple]                   : text or a mapping, as {{name: value}} or null
++trainer.profiler=          3 [simple]                   : text or a mapping
 callbacks.panels.tiles=     3 0 -1                       : at least 4
 callbacks.panels.tiles=     many 4.5 null [4]            : a whole number
 callbacks.panels.upsampling= foo                         : {UPSAMPLINGS}
 callbacks.scores.tiles=     0                            : at least 1
 callbacks.scores.tiles=     many                         : a whole number
-callbacks.best.monitor=     foo val/acc                  : {METRICS} val/balanced_accuracy or val/f1 or train/loss or learning_rate or null
+callbacks.best.monitor=     foo val/acc                  : {METRICS}
 callbacks.best.mode=        lowest null                  : min or max
 callbacks.best.filename=    null 3                       : text
 callbacks.progress.leave=   maybe 1                      : true or false
 callbacks.averaging.eta=    -1                           : at least 0
 callbacks.averaging.eta=    x [5] true                   : a number
-callbacks.panels=           5 foo                        : null or name a class, as callbacks.panels._target_=NAME
-+callbacks.own._target_=    vbp_lightning.Nothing nowhere.At.All : the full name of a class or a function
+callbacks.panels=           5 foo                        : null or name a class
++callbacks.own._target_=    vbp_lightning.Nothing no.Where : the full name of a class or a function
 logger.default_hp_metric=   5                            : true or false
 +logger.flush_secs=         0                            : at least 1
 data.batch_size=            1 0 -4                       : at least 2
@@ -99,7 +99,7 @@ data.source.seed=           a                            : a whole number
 STOPPING = f"""
 callbacks.early_stopping.patience= abc 1.5 null [3]      : a whole number
 callbacks.early_stopping.patience= 0 -1                  : at least 1
-callbacks.early_stopping.monitor=  foo                   : {METRICS} val/balanced_accuracy or val/f1 or train/loss or learning_rate
+callbacks.early_stopping.monitor=  foo                   : {METRICS}
 callbacks.early_stopping.mode=     up                    : min or max
 +callbacks.early_stopping.min_delta= -1                  : at least 0
 """
