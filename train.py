@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, one_line_errors, reported_once
+from vbp_lightning.cli import end_with, names_as_text, one_line_errors, reported_once
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.training.folder import claimed, finished_metrics
 from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
@@ -56,7 +56,11 @@ def main(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
+        # imported here: ``--help`` needs none of what it imports
+        from vbp_lightning.training.settings import check_settings
+
         with claimed(run_dir), reported_once(run_dir):
+            check_settings(cfg)
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
             refuse_other_settings(cfg, run_dir)
             if done is None:
@@ -76,5 +80,5 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        sys.argv[1:] = expand_resume(sys.argv[1:])
+        sys.argv[1:] = expand_resume(names_as_text(sys.argv[1:]))
         main()

@@ -1,4 +1,9 @@
-"""The exception for errors that the user can correct, and error messages on one line."""
+"""The exception for errors that the user can correct, and text that is safe to print."""
+
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters of terminals, of the direction of text, and undecodable bytes."""
 
 
 class UserError(Exception):
@@ -14,6 +19,20 @@ class UserError(Exception):
     def __init__(self, *lines: str) -> None:
         super().__init__("\n".join(lines))
         self.lines = lines
+
+
+def plain(text: str) -> str:
+    r"""A text from a file or a file's name with its control characters as escapes.
+
+    A terminal would obey them, and a line feed would end the line of a table or of an error.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        One line; the escape character, for example, is written as ``\x1b``.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Attributions from the gradient with respect to the pixels, computed by Captum."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from captum.attr import Deconvolution as CaptumDeconvolution
@@ -9,6 +9,7 @@ from captum.attr import GuidedBackprop as CaptumGuidedBackprop
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import NeuronGuidedBackprop, NoiseTunnel
 from captum.attr import Saliency as CaptumSaliency
+from pydantic import Field
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import (
@@ -21,6 +22,7 @@ from vbp_lightning.attribution.scores import (
     in_chunks,
     refuse_functional_relus,
 )
+from vbp_lightning.records import Count, PositiveCount, Seed, Size, checked
 
 Form = Literal["absolute", "signed"]
 
@@ -44,17 +46,6 @@ def over_channels(gradient: Tensor, form: Form) -> Tensor:
     return gradient.sum(dim=1, keepdim=True)
 
 
-def checked_form(form: Form) -> Form:
-    """Returns a valid form unchanged.
-
-    Raises:
-        ValueError: The form is unknown.
-    """
-    if form not in ("absolute", "signed"):
-        raise ValueError(f"form is {form!r}; choose absolute or signed")
-    return form
-
-
 class Saliency:
     """Image-specific class saliency (Simonyan, Vedaldi and Zisserman 2013, section 3.1).
 
@@ -67,9 +58,12 @@ class Saliency:
         chunk: Samples per chunk.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
+    @checked
+    def __init__(
+        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
+    ) -> None:
         self.model = model
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -112,16 +106,17 @@ class GuidedBackprop:
         ValueError: The model has no such layer.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         form: Form = "absolute",
         layer: str | None = None,
-        unit: tuple[int, ...] = (0,),
-        chunk: int = CHUNK,
+        unit: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,),
+        chunk: PositiveCount = CHUNK,
     ) -> None:
         self.model = model
-        self.form = checked_form(form)
+        self.form = form
         self.layer = None if layer is None else module_named(model, layer)
         self.unit = tuple(unit)
         self.chunk = chunk
@@ -177,9 +172,12 @@ class DeconvNet:
         chunk: Samples per chunk.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
+    @checked
+    def __init__(
+        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
+    ) -> None:
         self.model = model
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -223,20 +221,19 @@ class IntegratedGradients:
         chunk: Samples per chunk.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         baseline: Literal["mean", "zero"] = "mean",
-        steps: int = 32,
+        steps: PositiveCount = 32,
         form: Form = "signed",
-        chunk: int = CHUNK,
+        chunk: PositiveCount = CHUNK,
     ) -> None:
-        if baseline not in ("mean", "zero"):
-            raise ValueError(f"baseline is {baseline!r}; choose mean or zero")
         self.model = model
         self.baseline = baseline
         self.steps = steps
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -282,19 +279,20 @@ class SmoothGrad:
         chunk: Noisy copies per chunk.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
-        samples: int = 16,
-        noise: float = 0.1,
+        samples: PositiveCount = 16,
+        noise: Size = 0.1,
         form: Form = "absolute",
-        seed: int = 0,
-        chunk: int = 64,
+        seed: Seed = 0,
+        chunk: PositiveCount = 64,
     ) -> None:
         self.model = model
         self.samples = samples
         self.noise = noise
-        self.form = checked_form(form)
+        self.form = form
         self.seed = seed
         self.chunk = chunk
 

@@ -13,7 +13,16 @@ from vbp_lightning.data.datasets.scene import Scene
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
-from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
+from vbp_lightning.records import (
+    RECORD,
+    Count,
+    Number,
+    PathName,
+    Positive,
+    PositiveCount,
+    Seed,
+    made,
+)
 
 SceneSource: TypeAlias = Callable[[], list[Scene]]
 """The layout of a data set, a dataclass; calling it returns the scenes."""
@@ -66,7 +75,8 @@ class DataSettings:
             seeds are evaluated on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
             whole batches (one at least); None for the number of labelled training tiles.
-        batch_size: Tiles of a batch over all processes; must divide among them evenly.
+        batch_size: Tiles of a batch over all processes, at least 2 for each; must divide among
+            them evenly.
         memory: GiB that the main process may take. Decoded scenes of up to half of it are kept in
             memory; larger data sets are read from disk tile by tile, an epoch's tiles ordered by
             place.
@@ -93,17 +103,17 @@ class DataSettings:
     block_size: Positive = 500
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
-    split_file: Path | None = None
+    split_file: PathName | None = None
     train_fraction: (
         PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None
-    split_seed: Count = 0
+    split_seed: Seed = 0
     tiles_per_epoch: PositiveCount | None = None
-    batch_size: PositiveCount = 64
+    batch_size: Annotated[StrictInt, Field(ge=2)] = 64
     memory: Positive = 2.0
     num_workers: Count = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
-    seed: Count = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:

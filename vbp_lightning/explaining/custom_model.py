@@ -60,16 +60,8 @@ def photo_reader(cfg: DictConfig) -> ResizedImages:
 
     Args:
         cfg: The composed config of ``explain.py``: ``preprocess``.
-
-    Raises:
-        UserError: Bands, means and deviations differ in number.
     """
     settings = cfg.preprocess
-    if not len(settings.bands) == len(settings.mean) == len(settings.std):
-        raise UserError(
-            f"preprocess: {len(settings.bands)} bands, {len(settings.mean)} means and "
-            f"{len(settings.std)} deviations: give one per band (preprocess.bands, mean, std)"
-        )
     fill = tuple(settings.scale * float(value) for value in settings.mean)
     return ResizedImages(tuple(settings.bands), fill, settings.resize, settings.crop)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch import nn
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
 from vbp_lightning.errors import UserError, one_line, reason
-from vbp_lightning.explaining.options import option_errors
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
+from vbp_lightning.records import argument_errors
 
 
 def chosen_methods(cfg: DictConfig) -> dict[str, DictConfig]:
@@ -58,13 +57,7 @@ def method_maker(
         maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all", **changes)
     except InstantiationException as error:
         raise UserError(f"method.{name}: {reason(error)}") from error
-    _, *parameters = signature(maker.func, eval_str=True).parameters.values()  # without the model
-    types = {
-        each.name: Any if each.annotation is Parameter.empty else each.annotation
-        for each in parameters
-    }
-    lines = option_errors(f"method.{name}", maker.keywords, types)
-    if lines:
+    if lines := argument_errors(f"method.{name}", maker.func, maker.keywords, "model"):
         raise UserError(*lines)
     return maker
 

@@ -13,7 +13,6 @@ from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.custom_model import custom_model, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
@@ -132,7 +131,6 @@ def load_subject(cfg: DictConfig) -> Subject:
         UserError: Both or neither are given, they cannot be loaded, or the device is missing.
     """
     device = device_named(cfg.device)
-    check_options(cfg, tta=bool | None)
     is_custom = cfg.network.get("_target_") is not None
     if is_custom == (cfg.ckpt is not None):
         raise UserError(

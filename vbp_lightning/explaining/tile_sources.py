@@ -23,10 +23,8 @@ from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.records import PositiveCount
 
 MOST_TILES = 20_000
 """Largest number of tiles of a source that are compared with each other in memory."""
@@ -190,7 +188,6 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
     Raises:
         UserError: There are none, or the imagery cannot be used.
     """
-    check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
         tiles = ImageTiles(subject.reader, image_files(Path(cfg.input)))
         if subject.classifier is not None and isinstance(subject.reader, CutImages):

@@ -14,11 +14,18 @@ from torchmetrics import CatMetric, MeanMetric
 from vbp_lightning.errors import one_line
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.format import FORMAT, converted
-from vbp_lightning.models.metrics import best_threshold, binary_metrics
+from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 from vbp_lightning.models.symmetries import mean_over_views
+from vbp_lightning.records import Positive, Size
 
 Batch = tuple[Tensor, Tensor]
+
+LOGGED = (
+    *(f"val/{name}" for name in ("loss", "threshold", *METRICS)),
+    *("train/loss", "learning_rate"),
+)
+"""The names of the metrics that are logged each epoch."""
 
 
 class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -75,8 +82,8 @@ class RoadClassifier(pl.LightningModule):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         context: int = 0,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 5e-2,
+        learning_rate: Positive = 5e-3,
+        weight_decay: Size = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
         digests: Mapping[str, str] | None = None,

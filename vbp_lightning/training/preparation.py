@@ -19,7 +19,6 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.models import read_checkpoint
 from vbp_lightning.training.folder import METRICS_FILE, write_config
-from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import add_origin, asked_settings
 
 # constants of glibc's malloc.h
@@ -107,8 +106,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, ``optimized_metric`` or ``tta`` is no possible
-            value, or the run has trained for more epochs than asked for.
+        UserError: A sweep asks for several devices, or the run has trained for more epochs than
+            asked for.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -119,9 +118,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             " with trainer.devices=1, distribute jobs with hydra/launcher=joblib or"
             " submitit_slurm, or start each run by itself"
         )
-    optimized_value(None, cfg.optimized_metric)
-    if not isinstance(cfg.tta, bool):
-        raise UserError(f"tta={cfg.tta}: must be true or false")
     add_origin(cfg)
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.scene import USUAL_SPLITS, DataError, ImageLabel, Scene, Split
 from vbp_lightning.errors import one_line
-from vbp_lightning.records import RECORD, PositiveCount
+from vbp_lightning.records import RECORD, PathName, PositiveCount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class LabelledImages:
         tile_size: Side in pixels that ``resize`` makes; the data module's tile size.
     """
 
-    root: Path
+    root: PathName
     table: StrictStr = "train.csv"
     images: StrictStr = "train"
     image_column: StrictStr = "image_name"

@@ -19,7 +19,7 @@ from vbp_lightning.data.datasets.scene import (
     Split,
     VectorLabels,
 )
-from vbp_lightning.records import RECORD, Count
+from vbp_lightning.records import RECORD, Count, PathName
 
 _Pair = tuple[dict[str, str], Path, Path | VectorLabels]
 """Values of the placeholders, image, labels."""
@@ -54,7 +54,7 @@ class PatternScenes:
             none.
     """
 
-    root: Path
+    root: PathName
     images: StrictStr = "images/{name}.*"
     masks: StrictStr = "masks/{name}.*"
     labels: tuple[StrictStr, ...] | StrictStr | None = None

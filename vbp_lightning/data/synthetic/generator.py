@@ -23,7 +23,7 @@ from vbp_lightning.data.datasets.scene import DataError, Scene, Split
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
 from vbp_lightning.files import file_digest, remove_leftovers, replacing
-from vbp_lightning.records import RECORD, Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PathName, PositiveCount
 
 GENERATOR_VERSION = 1
 """Increased whenever the same seed gives other pixels."""
@@ -75,7 +75,7 @@ class SyntheticScenes:
         ('scene_000', 'train')
     """
 
-    root: Path
+    root: PathName
     seed: Count = 0
     scenes: Annotated[StrictInt, Field(ge=3)] = 144
     size: Annotated[StrictInt, Field(ge=MIN_SIZE)] = 480
