@@ -1,5 +1,6 @@
 """Roads as lines and areas: read, widened on the ground, drawn onto a scene's pixels."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from rasterio.features import rasterize
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import (
     WGS84,
@@ -44,6 +46,7 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """
     if labels.path is None:
         return np.zeros(0, dtype=object)
+    is_file(labels.path, "data.source.labels")
     files = vector_stamps(labels.path)
     roads = _read(labels.path, labels.layer, labels.where, labels.widths.attribute, files)
     metric, units = metric_projection(grid)
@@ -182,4 +185,4 @@ def _is_cut_off(path: Path) -> bool:
     """
     with path.open("rb") as file:
         header = file.read(28)
-    return 2 * int.from_bytes(header[24:28], "big") > path.stat().st_size
+        return 2 * int.from_bytes(header[24:28], "big") > file.seek(0, os.SEEK_END)
