@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.datasets.virtual_path import SourcePath
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
@@ -17,7 +18,6 @@ from vbp_lightning.records import (
     RECORD,
     Count,
     Number,
-    PathName,
     Positive,
     PositiveCount,
     Seed,
@@ -103,7 +103,7 @@ class DataSettings:
     block_size: Positive = 500
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
-    split_file: PathName | None = None
+    split_file: SourcePath | None = None
     train_fraction: (
         PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None

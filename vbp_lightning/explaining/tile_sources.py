@@ -189,7 +189,7 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
         UserError: There are none, or the imagery cannot be used.
     """
     if cfg.input is not None:
-        tiles = ImageTiles(subject.reader, image_files(Path(cfg.input)))
+        tiles = ImageTiles(subject.reader, image_files(str(cfg.input)))
         if subject.classifier is not None and isinstance(subject.reader, CutImages):
             trained = subject.classifier.hparams["imagery"]
             warn_of_other_imagery(tiles.files, subject.reader, trained)

@@ -184,11 +184,13 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
         cfg: The composed config of ``train.py``.
         anew: Whether a resumed run has another file of splits now.
     """
+    from vbp_lightning.data.datasets.virtual_path import source_path
+
     given: Any = OmegaConf.to_container(cfg)
     with open_dict(cfg):
         for key in ("root", "split_file"):
             if cfg.data.get(key) is not None:
-                cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
+                cfg.data[key] = str(source_path(str(cfg.data[key])).absolute())
         if _AUTO not in cfg:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
         for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):

@@ -4,12 +4,13 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.file_pattern import VECTOR_SUFFIXES, FilePattern, Found
+from vbp_lightning.data.datasets.listing import is_file, is_folder, why_no_folder
 from vbp_lightning.data.datasets.scene import (
     USUAL_SPLITS,
     DataError,
@@ -19,7 +20,8 @@ from vbp_lightning.data.datasets.scene import (
     Split,
     VectorLabels,
 )
-from vbp_lightning.records import RECORD, Count, PathName
+from vbp_lightning.data.datasets.virtual_path import SourcePath, below
+from vbp_lightning.records import RECORD, Count
 
 _Pair = tuple[dict[str, str], Path, Path | VectorLabels]
 """Values of the placeholders, image, labels."""
@@ -54,7 +56,7 @@ class PatternScenes:
             none.
     """
 
-    root: PathName
+    root: SourcePath
     images: StrictStr = "images/{name}.*"
     masks: StrictStr = "masks/{name}.*"
     labels: tuple[StrictStr, ...] | StrictStr | None = None
@@ -72,9 +74,9 @@ class PatternScenes:
         names = FilePattern(self.images).names
         patterns = [("labels", pattern) for pattern in self._vector_patterns]
         for setting, pattern in [("images", self.images), *(patterns or [("masks", self.masks)])]:
-            own = FilePattern(pattern).names
+            own, is_named = FilePattern(pattern).names, FilePattern(pattern).is_remote_file
             unknown = [f"{{{name}}}" for name in own if name not in names]
-            if not set(own) - {"split"} and setting != "labels":
+            if not (set(own) - {"split"} or setting == "labels" or is_named):
                 lines.append(f"{setting}={pattern}: needs a placeholder for the name, as {{name}}")
             if len(set(own)) < len(own):
                 lines.append(f"{setting}={pattern}: holds a placeholder twice: give each once")
@@ -106,13 +108,13 @@ class PatternScenes:
             DataError: The root is missing or holds no scene, an image has no vector labels or
                 several, or vector labels have no image; one line for each error.
         """
-        if not self.root.is_dir():
-            raise DataError(f"{self.root}: is not a folder: set data.root to the data set's folder")
+        if not is_folder(self.root, "data.root"):
+            raise DataError(why_no_folder(self.root, "data.root"))
         splits = USUAL_SPLITS if self.splits is None else self.splits
-        masks = self._files(self.masks) if self.labels is None else []
+        masks = self._files("masks") if self.labels is None else []
         # The pattern of the images may match road masks too, as *.png matches a_mask.png.
         taken = {path for _, path in masks}
-        images = [item for item in self._files(self.images) if item[1] not in taken]
+        images = [item for item in self._files("images") if item[1] not in taken]
         if not images:
             raise DataError(
                 f"{self.root}: holds no image {self.images} (data.source.images): set data.root to "
@@ -122,9 +124,11 @@ class PatternScenes:
         paired = self._with_masks(images, masks) if by_masks else self._with_vectors(images)
         pairs = [pair for pair in paired if pair[0].get("split") in {None, *splits}]
         order = list(splits)
-        pairs.sort(key=lambda pair: (order.index(pair[0].get("split", order[0])), _name(pair[0])))
+        pairs.sort(key=lambda pair: (order.index(pair[0].get("split", order[0])), _name(pair)))
         # The folders of different splits may hold scenes of the same name.
-        folders = Counter(name for name, _ in {(_name(v), v.get("split")) for v, *_ in pairs})
+        folders = Counter(
+            name for name, _ in {(_name(pair), pair[0].get("split")) for pair in pairs}
+        )
         return [
             Scene(
                 f"{values['split']}/{name}" if folders[name] > 1 else name,
@@ -134,11 +138,12 @@ class PatternScenes:
                 self.white_area,
             )
             for values, image, labels in pairs
-            for name in [_name(values)]
+            for name in [_name((values, image))]
         ]
 
-    def _files(self, pattern: str) -> list[Found]:
-        return FilePattern(pattern, VECTOR_SUFFIXES).find(self.root)
+    def _files(self, setting: Literal["images", "masks"]) -> list[Found]:
+        pattern = FilePattern(getattr(self, setting), VECTOR_SUFFIXES)
+        return pattern.find(self.root, f"data.source.{setting}")
 
     def _with_masks(self, images: Sequence[Found], masks: Sequence[Found]) -> list[_Pair]:
         """Pairs images and road masks; the path of a missing file follows from its pattern."""
@@ -159,19 +164,24 @@ class PatternScenes:
     def _with_vectors(self, images: Sequence[Found]) -> list[_Pair]:
         """Pairs images and vector files."""
         patterns = [FilePattern(pattern) for pattern in self._vector_patterns]
-        found = [(each, each.by_key(each.find(self.root))) for each in patterns if each.names]
+        found = [
+            (each, each.by_key(each.find(self.root, "data.source.labels")))
+            for each in patterns
+            if each.names
+        ]
         pairs: list[_Pair] = []
         lines, missing = [], []
         for values, image in images:
-            files = [self.root / each.pattern for each in patterns if not each.names]
+            files = [below(self.root, each.pattern) for each in patterns if not each.names]
             for pattern, by_key in found:
                 files = files or by_key.get(pattern.key(values), [])
             if len(files) > 1:
                 lines.append(
-                    f"{', '.join(map(str, files))}: several vector files are called {_name(values)}"
-                    " (data.source.labels): name one type of file, as in roads/{name}.shp"
+                    f"{', '.join(map(str, files))}: several vector files are called "
+                    f"{_name((values, image))} (data.source.labels): name one type of file, as in "
+                    "roads/{name}.shp"
                 )
-            elif files and not files[0].exists():
+            elif files and not is_file(files[0], "data.source.labels"):
                 raise DataError(
                     f"{files[0]}: there is no such vector file: name it with data.source.labels"
                 )
@@ -206,6 +216,7 @@ class PatternScenes:
         return pairs
 
 
-def _name(values: Mapping[str, str]) -> str:
-    """The name of a scene by the values of the placeholders."""
-    return "_".join(value for name, value in values.items() if name != "split")
+def _name(pair: tuple[Any, ...]) -> str:
+    """The name of a scene by the values of the placeholders; without any, that of its image."""
+    values, image = pair[:2]
+    return "_".join(value for name, value in values.items() if name != "split") or image.stem

@@ -23,7 +23,10 @@ from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import refuse_special, remedy
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.datasets.virtual_path import VirtualPath
+from vbp_lightning.data.datasets.vsi import last_error
 from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
@@ -54,14 +57,23 @@ class Reading:
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it."""
+    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it.
+
+    Nothing is opened that is no regular file.
+    """
+    refuse_special(path, key)
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
         raise DataError(
-            f"{path}: cannot be read ({reason(error)}): the file is damaged or not a raster; "
-            f"replace it ({key})"
+            f"{path}: cannot be read ({_reason(path, error)}): {remedy(path)} ({key})"
         ) from error
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    """The reason of an error, which for files of servers is that of the last request."""
+    of_request = last_error() if isinstance(path, VirtualPath) and path.is_on_network else ""
+    return of_request or reason(error)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from rich.console import Console
 from rich.progress import track
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import scene_digest
@@ -243,7 +244,7 @@ def _missing_files(scene: Scene) -> list[str]:
     """Returns a line for each missing file of a scene."""
     labels = scene.labels.path if isinstance(scene.labels, VectorLabels) else scene.labels
     lines = []
-    if not _exists(scene.image):
+    if not is_file(scene.image, "data.root"):
         if isinstance(scene.labels, ImageLabel):
             lines.append(f"{scene.image}: is listed, but there is no such image (data.root)")
         else:
@@ -251,7 +252,7 @@ def _missing_files(scene: Scene) -> list[str]:
                 f"{labels}: is a mask without an image: put one at {scene.image} or remove the "
                 "mask (data.root)"
             )
-    if isinstance(labels, Path) and not _exists(labels):
+    if isinstance(labels, Path) and not is_file(labels, "data.root"):
         lines.append(
             f"{scene.image}: has no road mask: put one at {labels} or remove the image (data.root)"
         )
@@ -267,8 +268,3 @@ def _unreadable(labels: object) -> list[str]:
         except DataError as error:
             return list(error.lines)
     return []
-
-
-def _exists(path: Path) -> bool:
-    # GDAL's virtual file systems, such as /vsizip/…, are unknown to the operating system.
-    return path.is_file() or str(path).startswith("/vsi")

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import files_below, is_file, is_folder, remedy
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.normalisation import nodata_values
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
@@ -30,19 +32,25 @@ INPUT_KEY = "input"
 """The config key that names images without labels."""
 
 
-def image_files(path: Path) -> list[Path]:
-    """Returns the image that a path names, or all images in a folder and below, sorted by name.
+def image_files(name: str | Path) -> list[Path]:
+    """Returns the image that a name stands for, or all images in a folder, sorted by name.
+
+    Args:
+        name: See :func:`~vbp_lightning.data.datasets.virtual_path.source_path`. Folders in the
+            folder are searched too, as :func:`~listing.files_below` does.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
     """
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(
-                f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder"
-            )
+    path = source_path(name)
+    if is_file(path, INPUT_KEY):
         return [path]
-    files = [each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES]
+    if not is_folder(path, INPUT_KEY):
+        if isinstance(path, VirtualPath):
+            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}")
+        raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder")
+    listed = files_below(path, INPUT_KEY)
+    files = [path / each for each in listed if each.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         known = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{path}: holds no image ({INPUT_KEY}): give a folder with {known} files")

@@ -1,5 +1,6 @@
 """Vector files: which layer and which features are roads, and their geometries, one by one."""
 
+import os
 import re
 import struct
 from collections import Counter
@@ -15,6 +16,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, RoadClasses, VectorLabels
 from vbp_lightning.data.imagery.extent import WGS84, Ball, in_space, transformer
 from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
@@ -99,6 +101,7 @@ def road_features(labels: VectorLabels) -> RoadFeatures:
         DataError: The file cannot be used; one line.
     """
     assert labels.path is not None
+    is_file(labels.path, "data.source.labels")
     files = vector_stamps(labels.path)
     of_width = labels.widths.columns
     with _reading:
@@ -188,7 +191,7 @@ def _is_cut_off(path: Path) -> bool:
     """
     with path.open("rb") as file:
         header = file.read(28)
-    return 2 * int.from_bytes(header[24:28], "big") > path.stat().st_size
+        return 2 * int.from_bytes(header[24:28], "big") > file.seek(0, os.SEEK_END)
 
 
 class _Source:

@@ -11,6 +11,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
@@ -243,10 +244,12 @@ class KnownSplits:
         import pandas as pd
 
         key = "(resume)" if run else "(data.split_file)"
+        is_file(path, key.strip("()"))
         try:
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-            )
+            with path.open("rb") as file:
+                table = pd.read_csv(
+                    file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+                )
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"

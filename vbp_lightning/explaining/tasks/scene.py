@@ -181,7 +181,7 @@ def _scenes(
         scenes = [tiles.infos[number].scene for number in numbers]
         return [(scene.name.replace("/", "_"), scene.image) for scene in scenes]
     output = settings.output.resolve()
-    files = image_files(Path(cfg.input))
+    files = image_files(str(cfg.input))
     return [(path.stem, path) for path in files if output not in path.resolve().parents]
 
 
