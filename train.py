@@ -40,14 +40,16 @@ def train(cfg: DictConfig) -> float:
     last = checkpoint if checkpoint.is_file() else None
     model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    settings = SettingsOfResumedRun(cfg, run_dir)
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[SettingsOfResumedRun(cfg, run_dir), *callbacks],
+        callbacks=[settings, *callbacks],
         logger=build_logger(cfg, last) or False,
         plugins=[AtomicCheckpointIO()],
     )
     report_start(cfg, run_dir, trainer, datamodule)
-    trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
+    with settings.refusing(last):
+        trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
     return report_end(cfg, run_dir, trainer, model, datamodule)
 
 

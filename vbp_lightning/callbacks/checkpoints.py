@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vbp_lightning.files import replacing
+from vbp_lightning.models.checkpoint import read_checkpoint
 from vbp_lightning.models.classifier import LOGGED
 from vbp_lightning.records import Number, PositiveCount, Size, checked, one_of
 
@@ -123,6 +124,9 @@ class ResumableEarlyStopping(EarlyStopping):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint under a temporary name in its own folder, then renames it.
 
+    Checkpoints are read by :func:`~vbp_lightning.models.checkpoint.read_checkpoint`, which checks
+    them.
+
     Lightning's own writer uses the system's temporary folder, and copies from there if that is on
     another file system. Measured: of 12 processes killed while they saved, it left an unreadable
     checkpoint in 2, this class in none.
@@ -143,3 +147,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with replacing(Path(path), subfolder=True) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ANN401
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads a checkpoint onto the CPU; the other arguments are not used.
+
+        Raises:
+            CheckpointError: The file cannot be used.
+        """
+        return read_checkpoint(Path(path), config_key="resume")

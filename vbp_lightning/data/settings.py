@@ -46,10 +46,11 @@ class DataSettings:
             each its own.
         stretch: Two percentiles of each band's training pixels that become -1 and 1 in the network;
             values beyond them are clipped. None scales by mean and standard deviation.
-        tile_size: Tile size in pixels.
-        context: Margin in pixels that each tile is read with on every side, for networks whose
-            features are to come from real pixels up to the tile's border. Beyond the scene it
-            holds the fill value of nodata. Labels, shares and bounds are those of the tile alone.
+        tile_size: Tile size in pixels, at most 4096.
+        context: Margin in pixels, at most 1024, that each tile is read with on every side, for
+            networks whose features are to come from real pixels up to the tile's border. Beyond
+            the scene it holds the fill value of nodata. Labels, shares and bounds are those of the
+            tile alone.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
         cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
@@ -87,10 +88,10 @@ class DataSettings:
 
     bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
     nodata: Number | None = None
-    resolution: Positive | None = None
+    resolution: Annotated[Number, Field(ge=1e-3, le=1e5)] | None = None
     stretch: tuple[Number, ...] | None = None
-    tile_size: PositiveCount = 96
-    context: Count = 0
+    tile_size: Annotated[PositiveCount, Field(le=4096)] = 96
+    context: Annotated[Count, Field(le=1024)] = 0
     stride: PositiveCount | None = None
     train_stride: PositiveCount | None = None
     cover_edges: StrictBool = False
@@ -110,8 +111,8 @@ class DataSettings:
     split_seed: Seed = 0
     tiles_per_epoch: PositiveCount | None = None
     batch_size: Annotated[StrictInt, Field(ge=2)] = 64
-    memory: Positive = 2.0
-    num_workers: Count = 0
+    memory: Annotated[Positive, Field(le=1e6)] = 2.0
+    num_workers: Annotated[Count, Field(le=1024)] = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
     seed: Seed = 0
 

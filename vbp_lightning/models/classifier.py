@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self
 
 import pytorch_lightning as pl
@@ -11,7 +12,6 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric
 
-from vbp_lightning.errors import one_line
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.format import FORMAT, converted
 from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics
@@ -26,6 +26,8 @@ LOGGED = (
     *("train/loss", "learning_rate"),
 )
 """The names of the metrics that are logged each epoch."""
+_LONGEST = 400
+"""Characters of torch's list of the weights that do not fit."""
 
 
 class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -109,27 +111,30 @@ class RoadClassifier(pl.LightningModule):
 
         Args:
             checkpoint_path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
-            **overrides: Passed on to Lightning, ``map_location`` for instance.
+            **overrides: Arguments that replace the stored ones; and ``map_location``, the device
+                of the classifier, by default the CPU.
 
         Returns:
             The classifier, in evaluation mode.
 
         Raises:
             CheckpointError: The file is missing, is no checkpoint of this project, does not fit
-                this version's network, or contains pickled objects.
+                this version's network, holds pickled objects, or values that no checkpoint has.
             UserError: A later version of the project wrote it.
         """
-        data = read_checkpoint(Path(checkpoint_path))["hyper_parameters"].get("data")
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        device = overrides.pop("map_location", None) or "cpu"
+        settings = checkpoint["hyper_parameters"] | overrides
+        del settings["format"]
         try:
-            model = super().load_from_checkpoint(
-                checkpoint_path, weights_only=True, **{"data": data, **overrides}
-            )
+            model = cls(**settings)
+            model.load_state_dict(dict(checkpoint["state_dict"]))
         except (RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint_path}: does not fit this version of the project (ckpt): "
-                f"{one_line(error)}"
+                f"{shorten(str(error), _LONGEST)}"
             ) from error
-        return model.eval()
+        return model.to(device).eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that a checkpoint fits this network before its weights are loaded.
