@@ -1,8 +1,10 @@
 """Roads as lines and areas: read, widened on the ground, drawn onto a scene's pixels."""
 
 import os
+import shutil
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, VectorLabels
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import (
     WGS84,
     PixelGrid,
@@ -130,8 +133,9 @@ def _read(
     from pyogrio.errors import DataLayerError, DataSourceError
 
     try:
+        local = _local_file(path, files)
         table = pyogrio.read_dataframe(
-            path, layer=layer, columns=[attribute] if attribute else [], where=where, force_2d=True
+            local, layer=layer, columns=[attribute] if attribute else [], where=where, force_2d=True
         )
     except pyproj.exceptions.CRSError as error:
         raise _not_on_earth(path) from error
@@ -151,7 +155,7 @@ def _read(
             f"{path}: is shorter than it says: it is damaged; replace it (data.source.labels)"
         )
     if attribute and attribute not in table and len(table):
-        columns = ", ".join(pyogrio.read_info(path, layer=layer)["fields"]) or "none"
+        columns = ", ".join(pyogrio.read_info(local, layer=layer)["fields"]) or "none"
         raise DataError(
             f"{path}: has no column {attribute}: data.source.widths.attribute may name {columns}"
         )
@@ -169,6 +173,27 @@ def _read(
     if not (roads.crs.is_geographic or roads.crs.is_projected):
         raise _not_on_earth(path)
     return roads.explode(ignore_index=True)
+
+
+def _local_file(path: Path, files: tuple[Stamp, ...]) -> Path:
+    """The file, or a copy of one in an archive or on a server.
+
+    GDAL reads what arrives of a vector file without reporting the rest.
+    """
+    if not (isinstance(path, VirtualPath) and files):
+        return path
+    return Path(_copies(files).name) / path.name
+
+
+@lru_cache(maxsize=1)
+def _copies(files: tuple[Stamp, ...]) -> TemporaryDirectory[str]:
+    """Copies of a vector file and of those that belong to it, deleted with the folder's record."""
+    folder = TemporaryDirectory(prefix="vbp_lightning_")
+    for name, *_ in files:
+        file = source_path(name)
+        with file.open("rb") as source, (Path(folder.name) / file.name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return folder
 
 
 def _not_on_earth(path: Path) -> DataError:
