@@ -26,8 +26,7 @@ def local_file(name: str, key: str) -> Path:
     Raises:
         UserError: The file cannot be fetched.
     """
-    is_url = ("://" in name or "::" in name) and not Path(name).exists()
-    return _fetched(name, key) if is_url else Path(name)
+    return _fetched(name, key) if "://" in name else Path(name)
 
 
 @cache
@@ -41,14 +40,16 @@ def _fetched(url: str, key: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="vbp_lightning_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # Messages about the file show where it is from.
-    place = PurePosixPath(url.partition("?")[0].replace("::", "/").replace("://", "/"))
+    links = (each.partition("?")[0].replace("://", "/") for each in reversed(url.split("::")))
+    place = PurePosixPath("/".join(links))
     path = folder.joinpath(*(part for part in place.parts if part not in ("/", "..")))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         system, name = fsspec.url_to_fs(url)
         system.get_file(name, str(path))
     except Exception as error:  # each of fsspec's systems raises errors of its own
-        reason = one_line(error) or type(error).__name__
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if missing else one_line(error) or type(error).__name__
         raise UserError(
             f"{url}: cannot be fetched ({reason}): check the name and the connection, or copy the "
             f"file to this machine ({key})"
