@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vbp_lightning.errors import UserError, reason
 from vbp_lightning.explaining.image_inputs import ResizedImages
 from vbp_lightning.models import Normalize
+from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.tensor_file import ForeignContentError, UnreadableError, load_tensors
 
 _LONGEST = 400
@@ -48,7 +49,7 @@ def custom_model(cfg: DictConfig) -> nn.Sequential:
             "callable that returns an nn.Module (network._target_)"
         )
     if weights is not None:
-        load_weights(network, Path(weights))
+        load_weights(network, local_file(str(weights), "network.weights"))
     scale = cfg.preprocess.scale
     mean, std = ([scale * value for value in cfg.preprocess[key]] for key in ("mean", "std"))
     parts = {"normalize": Normalize(mean, std), "network": network}

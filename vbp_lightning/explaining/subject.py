@@ -17,6 +17,7 @@ from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
+from vbp_lightning.models.fetching import local_file
 from vbp_lightning.records import made
 
 _log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def load_subject(cfg: DictConfig) -> Subject:
             "(network._target_=CALLABLE network.weights=FILE)"
         )
     if not is_custom:
-        path = Path(cfg.ckpt)
+        path = local_file(str(cfg.ckpt), "ckpt")
         model = _classifier(path, cfg.tta)
         fill = tuple(model.hparams["mean"])
         model.to(device)
@@ -151,7 +152,9 @@ def load_subject(cfg: DictConfig) -> Subject:
     if weights is None:
         print("network.weights is not given: the weights are those that the callable returns")
     custom = custom_model(cfg).to(device)
-    fingerprint = "" if weights is None else file_digest(Path(weights))
+    fingerprint = (
+        "" if weights is None else file_digest(local_file(str(weights), "network.weights"))
+    )
     return Subject(custom, reader, reader.fill, None, fingerprint, device)
 
 

@@ -1,7 +1,5 @@
 """The classifier of a run."""
 
-from pathlib import Path
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -10,6 +8,7 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.checkpoint import CheckpointError
+from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.training.resumption import START
@@ -49,7 +48,7 @@ def build_model(
         _recursive_=False,  # the data's config is stored as it is
     )
     if cfg.init_from and not is_continued:
-        path = Path(cfg.init_from)
+        path = local_file(str(cfg.init_from), "init_from")
         if path.is_file() and file_digest(path) != cfg.get(START):
             raise CheckpointError(
                 f"{path}: is not the checkpoint that the run was started with (init_from, resume):"

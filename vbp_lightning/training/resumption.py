@@ -185,6 +185,7 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
         anew: Whether a resumed run has another file of splits now.
     """
     from vbp_lightning.data.datasets.virtual_path import source_path
+    from vbp_lightning.models.fetching import local_file
 
     given: Any = OmegaConf.to_container(cfg)
     with open_dict(cfg):
@@ -195,8 +196,10 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
         for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):
             is_known = key in cfg and not (anew and key == _SPLITS)
-            if not is_known and path is not None and Path(path).is_file():
-                cfg[key] = file_digest(Path(path))
+            if not is_known and path is not None:
+                file = local_file(str(path), "init_from") if key == START else source_path(path)
+                if file.is_file():
+                    cfg[key] = file_digest(file)
 
 
 def asked_settings(cfg: DictConfig) -> dict[str, Any]:

@@ -181,7 +181,7 @@ class PatternScenes:
                     f"{_name((values, image))} (data.source.labels): name one type of file, as in "
                     "roads/{name}.shp"
                 )
-            elif files and not is_file(files[0], "data.source.labels"):
+            elif files and not (is_file(files[0], "data.source.labels") or files[0].is_dir()):
                 raise DataError(
                     f"{files[0]}: there is no such vector file: name it with data.source.labels"
                 )

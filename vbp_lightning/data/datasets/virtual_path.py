@@ -1,9 +1,13 @@
 """Paths of files in archives, on web servers and in object stores."""
 
+import gzip
 import io
 import os
 import re
-from functools import cached_property
+import zipfile
+import zlib
+from contextlib import ExitStack
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +23,7 @@ _SYSTEMS = {
 }
 """GDAL's file systems by the schemes of rasterio's names."""
 
+_ARCHIVE_NAME = re.compile(r"(.+?\.(?:zip|kmz|tar|tgz|gz))(?:/(.*))?", re.DOTALL)
 _URI = re.compile(r"([a-z0-9]+(?:\+[a-z0-9]+)*):/{1,3}(?=[^/])(.*)", re.DOTALL)
 _ARCHIVES = re.compile(r"((?:/?vsi(?:zip|tar|gzip|7z|rar)/+\{?)*)(.*)", re.DOTALL)
 
@@ -72,11 +77,31 @@ class VirtualPath(_Local):
         """Whether folders can be listed; those of web servers cannot."""
         return self.is_archived or not self._parts_of_name[1].startswith("/vsicurl")
 
-    @property
-    def archive(self) -> Path | None:
-        """The local archive that holds the file; None if there is none."""
-        place = Path(self._parts_of_name[1].replace("}", ""))
-        return next((each for each in (place, *place.parents) if each.is_file()), None)
+    @cached_property
+    def archive(self) -> tuple[Path, str] | None:
+        """The outermost archive that holds the file, and the rest of the path; None without one."""
+        place = self._parts_of_name[1].replace("}", "")
+        if not self.is_archived:
+            return None
+        if self.is_on_network:
+            match = _ARCHIVE_NAME.fullmatch(place)
+            return (source_path(match[1]), match[2] or "") if match else None
+        inner = Path(place)
+        found = next((each for each in (inner, *inner.parents) if each.is_file()), None)
+        return (found, inner.relative_to(found).as_posix()) if found else None
+
+    def check(self) -> None:
+        """Compares the file with the checksum of its archive, which GDAL does not.
+
+        Raises:
+            OSError: The archive is damaged.
+        """
+        if self.archive is None or self._parts_of_name[0].count("vsi") > 1:
+            return
+        archive, name = self.archive
+        status = None if isinstance(archive, VirtualPath) else archive.stat()
+        changed = status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        _check_member(archive, "vsizip" in self._parts_of_name[0], name, changed)
 
     def headers(self) -> dict[str, str] | None:
         """The headers of the file itself on its server; None if it is in an archive.
@@ -111,8 +136,33 @@ class VirtualPath(_Local):
         return self
 
     def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:  # type: ignore[override]  # noqa: ANN401, D102
+        self.check()
         stream = io.BufferedReader(vsi.VsiFile(str(self)), 1 << 16)
         return stream if "b" in mode else io.TextIOWrapper(stream, *args, **kwargs)
+
+
+@lru_cache(maxsize=1 << 12)
+def _check_member(archive: Path, is_zip: bool, name: str, _: tuple[int, ...] | None) -> None:
+    """Reads a member of a zip file, or a compressed archive, and so its checksum."""
+    try:
+        with archive.open("rb") as stream, ExitStack() as stack:
+            if is_zip:
+                members = stack.enter_context(zipfile.ZipFile(stream))
+                known = members.namelist()
+                member = known[0] if name in ("", ".") and len(known) == 1 else name
+                if member not in known:
+                    return
+                content: Any = stack.enter_context(members.open(member))
+            elif archive.suffix in (".gz", ".tgz"):
+                content = stack.enter_context(gzip.open(stream))
+            else:
+                return
+            while content.read(1 << 20):
+                pass
+    except (NotImplementedError, RuntimeError):  # compressed or encrypted in a way of its own
+        return
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(f"{archive} is damaged: {error}") from error
 
 
 def source_path(name: str | Path) -> Path:

@@ -35,6 +35,8 @@ _NETWORK_SETTINGS = {
 }
 """GDAL itself waits without limit and gives up at the first error."""
 
+_NETWORK = (b"/vsicurl/", b"/vsis3/", b"/vsigs/", b"/vsiaz/", b"/vsioss/")
+
 for _name, _value in _NETWORK_SETTINGS.items():
     os.environ.setdefault(_name, _value)  # read by GDAL at each request, also in pyogrio
 
@@ -70,12 +72,18 @@ def _gdal() -> Any:  # noqa: ANN401
         "VSIGetFileMetadata": (ctypes.POINTER(text), [text, text, pointer]),
         "VSIGetLastErrorMsg": (text, []),
         "VSIGetNextDirEntry": (ctypes.POINTER(_Entry), [pointer]),
+        "VSISetPathSpecificOption": (None, [text, text, text]),
         "VSIOpenDir": (pointer, [text, ctypes.c_int, pointer]),
         "VSICurlPartialClearCache": (None, [text]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    if "GDAL_DISABLE_READDIR_ON_OPEN" not in os.environ:
+        # The files beside a raster, such as its mask, are asked for one by one: a listing of their
+        # folder may end early.
+        for system in _NETWORK:
+            library.VSISetPathSpecificOption(system, b"GDAL_DISABLE_READDIR_ON_OPEN", b"TRUE")
     return library
 
 

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -126,21 +127,33 @@ def stamp(path: Path) -> Stamp:
             size = headers.get("content-range", "").rpartition("/")[2]
             size = size or headers.get("content-length", "")
             etag, modified = headers.get("etag", ""), headers.get("last-modified", "")
+            if not etag and not _is_settled(modified, headers.get("date", "")):
+                modified = str(time.time_ns())
             return str(path), int(size) if size.isdigit() else -1, etag, modified
-        archive = path.archive
-        return str(path), *(stamp(archive)[1:] if archive else (-1, "", ""))
+        return str(path), *(stamp(path.archive[0])[1:] if path.archive else (-1, "", ""))
     # The second time changes also when a program restores the first, as ``cp -p`` does.
     stat = path.stat()
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def _is_settled(modified: str, now: str) -> bool:
+    """Whether a file on a server was changed long ago: the times have full seconds."""
+    try:
+        age = parsedate_to_datetime(now) - parsedate_to_datetime(modified)
+    except ValueError:
+        return False
+    return age.total_seconds() * 10**9 > _SETTLED
+
+
 def _stamped_digest(file: Stamp) -> str:
     """The digest of a file, which is read once in a process while its stamp stays."""
-    _, size, changed, changed_too = file
+    name, size, changed, changed_too = file
     if isinstance(changed, int) and isinstance(changed_too, int):
         is_settled = time.time_ns() - max(changed, changed_too) > _SETTLED
-        return _kept_digest(file) if is_settled else file_digest(source_path(file[0]))
-    return _digest(size, changed) if changed else file_digest(source_path(file[0]))
+        return _kept_digest(file) if is_settled else file_digest(source_path(name))
+    path = source_path(name)
+    is_archived = isinstance(path, VirtualPath) and path.is_archived
+    return file_digest(path) if is_archived or not changed else _digest(size, changed)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
@@ -28,6 +27,7 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.datasets.virtual_path import VirtualPath
 from vbp_lightning.data.datasets.vsi import last_error
 from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
+from vbp_lightning.data.imagery.opening import open_raster
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import reason
@@ -71,9 +71,9 @@ def readable(path: Path, key: str = "data.root") -> Iterator[None]:
 
 
 def _reason(path: Path, error: BaseException) -> str:
-    """The reason of an error, which for files of servers is that of the last request."""
-    of_request = last_error() if isinstance(path, VirtualPath) and path.is_on_network else ""
-    return of_request or reason(error)
+    """The reason of an error; of a file that seems to be missing, that of the last request."""
+    of_request = last_error() if isinstance(path, VirtualPath) else ""
+    return of_request if of_request and "does not exist" in reason(error) else reason(error)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ class OpenImage(ExitStack):
             raise
 
     def _open(self, reading: Reading, resize: int | None) -> None:
-        raster: Any = self.enter_context(rasterio.open(self.path))
+        raster: Any = open_raster(self.path, self)
         self._raster = raster
         if raster.count == 0:
             inner = raster.subdatasets

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
@@ -23,6 +22,7 @@ from vbp_lightning.data.imagery.extent import (
     largest_shift,
     overlap_on_ground,
 )
+from vbp_lightning.data.imagery.opening import open_raster
 from vbp_lightning.data.imagery.raster import palette_of, readable
 from vbp_lightning.data.imagery.resampling import TOLERANCE
 from vbp_lightning.data.imagery.vector_files import VectorSummary, road_features
@@ -77,7 +77,7 @@ class RasterRoads:
         self._middle = 0
         self._shades: set[float] = set()
         self._seen = 0
-        raster = stack.enter_context(rasterio.open(path))
+        raster = open_raster(path, stack)
         if raster.count not in (1, 3):
             raise DataError(
                 f"{path}: a road mask has one band, and this file has {raster.count} "

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -16,8 +18,9 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from vbp_lightning.data.datasets.listing import is_file
+from vbp_lightning.data.datasets.listing import is_file, remedy
 from vbp_lightning.data.datasets.scene import DataError, RoadClasses, VectorLabels
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import WGS84, Ball, in_space, transformer
 from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
 from vbp_lightning.errors import one_line
@@ -118,8 +121,8 @@ def _features(
     files: tuple[Stamp, ...],
 ) -> RoadFeatures:
     """Reads the roads of a file; ``files`` are its files, so that a new version is read again."""
-    source = _Source(path, layer, where)
-    if path.suffix.lower() == ".shp" and _is_cut_off(path):
+    source = _Source(path, files, layer, where)
+    if path.suffix.lower() == ".shp" and _is_cut_off(source.file):
         raise DataError(
             f"{path}: is shorter than it says: it is damaged; replace it (data.source.labels)"
         )
@@ -184,6 +187,27 @@ def _not_on_earth(path: Path) -> DataError:
     )
 
 
+def _local_file(path: Path, files: tuple[Stamp, ...]) -> Path:
+    """The file, or a copy of one in an archive or on a server.
+
+    GDAL reads what arrives of a vector file without reporting the rest.
+    """
+    if not (isinstance(path, VirtualPath) and files):
+        return path
+    return Path(_copies(files).name) / path.name
+
+
+@lru_cache(maxsize=1)
+def _copies(files: tuple[Stamp, ...]) -> TemporaryDirectory[str]:
+    """Copies of a vector file and of those that belong to it, deleted with the folder's record."""
+    folder = TemporaryDirectory(prefix="vbp_lightning_")
+    for name, *_ in files:
+        file = source_path(name)
+        with file.open("rb") as source, (Path(folder.name) / file.name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return folder
+
+
 def _is_cut_off(path: Path) -> bool:
     """Whether a Shapefile is shorter than its header states (ESRI 1998, page 3).
 
@@ -198,18 +222,27 @@ class _Source:
     """A vector file and its layer that holds roads.
 
     Attributes:
+        file: The file on this machine.
         columns: Names of its columns.
         crs: Its CRS; None if it does not say one.
         chosen: The layer, if there are several.
     """
 
-    def __init__(self, path: Path, layer: str | None, where: str | None) -> None:
+    def __init__(
+        self, path: Path, files: tuple[Stamp, ...], layer: str | None, where: str | None
+    ) -> None:
         self.path = path
+        try:
+            self.file = _local_file(path, files)
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({one_line(error)}): {remedy(path)} (data.source.labels)"
+            ) from error
         self.where = where
         self.chosen: str | None = None
         self._frame: Any = None
         if path.suffix.lower() in PARQUET_SUFFIXES:
-            self._frame = _parquet(path)
+            self._frame = _parquet(path, self.file)
             self.columns = [name for name in self._frame if name != self._frame.geometry.name]
             crs = self._frame.crs
             self.crs: str | None = None if crs is None else crs.to_wkt()
@@ -236,7 +269,7 @@ class _Source:
         from pyogrio.errors import DataLayerError, DataSourceError
 
         try:
-            return ask(self.path, **options)
+            return ask(self.file, **options)
         except pyproj.exceptions.CRSError as error:
             raise _not_on_earth(self.path) from error
         except (DataSourceError, DataLayerError, ValueError, IndexError, OSError) as error:
@@ -370,7 +403,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + f" and {more} more" * (more > 0)
 
 
-def _parquet(path: Path) -> Any:  # noqa: ANN401
+def _parquet(path: Path, file: Path) -> Any:  # noqa: ANN401
     """A GeoParquet file as a GeoDataFrame; GDAL's wheels cannot read it."""
     import geopandas
 
@@ -382,7 +415,7 @@ def _parquet(path: Path) -> Any:  # noqa: ANN401
             "convert the file to GeoPackage (data.source.labels)"
         ) from error
     try:
-        return geopandas.read_parquet(path)
+        return geopandas.read_parquet(file)
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise DataError(
             f"{path}: its roads cannot be read ({one_line(error)}): give a GeoParquet file "
