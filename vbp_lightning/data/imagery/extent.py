@@ -37,6 +37,9 @@ _LONGEST_EDGE = 256
 _TORN_POINTS = 512
 """Points of the outline of a polygon across the antimeridian or a pole."""
 
+_POLAR = 80
+"""Degrees of latitude from which the outlines of polygons get more points."""
+
 Points = NDArray[np.float64]
 """(N, 2), x before y."""
 
@@ -217,26 +220,35 @@ def beside(grid: PixelGrid, other: PixelGrid) -> PixelGrid:
     return replace(grid, transform=Affine(a, b, c + shift, d, e, f)) if shift else grid
 
 
-def crs_for_warp(grid: PixelGrid) -> CRS | None:
-    """Returns the CRS of a raster that GDAL is to warp.
+def for_warp(grid: PixelGrid, is_target: bool = False) -> PixelGrid:
+    """Returns a raster as GDAL can warp it.
 
     GDAL gives longitudes from -180 to 180. For a raster beyond them the CRS says, in an extension
     of GDAL, which longitude they are to be next to.
 
+    Args:
+        grid: The raster.
+        is_target: Whether it is warped to, and not from.
+
     Raises:
-        ValueError: The raster lies across the end of its projection.
+        ValueError: The raster to warp lies across the end of its projection.
     """
     if grid.crs is None or not grid.is_georeferenced:
-        return grid.crs
+        return grid
     period = turn(projection(grid.crs.to_wkt()))
     xs, _ = coordinates(grid.transform, *edge_points(0, 0, grid.height, grid.width))
     if period is None or np.abs(xs).max() <= 0.5000001 * period:
-        return grid.crs
+        return grid
     if not grid.crs.is_geographic:
+        if is_target:
+            return grid
         raise ValueError("it lies across the end of its projection: convert it with gdalwarp")
-    unit = 360 / period
+    a, b, c, d, e, f = grid.transform[:6]
+    shift = -period * np.floor(centre_x(grid) / period)  # the extension takes no negative number
+    centre = (centre_x(grid) + shift) * 360 / period
     text = grid.crs.to_wkt(version="WKT1_GDAL")
-    return CRS.from_wkt(f'{text[:-1]},EXTENSION["CENTER_LONG","{centre_x(grid) * unit:.9f}"]]')
+    crs = CRS.from_wkt(f'{text[:-1]},EXTENSION["CENTER_LONG","{centre:.9f}"]]')
+    return replace(grid, transform=Affine(a, b, float(c + shift), d, e, f), crs=crs)
 
 
 def projected(
@@ -269,8 +281,11 @@ def projected(
     moved: NDArray[np.object_] = shapely.transform(shapes, wrapped)
     if period is None or not len(moved):
         return moved
-    west, _, east, _ = shapely.bounds(moved).T
-    for number in np.flatnonzero(east - west > period / 2).tolist():
+    west, south, east, north = shapely.bounds(moved).T
+    torn = east - west > period / 2
+    if target.is_geographic:  # straight edges are far from straight beside a pole
+        torn |= np.maximum(north, -south) > _POLAR * period / 360
+    for number in np.flatnonzero(torn).tolist():
         moved[number] = _cut_at_ends(shapes[number], wrapped, period, centre, target)
     return moved
 
@@ -289,34 +304,29 @@ def _cut_at_ends(
         shapely.segmentize(shape, shape.length / _TORN_POINTS), lambda xy: xy + offset
     )
     pole = period / 4 if target.is_geographic else 4 * period
+    band = (centre - period / 2, -2 * pole, centre + period / 2, 2 * pole)
 
     def whole(ring: shapely.LinearRing) -> shapely.Geometry:
         x, y = move(shapely.get_coordinates(ring)).T
         x = np.unwrap(x, period=period)
-        if abs(x[-1] - x[0]) > period / 2:  # the ring leads around a pole
+        lead = x[-1] - x[0]
+        if abs(lead) > period / 2:  # the ring leads around a pole, and three times across the map
             top = np.copysign(pole, y.mean())
-            x, y = np.append(x, [x[-1], x[0]]), np.append(y, [top, top])
+            x = np.concatenate([x - lead, x, x + lead])
+            x, y = np.append(x, [x[-1], x[0]]), np.append(np.tile(y, 3), [top, top])
+            turns = [0.0]
+        else:
+            turns = [-period, 0.0, period]
         polygon = shapely.make_valid(shapely.Polygon(np.stack([x, y], axis=1)))
-        west, _, east, _ = polygon.bounds
-        first, last = np.round((np.array([west, east]) - centre) / period).astype(int).tolist()
-        low, high = centre - period / 2, centre + period / 2
-        return shapely.union_all(
-            [
-                shapely.transform(
-                    shapely.clip_by_rect(
-                        polygon, low + n * period, -2 * pole, high + n * period, 2 * pole
-                    ),
-                    lambda xy, n=n: xy - [n * period, 0],
-                )
-                for n in range(first, last + 1)
-            ]
-        )
+        parts = [shapely.transform(polygon, lambda xy, n=n: xy + np.array([n, 0])) for n in turns]
+        return shapely.union_all(shapely.clip_by_rect(parts, *band))
 
     parts = []
     for part in shapely.get_parts(shape):
-        holes = [whole(ring) for ring in part.interiors]
-        parts.append(shapely.difference(whole(part.exterior), shapely.union_all(holes)))
-    return shapely.union_all(parts)
+        holes = shapely.union_all([whole(ring) for ring in part.interiors])
+        parts.append(shapely.difference(whole(part.exterior), holes))
+    areas = [part for part in shapely.get_parts(shapely.union_all(parts)) if part.area > 0]
+    return shapely.union_all(areas)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ from rasterio.windows import Window
 from vbp_lightning.data.imagery.extent import (
     PixelGrid,
     centre_x,
-    crs_for_warp,
     edge_points,
+    for_warp,
     nearest_turn,
     projection,
     transformer,
@@ -63,6 +63,7 @@ def read_resampled(
     place = _source_window(source, target, window, reach)
     pixels, valid = read(place)
     wide = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 else np.float32
+    own, to = for_warp(source), for_warp(target, True)
     known = np.where(valid, pixels, np.array(np.nan, wide))
     with MemoryFile() as memory:
         with memory.open(
@@ -72,16 +73,17 @@ def read_resampled(
             width=known.shape[2],
             dtype=wide,
             nodata=np.nan,
-            crs=crs_for_warp(source) or _ANY_CRS,
-            transform=rescaled(source.transform, place.col_off, place.row_off),
+            crs=own.crs or _ANY_CRS,
+            transform=rescaled(own.transform, place.col_off, place.row_off),
         ) as written:
             written.write(known)
         with (
             memory.open() as stored,
             WarpedVRT(
                 stored,
-                crs=target.crs or _ANY_CRS,
-                transform=rescaled(target.transform, window.col_off, window.row_off),
+                src_crs=own.crs or _ANY_CRS,  # GeoTIFFs do not hold its extension
+                crs=to.crs or _ANY_CRS,
+                transform=rescaled(to.transform, window.col_off, window.row_off),
                 width=shape[1],
                 height=shape[0],
                 nodata=np.nan,

@@ -17,7 +17,7 @@ from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, Vect
 from vbp_lightning.data.imagery.extent import (
     PixelGrid,
     beside,
-    crs_for_warp,
+    for_warp,
     ground_sampling_distance,
     largest_shift,
     overlap_on_ground,
@@ -109,14 +109,14 @@ class RasterRoads:
                 f"{path}: lies beside its image {scene.image} on the map (data.root): pair "
                 "each image with the mask of its place"
             )
-        own = beside(own, grid)
+        own, target = for_warp(beside(own, grid)), for_warp(grid, True)
         self._raster = stack.enter_context(
             WarpedVRT(
                 raster,
-                src_crs=crs_for_warp(own),
+                src_crs=own.crs,
                 src_transform=own.transform,
-                crs=grid.crs,
-                transform=grid.transform,
+                crs=target.crs,
+                transform=target.transform,
                 width=grid.width,
                 height=grid.height,
                 resampling=Resampling.nearest,

@@ -39,8 +39,8 @@ _SHOWN = 20
 """Layers and columns that a message names."""
 
 _POINT, _LINE, _POLYGON = 0, (1, 2), 3
-_COLLECTIONS = 4
-"""Types of shapely: from this number on they are collections."""
+_COLLECTIONS, _ANY = 4, 7
+"""Types of shapely: from the first number on they are collections, the second holds any types."""
 
 _WKB_NAMES = {
     **{1: "Point", 2: "LineString", 3: "Polygon", 4: "MultiPoint", 5: "MultiLineString"},
@@ -408,7 +408,7 @@ def _parquet(path: Path, file: Path) -> Any:  # noqa: ANN401
     import geopandas
 
     try:
-        import pyarrow  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise DataError(
             f"{path}: GeoParquet needs the extra parquet: pip install 'vbp_lightning[parquet]', or "
@@ -500,9 +500,11 @@ def _single_shapes(
     owners = np.arange(len(geometries))
     shapes = geometries
     if len(geometries) and isinstance(next((g for g in geometries if g is not None), None), bytes):
-        with np.errstate(invalid="ignore"):  # NaN
-            shapes = shapely.from_wkb(geometries, on_invalid="ignore")
-        unknown = np.flatnonzero(shapely.is_missing(shapes) & (geometries != None))  # noqa: E711
+        shapes = _from_wkb(geometries)
+        unknown = shapely.is_missing(shapes) & (geometries != None)  # noqa: E711
+        # shapely cannot open a collection that holds a curve.
+        unknown |= (shapely.get_type_id(shapes) == _ANY) & ~shapely.is_empty(shapes)
+        unknown = np.flatnonzero(unknown)
         found = [(shape, n) for n in unknown for shape in _mended(geometries[n], undrawn)]
         shapes = np.concatenate([shapes, np.array([s for s, _ in found], object)])
         owners = np.concatenate([owners, np.array([n for _, n in found], owners.dtype)])
@@ -523,11 +525,21 @@ def _single_shapes(
         owners = owners[index]
     types = shapely.get_type_id(shapes)
     points = types == _POINT
-    flat = (types == _POLYGON) & (shapely.area(shapes) == 0)
+    flat = (types == _POLYGON) & (shapely.area(shapes) == 0)  # also of a symmetric figure of eight
+    flat[flat] = shapely.is_empty(
+        shapely.make_valid(shapes[flat], method="structure", keep_collapsed=False)
+    )
     undrawn["Point"] += int(points.sum())
     undrawn["Polygon without an area"] += int(flat.sum())
     used = ~(points | flat)
     return shapes[used], owners[used], +undrawn
+
+
+def _from_wkb(geometries: NDArray[np.object_], on_invalid: str = "ignore") -> NDArray[np.object_]:
+    """Shapes (N,) of well-known binary; None for those that GEOS refuses."""
+    with np.errstate(invalid="ignore"):  # NaN
+        shapes: NDArray[np.object_] = shapely.from_wkb(geometries, on_invalid=on_invalid)
+    return shapes
 
 
 def _counted(shapes: NDArray[np.object_]) -> Counter[str]:
@@ -545,10 +557,12 @@ def _mended(data: bytes, undrawn: Counter[str]) -> list[shapely.Geometry]:
     except (struct.error, IndexError, ValueError):
         parts = [(0, data)]
     for code, part in parts:
-        with np.errstate(invalid="ignore"):
-            shape = shapely.from_wkb(part, on_invalid="fix")
+        # GDAL makes lines of curves, except of those inside of a collection.
+        is_curve = 8 <= code <= 10
+        shape = None if is_curve else _from_wkb(np.array([part], dtype=object), "fix")[0]
         if shape is None:
-            undrawn[f"{_WKB_NAMES.get(code, 'geometry')} that GEOS cannot hold"] += 1
+            name = _WKB_NAMES.get(code, "geometry")
+            undrawn[f"{name} in a collection" if is_curve else f"broken {name}"] += 1
         else:
             shapes.append(shape)
     return shapes
