@@ -18,6 +18,7 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import scene_digest
+from vbp_lightning.data.imagery.integrity import opened_raster
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
@@ -256,7 +257,7 @@ def _unreadable(labels: object) -> list[str]:
     """Returns a line if a road mask cannot be opened."""
     if isinstance(labels, Path):
         try:
-            with readable(labels), rasterio.open(labels):
+            with readable(labels), opened_raster(labels):
                 pass
         except DataError as error:
             return list(error.lines)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
@@ -21,6 +20,7 @@ from vbp_lightning.data.imagery.extent import (
     ground_sampling_distance,
     largest_shift,
 )
+from vbp_lightning.data.imagery.integrity import CompressedBlocks, opened_raster, transform_of
 from vbp_lightning.data.imagery.raster import palette_of, readable
 from vbp_lightning.data.imagery.resampling import TOLERANCE
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
@@ -72,7 +72,7 @@ class RasterRoads:
         self._middle = 0
         self._shades: set[float] = set()
         self._seen = 0
-        raster = stack.enter_context(rasterio.open(path))
+        raster = stack.enter_context(opened_raster(path))
         if raster.count not in (1, 3):
             raise DataError(
                 f"{path}: a road mask has one band, and this file has {raster.count} "
@@ -88,7 +88,8 @@ class RasterRoads:
         self._mask: Callable[[Window], NDArray[np.uint8]] | None = (
             (lambda window: self._raster.read_masks(1, window=window)) if has_nodata else None
         )
-        own = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
+        own = PixelGrid(raster.height, raster.width, transform_of(raster), raster.crs)
+        CompressedBlocks(raster).verify(own.window, self._bands)
         if _is_on(own, grid):
             return
         if _is_on(own, stored):
