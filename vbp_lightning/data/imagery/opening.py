@@ -1,15 +1,15 @@
 """Opening rasters, wherever they are."""
 
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
-
-import rasterio
-from rasterio.io import MemoryFile
 
 from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
+from vbp_lightning.data.imagery.integrity import whole_raster
 
 _BY_WINDOW = frozenset({"GTiff", "COG", "JP2OpenJPEG", "VRT"})
 """Drivers of GDAL that report each byte that is missing in a window."""
@@ -18,8 +18,9 @@ _BESIDE = (".msk", ".aux.xml")
 """Ends of the names of files beside an image that change its pixels or their meaning."""
 
 
-def open_raster(path: Path, stack: ExitStack) -> Any:  # noqa: ANN401
-    """Opens a raster.
+@contextmanager
+def opened_raster(path: Path) -> Iterator[Any]:
+    """Opens a raster whose files are whole and whose size is plausible.
 
     GeoTIFF and JPEG 2000 files of servers and archives are read by window. Other files are fetched
     whole with the files beside them, because GDAL decodes what arrived of a PNG or a WebP file
@@ -27,16 +28,22 @@ def open_raster(path: Path, stack: ExitStack) -> Any:  # noqa: ANN401
 
     Args:
         path: The file.
-        stack: Closes it.
 
     Raises:
-        OSError: It cannot be opened or fetched.
+        OSError: It cannot be opened or fetched, or is damaged.
+        RasterioError: GDAL cannot open it.
     """
-    if isinstance(path, VirtualPath):
-        path.check()
-    raster = stack.enter_context(rasterio.open(path))
-    if not isinstance(path, VirtualPath):
-        return raster
+    with ExitStack() as stack:
+        if isinstance(path, VirtualPath):
+            path.check()
+        raster = stack.enter_context(whole_raster(path))
+        if isinstance(path, VirtualPath):
+            raster = _fetched(raster, path, stack)
+        yield raster
+
+
+def _fetched(raster: Any, path: VirtualPath, stack: ExitStack) -> Any:  # noqa: ANN401
+    """The raster itself if it can be read by window, else one of copies of its files."""
     files = [source_path(name) for name in raster.files or [str(path)]]
     for file in files:
         if isinstance(file, VirtualPath):
@@ -45,12 +52,11 @@ def open_raster(path: Path, stack: ExitStack) -> Any:  # noqa: ANN401
         _ask(VirtualPath(path.with_name(path.name + suffix)))
     if raster.driver in _BY_WINDOW or raster.count == 0:
         return raster
-    folder = uuid4().hex
-    own, *_ = [
-        stack.enter_context(MemoryFile(_content(file), dirname=folder, filename=file.name))
-        for file in sorted(files, key=lambda file: file != path)
-    ]
-    return stack.enter_context(rasterio.open(own.name))
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="vbp_lightning_")))
+    for file in files:
+        with file.open("rb") as source, (folder / file.name).open("wb") as target:
+            shutil.copyfileobj(source, target)
+    return stack.enter_context(whole_raster(folder / path.name))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -66,8 +72,3 @@ def _ask(path: VirtualPath) -> None:
     except OSError as error:
         if "403" not in str(error):
             raise
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read()

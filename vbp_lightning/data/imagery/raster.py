@@ -27,13 +27,17 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.datasets.virtual_path import VirtualPath
 from vbp_lightning.data.datasets.vsi import last_error
 from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
-from vbp_lightning.data.imagery.opening import open_raster
+from vbp_lightning.data.imagery.integrity import CompressedBlocks, gdal_reports, transform_of
+from vbp_lightning.data.imagery.opening import opened_raster
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import reason
 
 _SAME_SIZE = 0.001
 """Relative difference of pixel sizes up to which an image is not resampled."""
+
+_MAX_BANDS = 1000
+"""Largest number of bands that are read."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,19 @@ class Reading:
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it.
+    """Turns GDAL's errors and warnings about a file into a ``DataError`` that names it.
 
     Nothing is opened that is no regular file.
     """
     refuse_special(path, key)
+    advice = f"{remedy(path)} ({key})"
     try:
-        yield
+        with gdal_reports() as reports:
+            yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({_reason(path, error)}): {remedy(path)} ({key})"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({_reason(path, error)}): {advice}") from error
+    if reports:
+        raise DataError(f"{path}: cannot be read ({' '.join(reports[0].split())}): {advice}")
 
 
 def _reason(path: Path, error: BaseException) -> str:
@@ -129,8 +135,9 @@ class OpenImage(ExitStack):
             raise
 
     def _open(self, reading: Reading, resize: int | None) -> None:
-        raster: Any = open_raster(self.path, self)
+        raster: Any = self.enter_context(opened_raster(self.path))
         self._raster = raster
+        self._blocks = CompressedBlocks(raster)
         if raster.count == 0:
             inner = raster.subdatasets
             hint = f"give one of its {len(inner)} subdatasets, as {inner[0]}" if inner else "remove"
@@ -144,6 +151,11 @@ class OpenImage(ExitStack):
         self._bands = self._chosen(reading.bands, colours, names)
         self.band_names = [names[band - 1] for band in self._bands]
         self.count = len(self._bands)
+        if self.count > _MAX_BANDS:
+            raise DataError(
+                f"{self.path}: has {self.count} bands, and at most {_MAX_BANDS} can be read: "
+                f"choose some with data.bands ({self.key})"
+            )
         self._sources = sources = self._bands if self._palette is None else [1]
         types = [raster.dtypes[band - 1] for band in sources]
         if any("complex" in name for name in types):
@@ -158,6 +170,7 @@ class OpenImage(ExitStack):
         alpha = [n for n, each in enumerate(raster.colorinterp, 1) if each is ColorInterp.alpha]
         is_named = self._palette is None and not set(alpha).isdisjoint(self._bands)
         self._alpha = 0 if is_named else min(alpha, default=0)
+        self._read_bands = {*sources, self._alpha} - {0}
         self._nodata = [[raster.nodatavals[band - 1] for band in sources]]
         if reading.nodata is not None:
             self._nodata.append([reading.nodata] * len(sources))
@@ -166,7 +179,7 @@ class OpenImage(ExitStack):
         self.has_mask = bool(self._has_mask or self._alpha)
         self.is_striped = raster.block_shapes[0][1] == raster.width
         is_placed = raster.crs is not None or not raster.gcps[0]
-        transform = raster.transform if is_placed else Affine.identity()
+        transform = transform_of(raster) if is_placed else Affine.identity()
         self.grid = PixelGrid(raster.height, raster.width, transform, raster.crs)
         self.stored_grid = self.grid
         shrinks = False
@@ -247,6 +260,7 @@ class OpenImage(ExitStack):
             # the cache lines, and the networks are fastest with this layout.
             shape = int(window.height), int(window.width)
             pixels = np.empty((*shape, len(self._sources)), self._stored_dtype).transpose(2, 0, 1)
+            self._blocks.verify(window, self._read_bands)
             self._raster.read(self._sources, window=window, out=pixels)
             valid = np.ones(shape, dtype=bool)
             if self._alpha:

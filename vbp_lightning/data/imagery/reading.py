@@ -19,6 +19,7 @@ from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import scene_digest
+from vbp_lightning.data.imagery.opening import opened_raster
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.vector_files import VectorSummary
@@ -263,7 +264,7 @@ def _unreadable(labels: object) -> list[str]:
     """Returns a line if a road mask cannot be opened."""
     if isinstance(labels, Path):
         try:
-            with readable(labels), rasterio.open(labels):
+            with readable(labels), opened_raster(labels):
                 pass
         except DataError as error:
             return list(error.lines)

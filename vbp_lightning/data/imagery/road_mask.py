@@ -22,7 +22,8 @@ from vbp_lightning.data.imagery.extent import (
     largest_shift,
     overlap_on_ground,
 )
-from vbp_lightning.data.imagery.opening import open_raster
+from vbp_lightning.data.imagery.integrity import CompressedBlocks, transform_of
+from vbp_lightning.data.imagery.opening import opened_raster
 from vbp_lightning.data.imagery.raster import palette_of, readable
 from vbp_lightning.data.imagery.resampling import TOLERANCE
 from vbp_lightning.data.imagery.vector_files import VectorSummary, road_features
@@ -77,7 +78,7 @@ class RasterRoads:
         self._middle = 0
         self._shades: set[float] = set()
         self._seen = 0
-        raster = open_raster(path, stack)
+        raster = stack.enter_context(opened_raster(path))
         if raster.count not in (1, 3):
             raise DataError(
                 f"{path}: a road mask has one band, and this file has {raster.count} "
@@ -93,7 +94,8 @@ class RasterRoads:
         self._mask: Callable[[Window], NDArray[np.uint8]] | None = (
             (lambda window: self._raster.read_masks(1, window=window)) if has_nodata else None
         )
-        own = PixelGrid(raster.height, raster.width, raster.transform, raster.crs)
+        own = PixelGrid(raster.height, raster.width, transform_of(raster), raster.crs)
+        CompressedBlocks(raster).verify(own.window, self._bands)
         if _is_on(own, grid):
             return
         if _is_on(own, stored):
