@@ -249,7 +249,6 @@ def test_the_folders_of_a_sweep_are_text_too():
 
 def test_names_of_files_cannot_control_the_terminal(capsys):
     with pytest.raises(SystemExit), one_line_errors():
-        logging.getLogger("here").warning("%s\n%s", "a\x1b]0;title\x07", "b")
         raise UserError("c\x1b[2J\x9b1m\u202e\udcff\nd: is damaged")
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: c\\x1b[2J\\x9b1m\\u202e\\udcff\\nd: is damaged"

@@ -16,6 +16,7 @@ from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
+from vbp_lightning.models.metrics import numbers, refuse_lost_weights
 from vbp_lightning.models.networks import TILE_SIZE
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Subject:
 
     def scores(self, tiles: Tensor) -> Tensor:
         """``(N, K)`` outputs on the CPU for ``(N, C, H, W)``, computed in chunks."""
-        return self._in_chunks(self.model, tiles)
+        return numbers(self._in_chunks(self.model, tiles))
 
     @torch.no_grad()
     def _in_chunks(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class Subject:
             and ``(N,)`` names of the classes that they belong to.
 
         Raises:
-            UserError: There is no such class.
+            UserError: There is no such class, or a score is not a number.
         """
         if self.classifier is None:
             scores = self.scores(tiles).double()
@@ -141,6 +142,7 @@ def load_subject(cfg: DictConfig) -> Subject:
         path = Path(cfg.ckpt)
         model = _classifier(path, cfg.tta)
         fill = tuple(model.hparams["mean"])
+        refuse_lost_weights(model, f"{path} (ckpt)")
         model.to(device)
         return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path), device)
     reader = photo_reader(cfg)
@@ -148,6 +150,7 @@ def load_subject(cfg: DictConfig) -> Subject:
     if weights is None:
         print("network.weights is not given: the weights are those that the callable returns")
     custom = custom_model(cfg).to(device)
+    refuse_lost_weights(custom, f"{weights or cfg.network._target_} (network.weights)")
     fingerprint = "" if weights is None else file_digest(Path(weights))
     return Subject(custom, reader, reader.fill, None, fingerprint, device)
 

@@ -1,7 +1,7 @@
 """Metrics of road probabilities and the choice of the decision threshold."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
@@ -10,8 +10,44 @@ from torchmetrics.functional.classification import (
     binary_specificity,
 )
 
+from vbp_lightning.errors import UserError
+
 METRICS = ("auroc", "average_precision", "balanced_accuracy", "f1")
 """The names of the metrics, in the order of tables."""
+
+
+def numbers(scores: Tensor) -> Tensor:
+    """Returns scores or probabilities of tiles unchanged.
+
+    Raises:
+        UserError: One of them is infinite or not a number.
+    """
+    lost = int((~scores.isfinite()).sum())
+    if lost:
+        raise UserError(
+            f"{lost} of {scores.numel()} scores of the network are infinite or not a number:"
+            " its weights are lost (ckpt, network.weights, init_from), or the imagery holds values"
+            " that it cannot take (input, data.root)"
+        )
+    return scores
+
+
+def refuse_lost_weights(network: nn.Module, source: str) -> None:
+    """Refuses a network whose training has diverged, or whose file is damaged.
+
+    Args:
+        network: Its parameters and buffers are looked at.
+        source: Where its weights come from, with the config key.
+
+    Raises:
+        UserError: Some are infinite or not a number; the first ones are named.
+    """
+    lost = [name for name, each in network.state_dict().items() if not each.isfinite().all()]
+    if lost:
+        raise UserError(
+            f"{source}: {len(lost)} of the weights are infinite or not a number, as"
+            f" {', '.join(lost[:3])}: use another file"
+        )
 
 
 def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:

@@ -16,6 +16,7 @@ from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import write_picture
+from vbp_lightning.training.data import batch_error
 from vbp_lightning.training.report import SPLITS_FILE, TILES_FILE, tile_table
 
 SHEET_FILE = "contact_sheet.png"
@@ -51,6 +52,8 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         print(write_picture(folder / SHEET_FILE, draw_sheet(datamodule, scan, seed)))
     for line in scan.warnings:
         print(f"Note: {line}")
+    if scan.statistics is not None and (too_large := batch_error(datamodule)):
+        print(f"Note: {too_large}")
     if scan.errors:
         raise DataError(*scan.errors)
     print("Training can run.")

@@ -47,7 +47,7 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key: value for key, _, value in overrides if key != "resume"},
-                **({"tags": " ".join(tags)} if tags else {}),
+                **({"tags": " ".join(map(str, tags))} if tags else {}),
                 **(metrics or {}),
                 "path": str(job),
             }
