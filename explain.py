@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.cli import end_with, names_as_text, one_line_errors
+from vbp_lightning.errors import plain
 
 
 def explain(cfg: DictConfig) -> None:
@@ -21,7 +22,7 @@ def explain(cfg: DictConfig) -> None:
     subject = load_subject(cfg)
     with output_folder(cfg):
         for path in task(cfg, subject):
-            print(path)
+            print(plain(str(path)))
 
 
 @hydra.main(config_path="conf", config_name="explain", version_base="1.3")

@@ -21,7 +21,7 @@ def train(cfg: DictConfig) -> float:
 
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
-    from vbp_lightning.training.data import build_data
+    from vbp_lightning.training.data import build_data, refuse_small_data
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.preparation import SettingsOfResumedRun, prepare_run
@@ -36,6 +36,7 @@ def train(cfg: DictConfig) -> float:
             check_data(datamodule, run_dir, cfg.seed)
         return float("nan")
     datamodule.setup()
+    refuse_small_data(datamodule, cfg.optimized_metric)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     last = checkpoint if checkpoint.is_file() else None
     model = build_model(cfg, datamodule, is_continued=last is not None)

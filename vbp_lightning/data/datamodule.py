@@ -485,10 +485,10 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         rank, world_size = self._process
         batch_size = self.settings.batch_size
-        if batch_size % world_size:
+        if batch_size % world_size or batch_size < 2 * world_size:
             raise DataError(
                 f"data.batch_size={batch_size}: cannot be divided evenly among {world_size} "
-                f"processes: make it a multiple of {world_size}"
+                f"processes: make it a multiple of {world_size}, with 2 tiles for each at least"
             )
         tiles = self._scan.tiles["train"]
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
@@ -515,8 +515,32 @@ class RoadTileDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Labelled validation tiles in order; with several processes, the part of this process."""
+        """Labelled validation tiles in order; with several processes, the part of this process.
+
+        Raises:
+            DataError: The trainer's limit leaves one class alone, so that nothing can be measured.
+        """
+        self._refuse_one_class()
         return self._ordered("val", labelled=True)
+
+    def _refuse_one_class(self) -> None:
+        """Checks that the batches that a trainer validates on hold both classes."""
+        limit: float = getattr(self.trainer, "limit_val_batches", 1.0)
+        labels = self._scan.tiles["val"].labels
+        labels = labels[labels != Label.IGNORED]
+        world_size = self._process[1]
+        seen: set[int] = set()
+        for rank in range(world_size):
+            batches = [*OrderedBatches(len(labels), self.settings.batch_size, rank, world_size)]
+            count = limit if isinstance(limit, int) else int(limit * len(batches))
+            for batch in batches[:count]:
+                seen |= {*labels[batch].tolist()}
+        if len(seen) == 1:
+            name = Label(seen.pop()).name.lower().replace("_", "-")
+            raise DataError(
+                f"trainer.limit_val_batches={limit}: leaves {name} tiles alone for validation, by "
+                "which no metric and no threshold can be computed: raise it, or data.batch_size"
+            )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Labelled test tiles in order; with several processes, the part of this process."""

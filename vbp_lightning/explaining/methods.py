@@ -9,11 +9,12 @@ import numpy.typing as npt
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.markup import escape
 from torch import nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
-from vbp_lightning.errors import UserError, one_line, reason
+from vbp_lightning.errors import UserError, one_line, plain, reason
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
 from vbp_lightning.records import argument_errors
@@ -86,7 +87,7 @@ def attributions(
     with progress_bar() as progress:
         task = progress.add_task("Explaining", total=len(makers) * len(inputs))
         for number, (name, maker) in enumerate(makers.items()):
-            progress.update(task, description=name, completed=number * len(inputs))
+            progress.update(task, description=escape(name), completed=number * len(inputs))
             try:
                 result = maker(subject.model).attribute(
                     inputs, target, progress=lambda done: progress.advance(task, done)
@@ -94,7 +95,7 @@ def attributions(
             except (UnsupportedNetworkError, ValueError) as error:
                 if not cfg.skip_unsupported:
                     raise UserError(f"method.{name}: {one_line(error)}") from error
-                progress.print(f"{name} is left out: {one_line(error)}")
+                progress.print(f"{name} is left out: {plain(one_line(error))}", markup=False)
                 continue
             maps[name] = result[:, 0].float().cpu().numpy()
     if not maps:

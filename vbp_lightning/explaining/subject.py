@@ -18,6 +18,7 @@ from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.fetching import local_file
+from vbp_lightning.models.metrics import numbers
 from vbp_lightning.records import made
 
 _log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Subject:
 
     def scores(self, tiles: Tensor) -> Tensor:
         """``(N, K)`` outputs on the CPU for ``(N, C, H, W)``, computed in chunks."""
-        return self._in_chunks(self.model, tiles)
+        return numbers(self._in_chunks(self.model, tiles))
 
     @torch.no_grad()
     def _in_chunks(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class Subject:
             and ``(N,)`` names of the classes that they belong to.
 
         Raises:
-            UserError: There is no such class.
+            UserError: There is no such class, or a score is not a number.
         """
         if self.classifier is None:
             scores = self.scores(tiles).double()

@@ -10,16 +10,20 @@ import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import CatMetric, MeanMetric
+from torchmetrics import CatMetric, MeanMetric, MinMetric
 
+from vbp_lightning.errors import UserError
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.format import FORMAT, converted
-from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics
+from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics, numbers
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 from vbp_lightning.models.symmetries import mean_over_views
 from vbp_lightning.records import Positive, Size
 
 Batch = tuple[Tensor, Tensor]
+
+_LOSSES_AT_ONCE = 50
+"""Training steps whose losses are looked at together."""
 
 LOGGED = (
     *(f"val/{name}" for name in ("loss", "threshold", *METRICS)),
@@ -98,7 +102,8 @@ class RoadClassifier(pl.LightningModule):
         self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
-        self.logits = CatMetric()
+        self.first_failure = MinMetric(nan_strategy="disable")
+        self.logits = CatMetric(nan_strategy="disable")
         self.labels = CatMetric()
 
     @classmethod
@@ -162,8 +167,50 @@ class RoadClassifier(pl.LightningModule):
         tiles, labels = batch
         logits = self(tiles).squeeze(1).float()
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-        self.train_loss.update(loss.detach(), weight=len(labels))
+        is_finite = loss.detach().isfinite()
+        step = torch.full_like(loss.detach(), batch_index)
+        self.first_failure.update(torch.where(is_finite, torch.inf, step))
+        self.train_loss.update(torch.where(is_finite, loss.detach(), 0), weight=len(labels))
         return loss
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Stops a training whose loss is no number any more, soon after the step where it began.
+
+        The steps are looked at together, so that a GPU need not wait for each of them, and in
+        all processes at the same step, so that all of them stop.
+
+        Raises:
+            UserError: The loss of a step was infinite or not a number.
+        """
+        if (batch_idx + 1) % _LOSSES_AT_ONCE == 0 or self.trainer.is_last_batch:
+            first = float(self.first_failure.compute())
+            self.first_failure.reset()
+            if first != float("inf"):
+                since = (batch_idx - int(first)) // self.trainer.accumulate_grad_batches
+                raise self._failure(f"the loss of step {self.trainer.global_step - since}")
+
+    def on_train_epoch_end(self) -> None:
+        """Stops before weights that are no numbers are kept.
+
+        Raises:
+            UserError: A weight is infinite or not a number.
+        """
+        if not all(bool(each.isfinite().all()) for each in self.parameters()):
+            raise self._failure("a weight")
+        if not sum(self.trainer.num_val_batches):  # without a validation split
+            self._log_training()
+            self.log("step", float(self.trainer.current_epoch))
+
+    def _failure(self, what: str) -> UserError:
+        """The error of a fit whose numbers are lost."""
+        epoch = self.trainer.current_epoch
+        kept = f"those of epoch {epoch} are kept" if epoch else "there is none yet"
+        return UserError(
+            f"epoch {epoch + 1}: {what} is infinite or not a number, so the training stops (of the"
+            f" checkpoints, {kept}): start a new run with a learning rate below"
+            f" model.learning_rate={self.hparams['learning_rate']:g}, or with more digits than"
+            f" trainer.precision={self.trainer.precision}"
+        )
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Collects logits and labels: the metrics are exact, over the whole split at its end."""
@@ -179,9 +226,12 @@ class RoadClassifier(pl.LightningModule):
         """
         self._log_metrics("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.log("train/loss", float(self.train_loss.compute()))
-            self.train_loss.reset()
-            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._log_training()
+
+    def _log_training(self) -> None:
+        self.log("train/loss", float(self.train_loss.compute()))
+        self.train_loss.reset()
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """As the validation step; with ``tta`` of the mean over the symmetric views."""
@@ -204,12 +254,16 @@ class RoadClassifier(pl.LightningModule):
         """P(road) of raw tiles ``(N, C, H, W)``: ``(N,)`` float64 on the CPU.
 
         With ``tta`` it is the mean over the eight symmetric views of each tile.
+
+        Raises:
+            UserError: A probability is not a number.
         """
 
         def of_one_view(view: Tensor) -> Tensor:
             return self._float32_logits(view).cpu().double().sigmoid()  # MPS has no float64
 
-        return mean_over_views(of_one_view, tiles) if self.hparams["tta"] else of_one_view(tiles)
+        views = mean_over_views(of_one_view, tiles) if self.hparams["tta"] else of_one_view(tiles)
+        return numbers(views)
 
     def _float32_logits(self, tiles: Tensor) -> Tensor:
         """Logits ``(N,)`` without autocast: bfloat16 has 8 bits, so probabilities would tie."""
@@ -225,6 +279,10 @@ class RoadClassifier(pl.LightningModule):
         self.labels.reset()
         if self.trainer.sanity_checking:
             return
+        if not logits.isfinite().all():
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                raise self._failure("P(road) of a validation tile")
+            numbers(logits)
         probabilities = logits.double().sigmoid()
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.threshold.fill_(best_threshold(probabilities, labels))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, VectorLabels
@@ -14,9 +15,11 @@ from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.vector_files import class_lines
 from vbp_lightning.data.tiles.scan import Scan
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.errors import plain
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import write_picture
+from vbp_lightning.training.data import batch_error
 from vbp_lightning.training.folder import SPLITS_FILE
 from vbp_lightning.training.report import TILES_FILE, tile_table
 
@@ -45,14 +48,16 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         table.caption = "ignored: too little road; dropped: too little imagery"
         console.print(table)
         console.print(_band_table(scan, datamodule))
-        print(*_scene_lines(scan), sep="\n")
+        print(*map(plain, _scene_lines(scan)), sep="\n")
         datamodule.write_tiles(folder / TILES_FILE)
         datamodule.write_splits(folder / SPLITS_FILE)
         print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")
     if scan.store is not None:
         print(write_picture(folder / SHEET_FILE, draw_sheet(datamodule, scan, seed)))
     for line in scan.warnings:
-        print(f"Note: {line}")
+        print(f"Note: {plain(line)}")
+    if scan.statistics is not None and (too_large := batch_error(datamodule)):
+        print(f"Note: {too_large}")
     if scan.errors:
         raise DataError(*scan.errors)
     print("Training can run.")
@@ -67,7 +72,7 @@ def _band_table(scan: Scan, datamodule: RoadTileDataModule) -> Table:
     columns = [statistics.percentile(percent) for percent in (0, 2, 50, 98, 100)]
     columns += [datamodule.mean, datamodule.std]
     for name, *values in zip(scan.infos[0].band_names, *columns, strict=True):
-        table.add_row(name, *(f"{value:.6g}" for value in values))
+        table.add_row(Text(name), *(f"{value:.6g}" for value in values))
     table.caption = f"{scan.infos[0].dtype}, valid pixels of the training split"
     return table
 

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
-from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 
@@ -47,7 +47,7 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key: value for key, _, value in overrides if key != "resume"},
-                **({"tags": " ".join(tags)} if tags else {}),
+                **({"tags": " ".join(map(str, tags))} if tags else {}),
                 **(metrics or {}),
                 "path": str(job),
             }
@@ -71,6 +71,7 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
         jobs: As :func:`summarize` gives them.
         optimized_metric: Shown beside the usual metrics.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     settings = [
@@ -81,7 +82,12 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
     axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
     shown = [m for m in dict.fromkeys((*SHOWN_METRICS, optimized_metric)) if m in jobs.columns]
     heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
-    table = Table(*axes, "seeds", *heads, title="Sweep: mean ± standard deviation over seeds")
+    table = Table(
+        *(escape(plain(axis)) for axis in axes),
+        "seeds",
+        *heads,
+        title="Sweep: mean ± standard deviation over seeds",
+    )
     done = jobs[jobs["status"] == "done"].fillna(dict.fromkeys(axes, ""))
     for choice, members in done.groupby(axes, sort=False) if axes else [((), done)][: len(done)]:
         spread = members[shown].std()
@@ -89,7 +95,7 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
             f"{mean:.3f}" + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
             for name, mean in members[shown].mean().items()
         ]
-        table.add_row(*choice, str(len(members)), *cells)
+        table.add_row(*(escape(plain(str(value))) for value in choice), str(len(members)), *cells)
     return table
 
 
@@ -140,8 +146,8 @@ class SweepSummary(Callback):
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
-            reason = (Path(path) / FAILURE_FILE).read_text().strip()
-            print(f"error: {path} failed: {reason}", file=sys.stderr)
+            reasons = (Path(path) / FAILURE_FILE).read_text().strip().splitlines()
+            print_error(UserError(f"{path} failed: {'; '.join(reasons)}"))
         if len(failures):
             print(
                 f"error: {len(failures)} of {len(jobs)} jobs failed; correct the cause, then"

@@ -9,7 +9,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass as record
 
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, plain
 from vbp_lightning.records import RECORD, Positive
 
 Split: TypeAlias = Literal["train", "val", "test"]
@@ -141,7 +141,7 @@ class Scene:
     """One raster with its labels.
 
     Args:
-        name: Unique name in the data set.
+        name: Unique name in the data set; control characters are replaced by escapes.
         image: The raster, any number of bands.
         labels: A road mask (a raster file), vectors, or one label for all of it.
         split: The split of the scene; None to draw it.
@@ -157,3 +157,6 @@ class Scene:
     split: Split | None = None
     white_area: int = 0
     resize: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", plain(self.name))

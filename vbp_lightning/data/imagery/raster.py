@@ -31,7 +31,7 @@ from vbp_lightning.data.imagery.integrity import CompressedBlocks, gdal_reports,
 from vbp_lightning.data.imagery.opening import opened_raster
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
-from vbp_lightning.errors import reason
+from vbp_lightning.errors import plain, reason
 
 _SAME_SIZE = 0.001
 """Relative difference of pixel sizes up to which an image is not resampled."""
@@ -327,9 +327,9 @@ def palette_of(raster: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401
 
 def _band_names(raster: Any) -> list[str]:  # noqa: ANN401
     """The description of each band, else its colour, else its number."""
-    plain = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+    unnamed = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
     return [
-        description or (str(number) if meaning in plain else meaning.name)
+        plain(description or (str(number) if meaning in unnamed else meaning.name))
         for number, (description, meaning) in enumerate(
             zip(raster.descriptions, raster.colorinterp, strict=True), 1
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.evaluation.artefacts import artefacts, block_ratio, comb_energy
 from vbp_lightning.evaluation.baselines import Attribution
 from vbp_lightning.evaluation.bootstrap import mean_interval
@@ -133,7 +133,9 @@ def _scored(
                 method = compared.build(model)
                 maps = maps_of(method, tiles.tiles, target)
             except (UnsupportedNetworkError, ValueError) as error:
-                print(f"{compared.method} {compared.upsampling} is left out: {one_line(error)}")
+                print(
+                    f"{compared.method} {compared.upsampling} is left out: {plain(one_line(error))}"
+                )
                 continue
             if compared.method == "lrp":
                 of_lrp = maps

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, plain
 from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
@@ -82,7 +82,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         Curves("change", {start: path.distances / root for start, path in paths.items()}, {}),
     ]
     for row in rows:
-        print(row.heading)
+        print(plain(row.heading))
     sheet = picture_grid(rows, title, notes, columns=9, side=128)
     figure = figure_to_array(step_curves(curves, "During the steps"))
     found = list(paths.values())

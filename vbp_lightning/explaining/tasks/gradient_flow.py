@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.cli import shown_progress
+from vbp_lightning.errors import plain
 from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
@@ -55,7 +56,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     layers = {layer_name(name): gradient for name, gradient in found.items()}
     named = diagnoses({name: float(each.norms.mean()) for name, each in layers.items()})
     for name, diagnosis in named.items():
-        print(f"{name}: {diagnosis}")
+        print(plain(f"{name}: {diagnosis}"))
     bars = {
         name: GradientBar(
             np.array([gradient.quantile(share) for share in _QUANTILES]),
