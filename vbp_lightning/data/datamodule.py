@@ -26,6 +26,7 @@ from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
+from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
@@ -368,7 +369,27 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.warnings += shift_warnings(vectors)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
+        self._find_repeats(scan, [(infos[a].scene.name, infos[b].scene.name) for a, b in pairs])
         return scan
+
+    def _find_repeats(self, scan: Scan, overlapping: Sequence[tuple[str, str]]) -> None:
+        """Adds an error for each scene, and a warning for tiles, that several splits show.
+
+        Args:
+            scan: Its store is made.
+            overlapping: Names of scenes that overlap, whose common tiles are left out already.
+        """
+        assert scan.store is not None
+        numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
+        across, notes, same = repeated_scenes(scan.scanned, scan.regions, scan.store)
+        # a run that exists goes on with the splits that it has
+        is_of_run = self.known_splits is not None and self.known_splits.is_of_run
+        (scan.warnings if is_of_run else scan.errors).extend(across)
+        scan.warnings += notes
+        same |= {(numbers[a], numbers[b]) for a, b in overlapping if {a, b} <= numbers.keys()}
+        scan.warnings += repeated_tiles(
+            scan.scanned, scan.store, self.tile_size, self.settings.max_invalid, same
+        )
 
     def _regions(
         self,

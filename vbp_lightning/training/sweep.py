@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
 from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
+from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +39,21 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
     rows = []
     for stored in sorted(sweep_dir.glob("*/.hydra/overrides.yaml")):
         job = stored.parent.parent
-        overrides = [str(override).partition("=") for override in OmegaConf.load(stored)]
-        tags = OmegaConf.select(OmegaConf.load(job / ".hydra" / "config.yaml"), "tags")
+        overrides: list[tuple[str, str, str]] = []
+        tags: Any = None
+        metrics: dict[str, float] | None = None
         # a job that was refused is not the finished one whose metrics its folder holds
         failed = (job / FAILURE_FILE).is_file()
-        metrics = None if failed else finished_metrics(job)
+        with suppress(UserError):  # it names the file when the job is continued
+            given = stored_yaml(stored)
+            overrides = [str(each).partition("=") for each in given if isinstance(given, list)]
+            tags = stored_mapping(job / ".hydra" / "config.yaml").get("tags")
+            metrics = None if failed else finished_metrics(job)
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key: value for key, _, value in overrides if key != "resume"},
-                **({"tags": " ".join(map(str, tags))} if tags else {}),
+                **({"tags": " ".join(map(str, tags))} if isinstance(tags, list) and tags else {}),
                 **(metrics or {}),
                 "path": str(job),
             }
@@ -146,7 +152,7 @@ class SweepSummary(Callback):
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
-            reasons = (Path(path) / FAILURE_FILE).read_text().strip().splitlines()
+            reasons = (Path(path) / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
             print_error(UserError(f"{path} failed: {'; '.join(reasons)}"))
         if len(failures):
             print(

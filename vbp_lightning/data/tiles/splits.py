@@ -298,7 +298,7 @@ class KnownSplits:
             f"{self.way_out}"
             for name in gone * self.is_of_run
         ]
-        return _shortened(lines, "more scenes are gone")
+        return shortened(lines, "more scenes are gone")
 
     def later(self, names: Collection[str]) -> list[str]:
         """A line that names the scenes that came after a run."""
@@ -324,7 +324,7 @@ class KnownSplits:
                 lines.append(
                     f"{scene.image}: {change}: scene {scene.name} {self.origin[1]}: {self.way_out}"
                 )
-        return _shortened(lines, "more scenes")
+        return shortened(lines, "more scenes")
 
     def check(self, name: str, image: Path, digest: str) -> None:
         """Compares a scene with that of the run.
@@ -387,8 +387,8 @@ class KnownSplits:
         return regions
 
 
-def _shortened(lines: list[str], others: str) -> list[str]:
-    """The first lines, and one with the number of the others."""
+def shortened(lines: list[str], others: str) -> list[str]:
+    """The first lines, and one with the number of the others, as ``and 3 more scenes``."""
     more = len(lines) - _SHOWN
     return lines[:_SHOWN] + [f"and {more} {others}"] * (more > 0)
 

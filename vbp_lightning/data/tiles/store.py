@@ -23,6 +23,7 @@ from vbp_lightning.data.imagery.vector_files import VectorSummary
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
 from vbp_lightning.data.tiles.planning import TilePlan
+from vbp_lightning.data.tiles.signatures import Signatures
 from vbp_lightning.data.tiles.splits import Region, Regions, training_pixels
 from vbp_lightning.data.tiles.streaming import (
     INVALID_PIXEL,
@@ -40,6 +41,9 @@ _CACHE_SHARE = 1 / 8
 """Fraction of the memory budget that GDAL's caches of all processes may take together."""
 
 _SCANNING_THREADS = 2
+
+_TILE_SAMPLES, _SCENE_SAMPLES = 8, 32
+"""Rows and columns of a tile, and of a scene, by which equal ones are found."""
 
 
 class SharedArray:
@@ -84,6 +88,9 @@ class ScannedScene:
         vectors: What was read from the vector file of its labels, if there is one.
         labels: Its pixel labels.
         bands: (C, H, W) its imagery; None if that stays on disk.
+        signature: Of its pixels, see :class:`~vbp_lightning.data.tiles.signatures.Signatures`; 0
+            for a scene of one constant value.
+        signatures: (N,) the same of each tile.
     """
 
     info: SceneInfo
@@ -96,6 +103,8 @@ class ScannedScene:
     vectors: VectorSummary | None
     labels: NDArray[np.uint8] | CompressedLabels
     bands: NDArray[Any] | None
+    signature: int
+    signatures: NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +204,8 @@ def _scan(
     road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     samples = []
+    of_tiles = Signatures(plan.corners, (tile_size, tile_size), _TILE_SAMPLES)
+    of_scene = Signatures(np.zeros((1, 2), np.int64), (height, width), _SCENE_SAMPLES)
     info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
@@ -209,15 +220,21 @@ def _scan(
             corners = plan.corners[here] - [top, left]
             road[here] += tile_counts(pixels.road, corners, tile_size)
             valid[here] += tile_counts(pixels.valid, corners, tile_size)
+            for signatures in (of_tiles, of_scene):
+                signatures.add(pixels.bands, pixels.valid, top, left)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
             training = pixels.valid & training_pixels(regions, chunk)
             samples.append(sample_bands(pixels.bands, training, (top, left), steps))
         opened.check()
         largest, vectors = opened.largest_mask_value, opened.vectors
-    held = (labels, pixels.bands) if limit is None else (compressed, None)
-    counts = road_pixels, valid_pixels
-    scanned = ScannedScene(info, plan, road, valid, *counts, largest, vectors, *held)
+    scanned = ScannedScene(
+        *(info, plan, road, valid, road_pixels, valid_pixels, largest, vectors),
+        labels=labels if limit is None else compressed,
+        bands=pixels.bands if limit is None else None,
+        signature=int(of_scene.values[0]),
+        signatures=of_tiles.values,
+    )
     return scanned, combined(samples)
 
 
