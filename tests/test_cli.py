@@ -300,15 +300,20 @@ def test_one_process_of_a_job_reports_an_error(monkeypatch, tmp_path, launcher, 
         raise second
 
 
-def test_other_runs_and_errors_of_the_program_are_always_reported(monkeypatch, tmp_path):
+def test_errors_of_other_runs_are_always_reported(tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="alone"), reported_once(tmp_path):
             raise UserError("alone")
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), reported_once(tmp_path):
-            raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_the_program_that_follow_another_are_not_reported(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with pytest.raises(ZeroDivisionError), reported_once(tmp_path):
+        raise ZeroDivisionError("by\nzero")
+    assert (tmp_path / "failed.txt").read_text() == "ZeroDivisionError: by zero\n"
+    with pytest.raises(SystemExit, match="1"), reported_once(tmp_path):
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID"])

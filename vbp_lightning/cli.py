@@ -414,8 +414,10 @@ def reported_once(run_dir: Path) -> Iterator[None]:
         if is_first_process():  # a process that outlived an earlier start may have left it
             (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     except Exception as error:
-        explained = explain_failure(error)
-        if explained is not None and _is_reported(explained, run_dir, _is_lost_process(error)):
+        explained = explain_failure(error) or UserError(
+            f"{type(error).__name__}: {one_line(error)}"
+        )
+        if _is_reported(explained, run_dir, _is_lost_process(error)):
             raise SystemExit(1) from error
         raise
 
