@@ -190,7 +190,23 @@ def test_the_only_layer_that_can_hold_roads_is_named(tmp_path):
     labels = VectorLabels(path, widths=RoadWidths(2.0))
     assert drawn(labels).sum() == 64
     (note,) = vector_notes([road_features(labels).summary])
-    assert note.startswith(f"{path}: the layer streets is read, the only one")
+    assert note.startswith(f"{path}: of several layers streets is read")
+
+
+def test_a_changed_geodatabase_is_read_again(tmp_path):
+    path = tmp_path / "r.gdb"
+    for x, expected in ((5, 64), (20, 34)):
+        line = shapely.LineString([at(x, 20), at(35, 20)])
+        pyogrio.raw.write(
+            path,
+            geometry=np.array([shapely.to_wkb(line)], dtype=object),
+            field_data=[],
+            fields=[],
+            crs="EPSG:32632",
+            geometry_type="LineString",
+            driver="OpenFileGDB",
+        )
+        assert drawn(VectorLabels(path, widths=RoadWidths(2.0))).sum() == expected
 
 
 GPX = (

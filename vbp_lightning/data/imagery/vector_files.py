@@ -1,5 +1,6 @@
 """Vector files: which layer and which features are roads, and their geometries, one by one."""
 
+import os
 import re
 import struct
 from collections import Counter
@@ -213,6 +214,8 @@ class _Source:
             return
         import pyogrio
 
+        # GDAL prints each value that it drops; the geometries that are lost by it are counted.
+        pyogrio.set_gdal_config_options({"CPL_LOG": os.devnull})
         layers = self._asked(pyogrio.list_layers)
         self.layer = layer
         if layer is None and len(layers) > 1:
@@ -324,7 +327,7 @@ def vector_notes(summaries: Iterable[VectorSummary]) -> list[str]:
     for layer in dict.fromkeys(each.layer for each in files if each.layer is not None):
         own = [each for each in files if each.layer == layer]
         lines.append(
-            f"{_and_more(own)}: the layer {layer} is read, the only one that can hold roads "
+            f"{_and_more(own)}: of several layers {layer} is read, which holds lines or areas "
             "(data.source.layer)"
         )
     if own := [each for each in files if each.undrawn]:
