@@ -49,7 +49,7 @@ STRANGE = [
 
 def geojson() -> dict:
     """Roads of all types on the scenes."""
-    line = [[LON + n / 1e4, LAT + n / 2e4] for n in range(8)]
+    line = [[LON + n / 1e3, LAT + 2e-4 + n / 1e5] for n in range(8)]
     ring = [[LON, LAT], [LON + 4e-4, LAT], [LON + 4e-4, LAT + 3e-4], [LON, LAT]]
     geometries = [
         {"type": "LineString", "coordinates": line},
@@ -75,7 +75,8 @@ def geojson() -> dict:
 def table(kind: str) -> list[list[str]]:
     """A valid table."""
     if kind == "labels.csv":
-        rows = [[f"s{n}", "road water" if n % 2 else "clear", "train"] for n in range(6)]
+        splits = ("train", "train", "val", "val", "test", "test")
+        rows = [[f"s{n}", "road water" if n % 2 else "clear", splits[n]] for n in range(6)]
         return [["image_name", "tags", "split"], *rows]
     rows = [[f"s{n}", "0", "0", "64", "64", ("train", "val", "test")[n % 3]] for n in range(6)]
     return [["scene", "row", "col", "height", "width", "split"], *rows]
@@ -99,7 +100,7 @@ def replaced(value: object, rng: np.random.Generator) -> object:
         elif act == 1 and isinstance(item, list):
             item.extend([item[key]] * int(rng.integers(1, 500)))
         elif act == 2:
-            for _ in range(rng.integers(1, 600)):
+            for _ in range(rng.integers(1, 200)):
                 item[key] = [item[key]]
         else:
             item[key] = copy.deepcopy(STRANGE[rng.integers(len(STRANGE))])
@@ -244,7 +245,8 @@ def run(kind: str, first: int, count: int, seconds: float, keep: Path | None) ->
             if ended not in ("read", "refused in one line"):
                 last = text.strip().rpartition("\n")[2]
                 if last not in shown:
-                    print(f"{kind} {seed}: {ended}: {text if len(shown) < 20 else last}")
+                    text = text if len(shown) < 20 else last
+                    print(f"{kind} {seed}: {ended}: {text}", flush=True)
                 shown.add(last)
                 if keep is not None:
                     (keep / f"{seed}.{kind}").write_bytes(mutant(kind, seed))

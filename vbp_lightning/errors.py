@@ -1,5 +1,8 @@
 """The exception for errors that the user can correct, and error messages on one line."""
 
+_LONGEST = 1000
+"""Characters of a line of an error: names and values in damaged files may have any length."""
+
 
 class UserError(Exception):
     """An error outside the program: in a file, a setting or a checkpoint.
@@ -12,8 +15,13 @@ class UserError(Exception):
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(map(_shortened, lines))
+        super().__init__("\n".join(self.lines))
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle if it is too long to read; its ends name the file and the key."""
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def one_line(error: BaseException) -> str:
