@@ -388,3 +388,10 @@ def test_no_warning_for_scenes_without_reference(listed, make_scene, caplog):
     scenes = tuple(make_scene(split, split) for split in ("train", "val", "test"))
     RoadTileDataModule(listed(scenes), tile_size=16).setup()
     assert caplog.messages == []
+
+
+def test_fields_beyond_the_header_are_refused(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("scene,split\na,train,7\nb,val,8\n")
+    with pytest.raises(DataError, match=r"splits\.csv: cannot be read as a CSV"):
+        KnownSplits.read(path)

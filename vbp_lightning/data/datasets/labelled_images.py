@@ -1,5 +1,6 @@
 """Images with one label each, listed in a CSV."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -110,8 +111,12 @@ class LabelledImages:
         import pandas as pd
 
         try:
-            rows = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
-        except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # of lost fields
+                rows = pd.read_csv(
+                    path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+                )
+        except (OSError, ValueError, pd.errors.ParserWarning) as error:  # others are ValueErrors
             raise DataError(
                 f"{path}: cannot be read as a CSV ({one_line(error)}): set data.root and "
                 "data.source.table"

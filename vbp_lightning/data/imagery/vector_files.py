@@ -62,6 +62,7 @@ class VectorSummary:
         crs: Of its coordinates.
         undrawn: Number of geometries that are no roads, by their type.
         left_out: Number of features that ``classes`` leaves out, by their class or tag.
+        is_all_of_osm: Whether all lines of a file of OpenStreetMap are taken for roads.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class VectorSummary:
     crs: pyproj.CRS
     undrawn: Mapping[str, int]
     left_out: Mapping[str, int]
+    is_all_of_osm: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,14 @@ def _features(
     shapes, owners = shapes[on_earth], owners[on_earth]
     values = [None] * len(owners) if width is None else table[width][owners].tolist()
     return RoadFeatures(
-        VectorSummary(path, source.chosen, crs, dict(undrawn), dict(left_out)),
+        VectorSummary(
+            path,
+            source.chosen,
+            crs,
+            dict(undrawn),
+            dict(left_out),
+            source.driver == "OSM" and where is None and classes is None,
+        ),
         shapes,
         np.isin(shapely.get_type_id(shapes), _LINE),
         values,
@@ -199,12 +208,14 @@ class _Source:
         columns: Names of its columns.
         crs: Its CRS; None if it does not say one.
         chosen: The layer, if there are several.
+        driver: GDAL's name of the format.
     """
 
     def __init__(self, path: Path, layer: str | None, where: str | None) -> None:
         self.path = path
         self.where = where
         self.chosen: str | None = None
+        self.driver = ""
         self._frame: Any = None
         if path.suffix.lower() in PARQUET_SUFFIXES:
             self._frame = _parquet(path)
@@ -224,6 +235,7 @@ class _Source:
             names = _listed(layers[:, 0])
             raise DataError(f"{path}: has no layer {layer}: data.source.layer may name {names}")
         info = self._asked(pyogrio.read_info, layer=self.layer)
+        self.driver = info["driver"]
         self.columns = info["fields"].tolist()
         self.crs = info["crs"]
 
@@ -329,6 +341,11 @@ def vector_notes(summaries: Iterable[VectorSummary]) -> list[str]:
         lines.append(
             f"{_and_more(own)}: of several layers {layer} is read, which holds lines or areas "
             "(data.source.layer)"
+        )
+    if own := [each for each in files if each.is_all_of_osm]:
+        lines.append(
+            f"{_and_more(own)}: all lines of OpenStreetMap are drawn as roads, also rivers and "
+            "fences: data=osm takes the roads (data.source.where)"
         )
     if own := [each for each in files if each.undrawn]:
         lines.append(

@@ -1,5 +1,6 @@
 """The split of each part of a scene: whole scenes or blocks, drawn or read from a file."""
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise, product
@@ -244,10 +245,12 @@ class KnownSplits:
 
         key = "(resume)" if run else "(data.split_file)"
         try:
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-            )
-        except (OSError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # of lost fields
+                table = pd.read_csv(
+                    path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+                ).fillna("")
+        except (OSError, ValueError, pd.errors.ParserWarning) as error:
             raise DataError(
                 f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
             ) from error
