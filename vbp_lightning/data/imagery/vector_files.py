@@ -134,7 +134,7 @@ def _features(
             *(tag.partition("=")[0] for tag in classes.hidden),
         ]
     columns = [name for name in dict.fromkeys(wanted) if name in source.columns]
-    geometries, table = source.read(columns)
+    geometries, table = source.read(columns, of_class)
     left_out: Counter[str] = Counter()
     if classes is not None and of_class is not None:
         kept, left_out = _selected(table, of_class, classes)
@@ -300,8 +300,14 @@ class _Source:
             )
         return found
 
-    def read(self, columns: list[str]) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]]]:
+    def read(
+        self, columns: list[str], needed: str | None = None
+    ) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]]]:
         """The geometries (N,), as well-known binary or as shapes, and columns (N,) of the features.
+
+        Args:
+            columns: Their names.
+            needed: A column; features without a value of it may be left out.
 
         Raises:
             DataError: They cannot be read.
@@ -313,11 +319,13 @@ class _Source:
             return frame.geometry.to_numpy(), {name: frame[name].to_numpy() for name in columns}
         import pyogrio.raw
 
+        conditions = [f"({self.where})"] if self.where is not None else []
+        conditions += [f'"{needed}" IS NOT NULL'] if needed is not None else []
         meta, _, geometries, values = self._asked(
             pyogrio.raw.read,
             layer=self.layer,
             columns=columns,
-            where=self.where,
+            where=" AND ".join(conditions) or None,
             force_2d=True,
         )
         if geometries is None:
@@ -438,6 +446,8 @@ def _selected(
     kept = np.zeros(len(names), dtype=bool)
     left_out: Counter[str] = Counter()
     others = table.get(_OTHER_TAGS)
+    keys = [tag.partition("=")[0] for tag in classes.hidden]
+    columns = {key: table[key] for key in keys if key in table}
     for number, value in enumerate(names.tolist()):
         if not isinstance(value, str) or not value:
             continue
@@ -446,9 +456,10 @@ def _selected(
         if not own:
             left_out[value] += 1
             continue
-        tags = {name: column[number] for name, column in table.items()}
-        if others is not None and isinstance(others[number], str):
-            tags |= dict(_TAG.findall(others[number]))
+        tags = {key: column[number] for key, column in columns.items()}
+        other = others[number] if others is not None else None
+        if isinstance(other, str) and any(key in other for key in keys):
+            tags |= dict(_TAG.findall(other))
         if hidden := next((tag for tag in classes.hidden if _has_tag(tags, tag)), None):
             left_out[hidden] += 1
             continue
