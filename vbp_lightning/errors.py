@@ -5,6 +5,9 @@ import re
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters of terminals, of the direction of text, and undecodable bytes."""
 
+_LONGEST = 1000
+"""Characters of a line of an error: names and values in damaged files may have any length."""
+
 
 class UserError(Exception):
     """An error outside the program: in a file, a setting or a checkpoint.
@@ -17,8 +20,13 @@ class UserError(Exception):
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(map(_shortened, lines))
+        super().__init__("\n".join(self.lines))
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle if it is too long to read; its ends name the file and the key."""
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
 
 
 def plain(text: str) -> str:

@@ -544,6 +544,17 @@ def test_errors_of_a_table(tmp_path, write):
         LabelledImages(tmp_path, "nowhere.csv")()
 
 
+def test_fields_beyond_the_header_are_not_lost(tmp_path, write):
+    write(tmp_path / "train/a.tif", np.zeros((4, 4), np.uint8))
+    table = tmp_path / "train.csv"
+    for rows in ("a,water, road\n", "b,road\na,water, road\n"):
+        table.write_text(f"image_name,tags\n{rows}")
+        with pytest.raises(DataError, match=r"train\.csv: cannot be read as a CSV"):
+            LabelledImages(tmp_path)()
+    table.write_text("image_name,tags\na,None\n")
+    assert [s.labels.is_road for s in LabelledImages(tmp_path)()] == [False]
+
+
 def test_a_split_whose_images_have_one_label(tmp_path, write):
     for number in range(6):
         write(tmp_path / "train" / f"{number}.tif", picture(number))

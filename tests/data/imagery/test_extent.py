@@ -101,7 +101,7 @@ def test_a_short_road_between_the_places_of_an_outline_is_found(tmp_path):
         ).any()
 
 
-@pytest.mark.parametrize("mask_name", ["degrees at 180", "degrees at -180", "UTM 1S"])
+@pytest.mark.parametrize("mask_name", ["degrees at 180", "degrees at -180", "UTM 1S", "Mercator"])
 @pytest.mark.parametrize("name", ["UTM 60S", "degrees at 180", "degrees at -180", "Mercator"])
 def test_road_masks_across_the_antimeridian(tmp_path, write, name, mask_name):
     """The mask is road west of 180 degrees."""
@@ -120,10 +120,10 @@ def test_road_masks_across_the_antimeridian(tmp_path, write, name, mask_name):
     assert np.array_equal(road | border, (lon < 180) | border)
 
 
-@pytest.mark.parametrize("name", ["degrees at 180", "degrees at -180", "degrees at 190"])
-def test_an_image_in_degrees_is_resampled_beyond_180(name):
+@pytest.mark.parametrize("name", [name for name in PLACES if name[0] in "dM"])
+def test_an_image_is_resampled_across_the_antimeridian(name):
     source = grid_at(*PLACES[name])
-    target = grid_at("EPSG:32760" if "180" in name else "EPSG:32702", *PLACES[name][1:], 20, 40)
+    target = grid_at("EPSG:32702" if "190" in name else "EPSG:32760", *PLACES[name][1:], 20, 40)
 
     def read(window):
         lon = pixel_places(source)[0] % 360

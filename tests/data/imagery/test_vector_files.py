@@ -14,6 +14,8 @@ from rasterio.crs import CRS
 
 from tests.helpers.composed import composed
 from tests.helpers.osm import write_osm
+from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import DataError, RoadClasses, RoadWidths, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.vector_files import class_lines, road_features, vector_notes
@@ -92,7 +94,7 @@ UNDRAWN = {
 }
 
 
-def write(path, geometries, layer="roads", **columns):
+def write_gpkg(path, geometries, layer="roads", **columns):
     columns = columns or {"number": range(len(geometries))}
     with np.errstate(invalid="ignore"):  # NaN
         pyogrio.raw.write(
@@ -117,7 +119,7 @@ def drawn(labels):
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_geometry_is_drawn(tmp_path, name):
     geometry, area = DRAWN[name]
-    labels = VectorLabels(write(tmp_path / "r.gpkg", [geometry]), widths=RoadWidths(2.0))
+    labels = VectorLabels(write_gpkg(tmp_path / "r.gpkg", [geometry]), widths=RoadWidths(2.0))
     assert drawn(labels).sum() == pytest.approx(area, rel=0.06)
     assert not road_features(labels).summary.undrawn.keys() - {"empty GeometryCollection"}
 
@@ -125,7 +127,7 @@ def test_a_geometry_is_drawn(tmp_path, name):
 @pytest.mark.parametrize("name", UNDRAWN)
 def test_a_geometry_is_counted(tmp_path, name):
     geometry, line = UNDRAWN[name]
-    labels = VectorLabels(write(tmp_path / "r.gpkg", [LINE, geometry]), widths=RoadWidths(2.0))
+    labels = VectorLabels(write_gpkg(tmp_path / "r.gpkg", [LINE, geometry]), widths=RoadWidths(2.0))
     assert drawn(labels).sum() == 64
     (note,) = vector_notes([road_features(labels).summary])
     assert note == f"{labels.path}: {line} not drawn as roads (data.source.labels)"
@@ -141,10 +143,21 @@ def test_an_area_that_covers_itself_twice_is_filled():
 
 def test_notes_of_many_files_are_one_line(tmp_path):
     point = UNDRAWN["point"][0]
-    files = [write(tmp_path / f"{n}.gpkg", [LINE, point, point]) for n in range(3)]
+    files = [write_gpkg(tmp_path / f"{n}.gpkg", [LINE, point, point]) for n in range(3)]
     summaries = [road_features(VectorLabels(path)).summary for path in [*files, files[0]]]
     (note,) = vector_notes(summaries)
     assert note.startswith(f"{files[0]} and 2 more files: 6 × Point not drawn")
+
+
+def test_the_scan_of_a_data_set_counts_what_is_not_drawn(tmp_path, write):
+    image = np.arange(3 * 40 * 40).reshape(3, 40, 40) % 251
+    place = {"crs": GRID.crs, "transform": GRID.transform}
+    write(tmp_path / "images/a.tif", image.astype(np.uint8), **place)
+    path = write_gpkg(tmp_path / "roads.gpkg", [LINE, UNDRAWN["point"][0]])
+    options = {"tile_size": 8, "val_fraction": 0, "test_fraction": 0}
+    scan = RoadTileDataModule(PatternScenes(tmp_path, labels=path.name), **options).scan()
+    assert not scan.errors
+    assert scan.warnings == [f"{path}: 1 × Point not drawn as roads (data.source.labels)"]
 
 
 def error_of(labels):
@@ -158,8 +171,8 @@ def error_of(labels):
 
 
 def test_of_several_layers_that_can_hold_roads_one_is_asked_for(tmp_path):
-    path = write(tmp_path / "r.gpkg", [LINE])
-    write(path, [POLYGON], layer="buildings")
+    path = write_gpkg(tmp_path / "r.gpkg", [LINE])
+    write_gpkg(path, [POLYGON], layer="buildings")
     line = error_of(VectorLabels(path))
     assert line == (
         f"{path}: has 2 layers; name that of the roads with data.source.layer: roads (Unknown), "
@@ -190,7 +203,23 @@ def test_the_only_layer_that_can_hold_roads_is_named(tmp_path):
     labels = VectorLabels(path, widths=RoadWidths(2.0))
     assert drawn(labels).sum() == 64
     (note,) = vector_notes([road_features(labels).summary])
-    assert note.startswith(f"{path}: the layer streets is read, the only one")
+    assert note.startswith(f"{path}: of several layers streets is read")
+
+
+def test_a_changed_geodatabase_is_read_again(tmp_path):
+    path = tmp_path / "r.gdb"
+    for x, expected in ((5, 64), (20, 34)):
+        line = shapely.LineString([at(x, 20), at(35, 20)])
+        pyogrio.raw.write(
+            path,
+            geometry=np.array([shapely.to_wkb(line)], dtype=object),
+            field_data=[],
+            fields=[],
+            crs="EPSG:32632",
+            geometry_type="LineString",
+            driver="OpenFileGDB",
+        )
+        assert drawn(VectorLabels(path, widths=RoadWidths(2.0))).sum() == expected
 
 
 GPX = (
@@ -216,6 +245,13 @@ def test_a_gpx_file_with_both_is_asked_about(tmp_path):
     assert "data.source.layer: waypoints (Point), routes (LineString), tracks" in error_of(
         VectorLabels(path)
     )
+
+
+def test_a_long_name_in_a_file_is_shortened(tmp_path):
+    path = write_gpkg(tmp_path / "r.gpkg", [LINE], **{"a" * 5000: [1]})
+    line = error_of(VectorLabels(path, widths=RoadWidths(5.0, "lanes")))
+    assert len(line) < 1100
+    assert line.startswith(f"{path}: has no column lanes: data.source.widths.attribute may name aa")
 
 
 def test_a_file_without_geometries_is_refused(tmp_path):
@@ -279,6 +315,14 @@ def test_ways_of_openstreetmap_that_an_image_shows(tmp_path, name):
     assert "1 × footway" in second
 
 
+def test_all_lines_of_openstreetmap_are_no_roads(tmp_path):
+    path = write_osm(tmp_path / "r.osm", [({"waterway": "river"}, places(0))])
+    _, note = vector_notes([road_features(VectorLabels(path)).summary])
+    assert "also rivers and fences: data=osm takes the roads" in note
+    filtered = VectorLabels(path, where="highway IS NOT NULL")
+    assert len(vector_notes([road_features(filtered).summary])) == 1
+
+
 def test_tags_as_columns(tmp_path):
     """As Overpass and osmtogeojson write them: a column is missing if no way has the tag."""
     for name, some in (("all", WAYS), ("few", WAYS[:1])):
@@ -320,7 +364,7 @@ def test_the_columns_of_geofabrik_and_of_osmnx(tmp_path):
 
 
 def test_a_file_without_classes_is_refused(tmp_path):
-    labels = VectorLabels(write(tmp_path / "r.gpkg", [LINE]), None, None, WIDTHS, CLASSES)
+    labels = VectorLabels(write_gpkg(tmp_path / "r.gpkg", [LINE]), None, None, WIDTHS, CLASSES)
     assert error_of(labels) == (
         f"{labels.path}: has no column highway or fclass: data.source.widths.attribute may name "
         "number"

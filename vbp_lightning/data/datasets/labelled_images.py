@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
-from vbp_lightning.data.datasets.listing import files_below, is_file, is_folder, why_no_folder
+from vbp_lightning.data.datasets.listing import files_below, is_folder, why_no_folder
 from vbp_lightning.data.datasets.scene import USUAL_SPLITS, DataError, ImageLabel, Scene, Split
+from vbp_lightning.data.datasets.text_table import read_text_table
 from vbp_lightning.data.datasets.virtual_path import SourcePath, below
-from vbp_lightning.errors import one_line
 from vbp_lightning.records import RECORD, PositiveCount
 
 if TYPE_CHECKING:
@@ -109,17 +109,7 @@ class LabelledImages:
         Raises:
             DataError: It is missing, no CSV, empty, or lacks a column.
         """
-        import pandas as pd
-
-        is_file(path, "data.source.table")
-        try:
-            with path.open("rb") as file:
-                rows = pd.read_csv(file, dtype=str, encoding="utf-8-sig", index_col=False)
-        except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-            raise DataError(
-                f"{path}: cannot be read as a CSV ({one_line(error)}): set data.root and "
-                "data.source.table"
-            ) from error
+        rows = read_text_table(path, "data.source.table", "set it, and data.root")
         needed = {"image_column": self.image_column, "label_column": self.label_column}
         if self.split_column is not None:
             needed["split_column"] = self.split_column
@@ -133,7 +123,7 @@ class LabelledImages:
             lines = [f"{path}: lists no image (data.source.table): give a CSV with lines"]
         if lines:
             raise DataError(*lines)
-        return rows.fillna("").apply(lambda column: column.str.strip())
+        return rows.apply(lambda column: column.str.strip())
 
 
 def _images_in(folder: Path) -> dict[str, Path]:

@@ -34,6 +34,14 @@ _CYLINDRICAL = ("Mercator", "Equidistant Cylindrical", "Plate Carree", "Cylindri
 _LONGEST_EDGE = 256
 """Pixels; longer edges are divided, since straight edges are curved in another CRS."""
 
+_WEB_MERCATOR = 3857
+
+_ABOUT_180 = (
+    "+proj=merc +a=6378137 +b=6378137 +lat_ts=0 +lon_0=180 +x_0=0 +y_0=0 +k=1 +units=m "
+    "+nadgrids=@null +wktext +no_defs"
+)
+"""Web Mercator whose ends lie at longitude 0."""
+
 _TORN_POINTS = 512
 """Points of the outline of a polygon across the antimeridian or a pole."""
 
@@ -239,11 +247,15 @@ def for_warp(grid: PixelGrid, is_target: bool = False) -> PixelGrid:
     xs, _ = coordinates(grid.transform, *edge_points(0, 0, grid.height, grid.width))
     if period is None or np.abs(xs).max() <= 0.5000001 * period:
         return grid
+    a, b, c, d, e, f = grid.transform[:6]
     if not grid.crs.is_geographic:
         if is_target:
             return grid
-        raise ValueError("it lies across the end of its projection: convert it with gdalwarp")
-    a, b, c, d, e, f = grid.transform[:6]
+        if grid.crs.to_epsg() != _WEB_MERCATOR:
+            raise ValueError("it lies across the end of its projection: convert it with gdalwarp")
+        half = float(np.copysign(period / 2, centre_x(grid)))
+        moved = Affine(a, b, c - half, d, e, f)
+        return replace(grid, transform=moved, crs=CRS.from_proj4(_ABOUT_180))
     shift = -period * np.floor(centre_x(grid) / period)  # the extension takes no negative number
     centre = (centre_x(grid) + shift) * 360 / period
     text = grid.crs.to_wkt(version="WKT1_GDAL")

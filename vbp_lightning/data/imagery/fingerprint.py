@@ -104,8 +104,10 @@ def vector_stamps(path: Path | None) -> tuple[Stamp, ...]:
     """Stamps of the files that GDAL reads for a vector file, itself first; all have its name.
 
     Args:
-        path: None for no file.
+        path: None for no file; a folder, such as that of a File Geodatabase, for all files in it.
     """
+    if path is not None and path.is_dir():
+        return tuple(stamp(each) for each in sorted(path.rglob("*")) if each.is_file())
     if path is None or not path.is_file():
         return ()
     suffixes = _COMPANIONS.get(path.suffix.lower(), ())

@@ -66,6 +66,7 @@ class VectorSummary:
         crs: Of its coordinates.
         undrawn: Number of geometries that are no roads, by their type.
         left_out: Number of features that ``classes`` leaves out, by their class or tag.
+        is_all_of_osm: Whether all lines of a file of OpenStreetMap are taken for roads.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class VectorSummary:
     crs: pyproj.CRS
     undrawn: Mapping[str, int]
     left_out: Mapping[str, int]
+    is_all_of_osm: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def _features(
             *(tag.partition("=")[0] for tag in classes.hidden),
         ]
     columns = [name for name in dict.fromkeys(wanted) if name in source.columns]
-    geometries, table = source.read(columns)
+    geometries, table = source.read(columns, of_class)
     left_out: Counter[str] = Counter()
     if classes is not None and of_class is not None:
         kept, left_out = _selected(table, of_class, classes)
@@ -156,7 +158,14 @@ def _features(
     shapes, owners = shapes[on_earth], owners[on_earth]
     values = [None] * len(owners) if width is None else table[width][owners].tolist()
     return RoadFeatures(
-        VectorSummary(path, source.chosen, crs, dict(undrawn), dict(left_out)),
+        VectorSummary(
+            path,
+            source.chosen,
+            crs,
+            dict(undrawn),
+            dict(left_out),
+            source.driver == "OSM" and where is None and classes is None,
+        ),
         shapes,
         np.isin(shapely.get_type_id(shapes), _LINE),
         values,
@@ -226,6 +235,7 @@ class _Source:
         columns: Names of its columns.
         crs: Its CRS; None if it does not say one.
         chosen: The layer, if there are several.
+        driver: GDAL's name of the format.
     """
 
     def __init__(
@@ -240,6 +250,7 @@ class _Source:
             ) from error
         self.where = where
         self.chosen: str | None = None
+        self.driver = ""
         self._frame: Any = None
         if path.suffix.lower() in PARQUET_SUFFIXES:
             self._frame = _parquet(path, self.file)
@@ -249,6 +260,8 @@ class _Source:
             return
         import pyogrio
 
+        # GDAL prints each value that it drops; the geometries that are lost by it are counted.
+        pyogrio.set_gdal_config_options({"CPL_LOG": os.devnull})
         layers = self._asked(pyogrio.list_layers)
         self.layer = layer
         if layer is None and len(layers) > 1:
@@ -257,6 +270,7 @@ class _Source:
             names = _listed(layers[:, 0])
             raise DataError(f"{path}: has no layer {layer}: data.source.layer may name {names}")
         info = self._asked(pyogrio.read_info, layer=self.layer)
+        self.driver = info["driver"]
         self.columns = info["fields"].tolist()
         self.crs = info["crs"]
 
@@ -321,8 +335,14 @@ class _Source:
             )
         return found
 
-    def read(self, columns: list[str]) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]]]:
+    def read(
+        self, columns: list[str], needed: str | None = None
+    ) -> tuple[NDArray[np.object_], dict[str, NDArray[Any]]]:
         """The geometries (N,), as well-known binary or as shapes, and columns (N,) of the features.
+
+        Args:
+            columns: Their names.
+            needed: A column; features without a value of it may be left out.
 
         Raises:
             DataError: They cannot be read.
@@ -334,11 +354,13 @@ class _Source:
             return frame.geometry.to_numpy(), {name: frame[name].to_numpy() for name in columns}
         import pyogrio.raw
 
+        conditions = [f"({self.where})"] if self.where is not None else []
+        conditions += [f'"{needed}" IS NOT NULL'] if needed is not None else []
         meta, _, geometries, values = self._asked(
             pyogrio.raw.read,
             layer=self.layer,
             columns=columns,
-            where=self.where,
+            where=" AND ".join(conditions) or None,
             force_2d=True,
         )
         if geometries is None:
@@ -360,8 +382,13 @@ def vector_notes(summaries: Iterable[VectorSummary]) -> list[str]:
     for layer in dict.fromkeys(each.layer for each in files if each.layer is not None):
         own = [each for each in files if each.layer == layer]
         lines.append(
-            f"{_and_more(own)}: the layer {layer} is read, the only one that can hold roads "
+            f"{_and_more(own)}: of several layers {layer} is read, which holds lines or areas "
             "(data.source.layer)"
+        )
+    if own := [each for each in files if each.is_all_of_osm]:
+        lines.append(
+            f"{_and_more(own)}: all lines of OpenStreetMap are drawn as roads, also rivers and "
+            "fences: data=osm takes the roads (data.source.where)"
         )
     if own := [each for each in files if each.undrawn]:
         lines.append(
@@ -454,6 +481,8 @@ def _selected(
     kept = np.zeros(len(names), dtype=bool)
     left_out: Counter[str] = Counter()
     others = table.get(_OTHER_TAGS)
+    keys = [tag.partition("=")[0] for tag in classes.hidden]
+    columns = {key: table[key] for key in keys if key in table}
     for number, value in enumerate(names.tolist()):
         if not isinstance(value, str) or not value:
             continue
@@ -462,9 +491,10 @@ def _selected(
         if not own:
             left_out[value] += 1
             continue
-        tags = {name: column[number] for name, column in table.items()}
-        if others is not None and isinstance(others[number], str):
-            tags |= dict(_TAG.findall(others[number]))
+        tags = {key: column[number] for key, column in columns.items()}
+        other = others[number] if others is not None else None
+        if isinstance(other, str) and any(key in other for key in keys):
+            tags |= dict(_TAG.findall(other))
         if hidden := next((tag for tag in classes.hidden if _has_tag(tags, tag)), None):
             left_out[hidden] += 1
             continue

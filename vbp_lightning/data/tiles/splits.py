@@ -11,12 +11,11 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.datasets.text_table import read_text_table
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.imagery.windows import overlap
-from vbp_lightning.errors import reason
 from vbp_lightning.files import replacing
 
 _FIELDS = ("scene", "row", "col", "height", "width", "split")
@@ -241,19 +240,9 @@ class KnownSplits:
         Raises:
             DataError: It is no such file.
         """
-        import pandas as pd
-
-        key = "(resume)" if run else "(data.split_file)"
-        is_file(path, key.strip("()"))
-        try:
-            with path.open("rb") as file:
-                table = pd.read_csv(
-                    file, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-                )
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
-            ) from error
+        name = "resume" if run else "data.split_file"
+        key = f"({name})"
+        table = read_text_table(path, name, "give another")
         if table.empty or not {"scene", "split"} <= set(table.columns):
             raise DataError(
                 f"{path}: needs a header with scene and split, and lines below it {key}"
