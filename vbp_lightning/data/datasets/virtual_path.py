@@ -118,6 +118,8 @@ class VirtualPath(_Local):
         return self.entries() is not None
 
     def is_file(self) -> bool:  # noqa: D102
+        if self.is_archived and self.is_dir():
+            return False
         try:
             if self.headers() is None:
                 vsi.VsiFile(str(self)).close()

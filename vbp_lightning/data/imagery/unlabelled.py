@@ -47,7 +47,8 @@ def image_files(name: str | Path) -> list[Path]:
         return [path]
     if not is_folder(path, INPUT_KEY):
         if isinstance(path, VirtualPath):
-            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}")
+            on_web = "; folders of web servers cannot be listed" * (not path.can_be_listed)
+            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}{on_web}")
         raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder")
     listed = files_below(path, INPUT_KEY)
     files = [path / each for each in listed if each.suffix.lower() in IMAGE_SUFFIXES]
