@@ -37,7 +37,8 @@ def image_files(name: str | Path) -> list[Path]:
 
     Args:
         name: See :func:`~vbp_lightning.data.datasets.virtual_path.source_path`. Folders in the
-            folder are searched too, as :func:`~listing.files_below` does.
+            folder are searched too: see
+            :func:`~vbp_lightning.data.datasets.listing.files_below`.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
