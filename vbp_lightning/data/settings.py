@@ -4,13 +4,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    Field,
+    Strict,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import Scene
-from vbp_lightning.data.datasets.virtual_path import SourcePath
+from vbp_lightning.data.datasets.virtual_path import source_path
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
@@ -94,7 +102,7 @@ class DataSettings:
     block_size: Positive = 500
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
-    split_file: SourcePath | None = None
+    split_file: Path | None = None
     train_fraction: (
         PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None
@@ -105,6 +113,11 @@ class DataSettings:
     num_workers: Count = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
     seed: Count = 0
+
+    @field_validator("split_file", mode="before")
+    @classmethod
+    def _as_source(cls, value: object) -> object:
+        return source_path(value) if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

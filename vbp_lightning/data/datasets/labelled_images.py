@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import StrictInt, StrictStr
+from pydantic import StrictInt, StrictStr, field_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.listing import files_below, is_file, is_folder, why_no_folder
 from vbp_lightning.data.datasets.scene import USUAL_SPLITS, DataError, ImageLabel, Scene, Split
-from vbp_lightning.data.datasets.virtual_path import SourcePath, below
+from vbp_lightning.data.datasets.virtual_path import below, source_path
 from vbp_lightning.errors import one_line
 from vbp_lightning.records import RECORD, PositiveCount
 
@@ -40,7 +40,7 @@ class LabelledImages:
         tile_size: Side in pixels that ``resize`` makes; the data module's tile size.
     """
 
-    root: SourcePath
+    root: Path
     table: StrictStr = "train.csv"
     images: StrictStr = "train"
     image_column: StrictStr = "image_name"
@@ -50,6 +50,11 @@ class LabelledImages:
     splits: Mapping[StrictStr, Split] | None = None
     fit: Literal["crop", "resize"] = "crop"
     tile_size: PositiveCount = 96
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_source(cls, value: object) -> object:
+        return source_path(value) if isinstance(value, str | Path) else value
 
     def __call__(self) -> list[Scene]:
         """Finds the scenes, in the order of the CSV.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import StrictStr, model_validator
+from pydantic import StrictStr, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.file_pattern import VECTOR_SUFFIXES, FilePattern, Found
@@ -19,7 +19,7 @@ from vbp_lightning.data.datasets.scene import (
     Split,
     VectorLabels,
 )
-from vbp_lightning.data.datasets.virtual_path import SourcePath, below
+from vbp_lightning.data.datasets.virtual_path import below, source_path
 from vbp_lightning.records import RECORD, Count
 
 _Pair = tuple[dict[str, str], Path, Path | VectorLabels]
@@ -53,7 +53,7 @@ class PatternScenes:
             none.
     """
 
-    root: SourcePath
+    root: Path
     images: StrictStr = "images/{name}.*"
     masks: StrictStr = "masks/{name}.*"
     labels: tuple[StrictStr, ...] | StrictStr | None = None
@@ -63,6 +63,11 @@ class PatternScenes:
     unlabelled: Literal["error", "skip", "no_road"] = "error"
     splits: Mapping[StrictStr, Split] | None = None
     white_area: Count = 0
+
+    @field_validator("root", mode="before")
+    @classmethod
+    def _as_source(cls, value: object) -> object:
+        return source_path(value) if isinstance(value, str | Path) else value
 
     @model_validator(mode="after")
     def _check_patterns(self) -> Self:

@@ -9,9 +9,7 @@ import zlib
 from contextlib import ExitStack
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
-
-from pydantic import BeforeValidator
+from typing import IO, TYPE_CHECKING, Any
 
 from vbp_lightning.data.datasets import vsi
 
@@ -204,10 +202,6 @@ def source_path(name: str | Path) -> Path:
     if archives[1] and not archives[2].startswith(("/", "vsi")) and not archives[1].endswith("//"):
         text = archives[1] + os.path.abspath(archives[2])
     return VirtualPath(text)
-
-
-SourcePath = Annotated[Path, BeforeValidator(lambda value: source_path(value) if value else value)]
-"""The path of a setting: of the operating system, GDAL or rasterio."""
 
 
 def below(folder: Path, name: str) -> Path:
