@@ -139,6 +139,11 @@ def special_files(folder):
 def test_only_regular_files_are_opened(tmp_path, monkeypatch):
     """Nothing waits for a FIFO, wherever it is named."""
     monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "fifo.zip")
+    for name in ("zip://fifo.zip!a.tif", "zip://fifo.zip"):
+        for attempt in (image_files, lambda name: PatternScenes(name)()):
+            with pytest.raises(DataError, match=r"fifo\.zip: is a FIFO"):
+                attempt(name)
     for path in special_files(tmp_path):
         opens = [
             lambda path=path: image_files(path),

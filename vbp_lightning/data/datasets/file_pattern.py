@@ -54,7 +54,9 @@ class FilePattern:
         self._excluded = {*_COMPANIONS, *excluded} - {Path(pattern).suffix.lower()}
 
     def find(self, root: Path, key: str = "data.root") -> list[Found]:
-        """Finds the files below a folder: see :func:`~listing.files_below`.
+        """Finds the files below a folder.
+
+        See :func:`~vbp_lightning.data.datasets.listing.files_below`.
 
         Args:
             root: The folder. Hidden files, those that other programs leave, and special files in

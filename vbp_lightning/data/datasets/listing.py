@@ -121,8 +121,9 @@ def is_folder(path: Path, key: str) -> bool:
     """Whether a path is a folder that can be listed.
 
     Raises:
-        DataError: Its server cannot be asked; one line.
+        DataError: It is a FIFO, a socket or a device, or its server cannot be asked; one line.
     """
+    refuse_special(path, key)
     try:
         return path.is_dir()
     except OSError as error:
@@ -184,8 +185,10 @@ def refuse_special(path: Path, key: str) -> None:
         DataError: One of them is no regular file; one line.
     """
     if isinstance(path, VirtualPath):
-        return
-    for file in (path, *_beside(path), *_sources(path, {path})):
+        files = path.local_places
+    else:
+        files = [path, *_beside(path), *_sources(path, {path})]
+    for file in files:
         try:
             mode = file.stat().st_mode
         except OSError:  # it is missing, or a name that GDAL alone understands

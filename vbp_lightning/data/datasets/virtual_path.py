@@ -86,9 +86,15 @@ class VirtualPath(_Local):
         if self.is_on_network:
             match = _ARCHIVE_NAME.fullmatch(place)
             return (source_path(match[1]), match[2] or "") if match else None
-        inner = Path(place)
-        found = next((each for each in (inner, *inner.parents) if each.is_file()), None)
+        inner, *_ = places = self.local_places
+        found = next((each for each in places if each.is_file()), None)
         return (found, inner.relative_to(found).as_posix()) if found else None
+
+    @property
+    def local_places(self) -> list[Path]:
+        """The paths on disk one of which is the archive; none for a file of a server."""
+        inner = Path(self._parts_of_name[1].replace("}", ""))
+        return [] if self.is_on_network else [inner, *inner.parents]
 
     def check(self) -> None:
         """Compares the file with the checksum of its archive, which GDAL does not.
@@ -99,9 +105,10 @@ class VirtualPath(_Local):
         if self.archive is None or self._parts_of_name[0].count("vsi") > 1:
             return
         archive, name = self.archive
+        is_zip = "vsizip" in self._parts_of_name[0]
         status = None if isinstance(archive, VirtualPath) else archive.stat()
         changed = status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        _check_member(archive, "vsizip" in self._parts_of_name[0], name, changed)
+        _check_member(archive, is_zip, name if is_zip else "", changed)
 
     def headers(self) -> dict[str, str] | None:
         """The headers of the file itself on its server; None if it is in an archive.
@@ -119,6 +126,8 @@ class VirtualPath(_Local):
         return self.entries() is not None
 
     def is_file(self) -> bool:  # noqa: D102
+        if self.is_archived and self.is_dir():
+            return False
         try:
             if self.headers() is None:
                 vsi.VsiFile(str(self)).close()

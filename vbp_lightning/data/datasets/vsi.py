@@ -26,10 +26,13 @@ _STORE_ANSWERED = re.compile(
 _ATTEMPTS = 3
 """How often a folder of a store is listed before its error counts: GDAL does not repeat it."""
 
+_PATIENCE = 5
+"""Seconds after which it is not listed again."""
+
 _NETWORK_SETTINGS = {
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
+    "GDAL_HTTP_CONNECTTIMEOUT": "5",  # seconds
     "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes per second, over …
-    "GDAL_HTTP_LOW_SPEED_TIME": "20",  # … seconds
+    "GDAL_HTTP_LOW_SPEED_TIME": "10",  # … seconds
     "GDAL_HTTP_MAX_RETRY": "3",
     "GDAL_HTTP_RETRY_DELAY": "1",  # seconds, growing
 }
@@ -139,11 +142,12 @@ def entries(name: str) -> list[tuple[str, bool]] | None:
     Raises:
         OSError: The folder cannot be listed completely.
     """
+    start = time.monotonic()
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return _entries(name)
         except OSError:
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or time.monotonic() - start > _PATIENCE:
                 raise
             time.sleep(0.5 * attempt)
     raise AssertionError

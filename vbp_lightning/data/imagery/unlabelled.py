@@ -37,7 +37,8 @@ def image_files(name: str | Path) -> list[Path]:
 
     Args:
         name: See :func:`~vbp_lightning.data.datasets.virtual_path.source_path`. Folders in the
-            folder are searched too, as :func:`~listing.files_below` does.
+            folder are searched too: see
+            :func:`~vbp_lightning.data.datasets.listing.files_below`.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
@@ -47,7 +48,8 @@ def image_files(name: str | Path) -> list[Path]:
         return [path]
     if not is_folder(path, INPUT_KEY):
         if isinstance(path, VirtualPath):
-            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}")
+            on_web = "; folders of web servers cannot be listed" * (not path.can_be_listed)
+            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}{on_web}")
         raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder")
     listed = files_below(path, INPUT_KEY)
     files = [path / each for each in listed if each.suffix.lower() in IMAGE_SUFFIXES]

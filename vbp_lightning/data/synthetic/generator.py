@@ -5,12 +5,12 @@ import logging
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, model_validator
 from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
 from vbp_lightning.files import file_digest, remove_leftovers, replacing
@@ -81,6 +82,12 @@ class SyntheticScenes:
     size: Annotated[StrictInt, Field(ge=MIN_SIZE, le=8192)] = 480
     mark: Annotated[Count, Field(le=255)] = 0
     workers: Annotated[PositiveCount, Field(le=256)] = 2
+
+    @model_validator(mode="after")
+    def _check_root(self) -> Self:
+        if isinstance(source_path(self.root), VirtualPath):
+            raise ValueError(f"root={self.root}: scenes are written there: name a folder on disk")
+        return self
 
     def __call__(self) -> list[Scene]:
         """Writes what is missing and returns the scenes in order.
