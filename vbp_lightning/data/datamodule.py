@@ -410,7 +410,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             if split not in lost and None not in lost:
                 optional = fractions[split] == 0
                 scan.errors += split_errors(
-                    scan, split, settings.road_share, settings.mask_threshold, optional
+                    scan, split, settings.road_share, settings.reading.mask_values, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:

@@ -7,7 +7,7 @@ inherit an open file: forked handles share their file offset, and wrong pixels a
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from vbp_lightning.data.imagery.integrity import (
     opened_raster,
     transform_of,
 )
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.windows import rescaled
 from vbp_lightning.errors import reason
@@ -51,13 +52,27 @@ class Reading:
         nodata: A nodata value beside those that the file itself declares; None for none.
         resolution: Ground sampling distance in metres that images are resampled to; None for no
             resampling.
-        mask_threshold: Values of a road mask above it are road.
+        mask_threshold: Values of a road mask above it are road, unless ``road_values`` are given.
+        road_values: Values of a road mask that are road; None for those above the threshold.
+        non_road_values: Its values that are not road, if ``road_values`` are given.
+        ignore_values: Its values where the label is not known.
     """
 
     bands: tuple[int | str, ...] | None = None
     nodata: float | None = None
     resolution: float | None = None
     mask_threshold: float = 127
+    # no part of what scene maps are recognised by, which is its repr
+    road_values: tuple[float, ...] | None = field(default=None, repr=False)
+    non_road_values: tuple[float, ...] = field(default=(0,), repr=False)
+    ignore_values: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def mask_values(self) -> MaskValues:
+        """The meaning of the values of a road mask."""
+        return MaskValues(
+            self.mask_threshold, self.road_values, self.non_road_values, self.ignore_values
+        )
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class OpenScene(ExitStack):
             self._has_white_areas = scene.white_area > 0 and is_searched(image)
         with _collected(lines):
             self._roads = self.enter_context(
-                open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
+                open_roads(scene, image.grid, image.stored_grid, reading.mask_values)
             )
         if lines:
             self.close()

@@ -7,6 +7,7 @@ from itertools import permutations
 from pathlib import Path
 
 from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split, VectorLabels
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.planning import in_pixels_of, intersecting
@@ -86,7 +87,7 @@ def too_small(infos: Sequence[SceneInfo], tile_size: int) -> list[str]:
 
 
 def split_errors(
-    scan: Scan, split: Split, road_share: float, mask_threshold: float, optional: bool
+    scan: Scan, split: Split, road_share: float, values: MaskValues, optional: bool
 ) -> list[str]:
     """The reasons why a split cannot be used, one line each.
 
@@ -94,7 +95,7 @@ def split_errors(
         scan: The scan; all scenes of the split could be read.
         split: The split.
         road_share: Smallest road share of a road tile.
-        mask_threshold: Values of a road mask above it are road.
+        values: The meaning of the values of road masks.
         optional: Whether the split may be empty.
     """
     members = [
@@ -131,8 +132,7 @@ def split_errors(
         largest = max(item.largest_mask_value for item in members)
         lines.append(
             f"{labels.parent}: no road mask of split {split} has a road: the largest value is "
-            f"{largest:g} and road lies above data.mask_threshold={mask_threshold:g}: lower it or "
-            "add scenes with roads"
+            f"{largest:g} and {values}: change it or add scenes with roads"
         )
     elif tiles.counts["road"] == 0:
         check = "check that the vectors lie on the images, " * isinstance(labels, VectorLabels)
