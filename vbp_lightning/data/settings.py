@@ -33,6 +33,8 @@ class DataSettings:
     Args:
         bands: Bands to read, each by its number counted from 1, its description or its colour
             interpretation; None reads all but an alpha band.
+        alpha: Whether an alpha band that is not selected is transparency; False ignores it. None
+            takes it for transparency, and refuses images where its values do not look like it.
         nodata: Image pixels of this value are nodata, besides those that the files declare.
         resolution: Ground sampling distance in metres that all images are resampled to; None leaves
             each its own.
@@ -81,6 +83,7 @@ class DataSettings:
     """
 
     bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
+    alpha: StrictBool | None = None
     nodata: Number | None = None
     resolution: Positive | None = None
     stretch: tuple[Number, ...] | None = None
@@ -165,6 +168,7 @@ class DataSettings:
             self.nodata,
             self.resolution,
             self.mask_threshold,
+            self.alpha,
             self.road_values,
             self.non_road_values,
             self.ignore_values,

@@ -95,7 +95,8 @@ class ResizedImages:
         Raises:
             DataError: The file is missing or damaged, or has other bands.
         """
-        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY):
+        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY) as image:
+            image.sample_alpha()
             return [Tile(path.stem, 0, 0)]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:

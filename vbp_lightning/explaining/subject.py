@@ -205,7 +205,10 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
     data = model.hparams["data"] or {}
     bands = data.get("bands")
     reading = Reading(
-        None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
+        None if bands is None else tuple(bands),
+        data.get("nodata"),
+        data.get("resolution"),
+        alpha=data.get("alpha"),
     )
     return CutImages(
         reading,

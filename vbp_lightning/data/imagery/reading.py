@@ -151,12 +151,18 @@ class OpenScene(ExitStack):
         return Pixels(bands, road, valid)
 
     def check(self) -> None:
-        """Refuses labels that cannot be right, once all of them were read.
+        """Refuses labels and transparency that cannot be right, once all of them were read.
 
         Raises:
-            DataError: A road mask is a picture.
+            DataError: The values of a road mask have no meaning, or an alpha band is imagery; one
+                line for each.
         """
-        self._roads.check()
+        lines: list[str] = []
+        for check in (self._image.check_alpha, self._roads.check):
+            with _collected(lines):
+                check()
+        if lines:
+            raise DataError(*lines)
 
 
 def scene_info(scene: Scene, reading: Reading) -> SceneInfo:
