@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.constant_areas import constant_area_notes
 from vbp_lightning.data.imagery.datum import shift_warnings
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
@@ -362,6 +363,17 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
+        scan.warnings += constant_area_notes(
+            [
+                (
+                    str(item.info.scene.image),
+                    item.info.grid.height * item.info.grid.width,
+                    item.info.dtype,
+                    item.constant,
+                )
+                for item in scanned
+            ]
+        )
         scan.warnings += shift_warnings(scan.infos)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)

@@ -69,11 +69,13 @@ class Pixels:
         bands: (C, h, w) in the raster's own type, real numbers.
         road: (h, w) whether a pixel is road; false where it is not valid.
         valid: (h, w) whether a pixel holds values and its label is known.
+        imaged: (h, w) whether a pixel holds values.
     """
 
     bands: NDArray[Any]
     road: NDArray[np.bool_]
     valid: NDArray[np.bool_]
+    imaged: NDArray[np.bool_]
 
 
 class OpenScene(ExitStack):
@@ -136,19 +138,19 @@ class OpenScene(ExitStack):
         window = window or self.info.grid.window
         lines: list[str] = []
         with _collected(lines):
-            bands, valid = self._image.read(window)
+            bands, imaged = self._image.read(window)
         with _collected(lines):
             road, known = self._roads.read(window)
         if lines:
             raise DataError(*lines)
-        valid &= known
         if self._has_white_areas:
-            if valid.shape == self.info.grid.shape:
-                valid &= ~white_nodata(bands, self.info.scene.white_area)
+            if imaged.shape == self.info.grid.shape:
+                imaged &= ~white_nodata(bands, self.info.scene.white_area)
             else:
-                valid &= ~self._white_nodata[window.toslices()]
+                imaged &= ~self._white_nodata[window.toslices()]
+        valid = imaged & known
         road &= valid
-        return Pixels(bands, road, valid)
+        return Pixels(bands, road, valid, imaged)
 
     def check(self) -> None:
         """Refuses labels and transparency that cannot be right, once all of them were read.

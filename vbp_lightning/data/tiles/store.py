@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.imagery.constant_areas import ConstantArea, constant_areas, united
 from vbp_lightning.data.imagery.normalisation import (
     BandStatistics,
     combined,
@@ -82,6 +83,7 @@ class ScannedScene:
         largest_mask_value: The largest value of the road mask.
         labels: Its pixel labels.
         bands: (C, H, W) its imagery; None if that stays on disk.
+        constant: Areas of one value that no tag declares as nodata.
     """
 
     info: SceneInfo
@@ -93,6 +95,7 @@ class ScannedScene:
     largest_mask_value: float
     labels: NDArray[np.uint8] | CompressedLabels
     bands: NDArray[Any] | None
+    constant: tuple[ConstantArea, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +195,7 @@ def _scan(
     road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     samples = []
+    constant: list[ConstantArea] = []
     info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
@@ -210,11 +214,14 @@ def _scan(
             valid_pixels += int(np.count_nonzero(pixels.valid))
             training = pixels.valid & training_pixels(regions, chunk)
             samples.append(sample_bands(pixels.bands, training, (top, left), steps))
+            where = (top, left), (height, width), tile_size
+            constant += constant_areas(pixels.bands, pixels.imaged, *where)
         opened.check()
         largest = opened.largest_mask_value
     held = (labels, pixels.bands) if limit is None else (compressed, None)
-    scanned = ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, *held)
-    return scanned, combined(samples)
+    counts = road_pixels, valid_pixels, largest
+    scanned = ScannedScene(info, plan, road, valid, *counts, *held)
+    return replace(scanned, constant=united(constant)), combined(samples)
 
 
 def build_store(
