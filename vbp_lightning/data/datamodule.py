@@ -30,6 +30,7 @@ from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    other_scales,
     overlap_warnings,
     repeated_names,
     split_errors,
@@ -363,6 +364,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
+        scan.warnings += other_scales(scanned, reading.mask_values)
         scan.warnings += constant_area_notes(
             [
                 (

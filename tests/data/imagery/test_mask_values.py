@@ -233,6 +233,23 @@ def test_all_masks_with_unexplained_values_are_reported_together(listed, make_sc
     assert DataSettings(**to_jsonable_python(made.settings)) == made.settings
 
 
+def test_masks_on_another_scale_than_the_others_are_named(listed, make_scene):
+    mask = np.zeros((64, 80), np.uint8)
+    mask[:, :20] = 255
+    scenes = [make_scene(split, split, mask=mask) for split in ("train", "val", "test")]
+    other = make_scene("other", "train", mask=mask // 255)
+    empty = make_scene("empty", "train", mask=mask * 0)
+
+    def warnings_of(*added, **settings):
+        made = RoadTileDataModule(listed((*scenes, *added)), tile_size=16, **settings)
+        return [line for line in made.scan().warnings if "have no road" in line]
+
+    (line,) = warnings_of(other, empty)
+    assert line.startswith(f"1 of 5 road masks have no road, but values up to 1, as {other.labels}")
+    assert not warnings_of(empty)
+    assert not warnings_of(other, mask_threshold=0)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -85,9 +86,20 @@ def _unreadable_report(unraisable: Any, pass_on: Any = sys.unraisablehook) -> No
         reports.append("GDAL quotes it in a report that is no text")
 
 
+def _quiet_excepthook(
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    pass_on: Any = sys.excepthook,  # noqa: ANN401
+) -> None:
+    """Drops what Cython prints before it calls ``sys.unraisablehook`` for such a report."""
+    if getattr(_here, "reports", None) is None or kind is not UnicodeDecodeError:
+        pass_on(kind, error, trace)
+
+
 for _name in (_OPENING, _READING):
     logging.getLogger(_name).addFilter(_keep)
-sys.unraisablehook = _unreadable_report
+sys.unraisablehook, sys.excepthook = _unreadable_report, _quiet_excepthook
 
 
 @contextmanager

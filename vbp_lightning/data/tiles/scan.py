@@ -147,6 +147,24 @@ def split_errors(
     return lines
 
 
+def other_scales(scanned: Sequence[ScannedScene], values: MaskValues) -> list[str]:
+    """A warning if some road masks have no road, but low values that may mean road.
+
+    Args:
+        scanned: The scenes.
+        values: The meaning of the values of road masks.
+    """
+    masks = [item for item in scanned if isinstance(item.info.scene.labels, Path)]
+    low = [item for item in masks if 0 < item.largest_mask_value <= values.threshold]
+    if values.road is not None or not low or not any(item.road_pixels for item in masks):
+        return []
+    return [
+        f"{len(low)} of {len(masks)} road masks have no road, but values up to "
+        f"{max(item.largest_mask_value for item in low):g}, as {low[0].info.scene.labels}, and "
+        f"{values}: if they mean road there, store all road masks alike (data.root)"
+    ]
+
+
 def overlap_warnings(
     infos: Sequence[SceneInfo], regions: Regions, pairs: Sequence[tuple[int, int]], shared: int
 ) -> list[str]:
