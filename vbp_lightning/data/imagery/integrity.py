@@ -127,8 +127,7 @@ def opened_raster(path: Path) -> Iterator[Any]:
     """Opens a raster whose files are whole and whose size is plausible.
 
     Raises:
-        DamagedFileError: They are not.
-        RasterioError: GDAL cannot open it.
+        DamagedFileError: They are not. rasterio raises its own exceptions if GDAL cannot open it.
     """
     with rasterio.Env(**_OPTIONS):
         raster = rasterio.open(path)
@@ -244,8 +243,10 @@ def _check_png(name: str) -> None:
             while left and (part := file.read(min(left, _CHUNK))):
                 checksum = zlib.crc32(part, checksum)
                 left -= len(part)
-            if left or file.read(4) != checksum.to_bytes(4, "big"):
-                text = kind.decode("ascii", "replace")
+            text, end = kind.decode("ascii", "replace"), file.read(4)
+            if len(end) < 4:
+                raise DamagedFileError(f"{name}: ends inside its {text!r} chunk, before IEND")
+            if end != checksum.to_bytes(4, "big"):
                 raise DamagedFileError(f"{name}: the checksum of its {text!r} chunk is wrong")
 
 

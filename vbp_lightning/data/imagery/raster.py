@@ -92,7 +92,8 @@ def readable(path: Path, key: str = "data.root") -> Iterator[None]:
         with gdal_reports() as reports:
             yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read ({reason(error)}): {advice}") from error
+        why = reason(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: cannot be read ({why}): {advice}") from error
     if reports:
         raise DataError(f"{path}: cannot be read ({' '.join(reports[0].split())}): {advice}")
 
