@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.constant_areas import constant_area_notes
 from vbp_lightning.data.imagery.datum import shift_warnings
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
@@ -31,6 +32,7 @@ from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    other_scales,
     overlap_warnings,
     repeated_names,
     split_errors,
@@ -365,6 +367,18 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
+        scan.warnings += other_scales(scanned, reading.mask_values)
+        scan.warnings += constant_area_notes(
+            [
+                (
+                    str(item.info.scene.image),
+                    item.info.grid.height * item.info.grid.width,
+                    item.info.dtype,
+                    item.constant,
+                )
+                for item in scanned
+            ]
+        )
         vectors = [(item.info, item.vectors) for item in scanned if item.vectors is not None]
         scan.warnings += shift_warnings(vectors)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
@@ -434,7 +448,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             if split not in lost and None not in lost:
                 optional = fractions[split] == 0
                 scan.errors += split_errors(
-                    scan, split, settings.road_share, settings.mask_threshold, optional
+                    scan, split, settings.road_share, settings.reading.mask_values, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:

@@ -1,5 +1,6 @@
 """The settings of a data module: types, ranges, and the rules that concern several of them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -48,6 +49,8 @@ class DataSettings:
     Args:
         bands: Bands to read, each by its number counted from 1, its description or its colour
             interpretation; None reads all but an alpha band.
+        alpha: Whether an alpha band that is not selected is transparency; False ignores it. None
+            takes it for transparency, and refuses images where its values do not look like it.
         nodata: Image pixels of this value are nodata, besides those that the files declare.
         resolution: Ground sampling distance in metres that all images are resampled to; None leaves
             each its own.
@@ -64,7 +67,11 @@ class DataSettings:
         road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
             ignored.
         max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
-        mask_threshold: Values of a road mask above it are road.
+        mask_threshold: Values of a road mask above it are road, unless ``road_values`` are given.
+        road_values: Values of a road mask that are road; None for those above ``mask_threshold``.
+        non_road_values: Values of a road mask that are not road, if ``road_values`` are given; a
+            mask that holds values of neither list is refused.
+        ignore_values: Values of a road mask where the label is not known.
         val_fraction: Part of the scenes without a split of their own that validates, in [0, 1).
         test_fraction: Part of the scenes without a split of their own that tests, in [0, 1).
         split_by: ``scene`` draws whole scenes, ``block`` the blocks of a grid within scenes.
@@ -94,6 +101,7 @@ class DataSettings:
     """
 
     bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
+    alpha: StrictBool | None = None
     nodata: Number | None = None
     resolution: Annotated[Number, Field(ge=1e-3, le=1e5)] | None = None
     stretch: tuple[Number, ...] | None = None
@@ -105,6 +113,9 @@ class DataSettings:
     road_share: Annotated[Number, Field(gt=0, le=1)] = 0.05
     max_invalid: Annotated[Number, Field(ge=0, le=1)] = 0.25
     mask_threshold: Annotated[Number, Field(ge=0)] = 127
+    road_values: tuple[Number, ...] | None = None
+    non_road_values: tuple[Number, ...] = (0,)
+    ignore_values: tuple[Number, ...] = ()
     val_fraction: Number = 0.15
     test_fraction: Number = 0.15
     split_by: Literal["scene", "block"] = "scene"
@@ -138,6 +149,18 @@ class DataSettings:
                 f"val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction}: "
                 "must not be negative and leave something to train on"
             )
+        meanings = Counter(
+            value
+            for values in (self.road_values or (), self.non_road_values, self.ignore_values)
+            for value in set(values)
+        )
+        twice = [f"{value:g}" for value, count in meanings.items() if count > 1]
+        if self.road_values == () or (self.road_values is not None and twice):
+            wrong = f"{', '.join(twice)} has two meanings" if twice else "names no value"
+            lines.append(
+                f"road_values={list(self.road_values)}: {wrong}: give each value of the road masks "
+                "in one of data.road_values, data.non_road_values and data.ignore_values"
+            )
         _, stride = self.strides
         if self.block_unit == "px" and self.block_size < self.tile_size + stride - 1:
             lines.append(
@@ -158,7 +181,16 @@ class DataSettings:
     def reading(self) -> Reading:
         """How scenes are read."""
         bands = (self.bands,) if isinstance(self.bands, int | str) else self.bands
-        return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
+        return Reading(
+            bands,
+            self.nodata,
+            self.resolution,
+            self.mask_threshold,
+            self.alpha,
+            self.road_values,
+            self.non_road_values,
+            self.ignore_values,
+        )
 
     @property
     def strides(self) -> tuple[int, int]:

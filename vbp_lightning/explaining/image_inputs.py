@@ -96,7 +96,8 @@ class ResizedImages:
         Raises:
             DataError: The file is missing or damaged, or has other bands.
         """
-        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY):
+        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY) as image:
+            image.sample_alpha()
             return [Tile(plain(path.stem), 0, 0)]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:

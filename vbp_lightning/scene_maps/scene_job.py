@@ -229,7 +229,9 @@ class SceneJob:
     def _tags(self) -> dict[str, str]:
         """What the values of the maps depend on."""
         its = self.settings
-        inputs = (its.reading, its.fill, its.window, its.step, its.white_area)
+        inputs: tuple[object, ...] = (its.reading, its.fill, its.window, its.step, its.white_area)
+        if its.reading.alpha is not None:
+            inputs += (its.reading.alpha,)
         return {
             **its.tags,
             "MASK_SCALING": its.scaling,

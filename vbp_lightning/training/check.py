@@ -14,7 +14,7 @@ from vbp_lightning.data.datasets.scene import SPLITS, DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.vector_files import class_lines
 from vbp_lightning.data.tiles.scan import Scan
-from vbp_lightning.data.tiles.tile import Label, LabelledTile
+from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.errors import plain
 from vbp_lightning.plotting.display import RGB, outlined, to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
@@ -156,5 +156,37 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
         )
         for label, tiles in chosen.items()
     ]
+    if constant := _constant_row(datamodule, scan):
+        rows.append(constant)
     title = "Random tiles; road pixels of the labels are outlined"
     return picture_grid(rows, title, side=144)
+
+
+def _constant_row(datamodule: RoadTileDataModule, scan: Scan) -> GridRow | None:
+    """Tiles at the largest areas of one value, with these outlined; None if there are none."""
+    areas = [(item, area) for item in scan.scanned for area in item.constant]
+    areas = sorted(areas, key=lambda pair: -pair[1].largest)[:_TILES_A_LABEL]
+    if not areas:
+        return None
+    size = datamodule.tile_size
+    places = [
+        [
+            min(max(0, centre - size // 2), side - size)
+            for centre, side in zip(area.place, item.info.grid.shape, strict=True)
+        ]
+        for item, area in areas
+    ]
+    tiles = [
+        Tile(item.info.scene.name, row, col)
+        for (item, _), (row, col) in zip(areas, places, strict=True)
+    ]
+    pixels = datamodule.read_tiles(tiles).numpy()
+    values = np.array([area.value for _, area in areas], np.float32)
+    same = (pixels == values[:, :, None, None]).all(axis=1)
+    captions = [
+        f"{area.pixels / (item.info.grid.height * item.info.grid.width):.1%} of "
+        f"{item.info.scene.name}"
+        for item, area in areas
+    ]
+    heading = "Areas of one value, outlined: no imagery?"
+    return GridRow(heading, outlined(to_rgb(pixels), same), captions)

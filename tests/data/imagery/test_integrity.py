@@ -12,6 +12,7 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError, Scene
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.unlabelled import opened_filled
@@ -102,7 +103,7 @@ def test_a_png_without_its_end_is_refused_as_image_mask_and_input(stored, write,
     def label(damaged):
         with OpenImage(tmp_path / "plain.tif", Reading()) as image:
             scene = Scene("a", tmp_path / "plain.tif", damaged)
-            with open_roads(scene, image.grid, image.grid, 127):
+            with open_roads(scene, image.grid, image.grid, MaskValues()):
                 pass
 
     assert "IEND" in line_of(path, label)

@@ -17,6 +17,7 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -85,9 +86,20 @@ def _unreadable_report(unraisable: Any, pass_on: Any = sys.unraisablehook) -> No
         reports.append("GDAL quotes it in a report that is no text")
 
 
+def _quiet_excepthook(
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+    pass_on: Any = sys.excepthook,  # noqa: ANN401
+) -> None:
+    """Drops what Cython prints before it calls ``sys.unraisablehook`` for such a report."""
+    if getattr(_here, "reports", None) is None or kind is not UnicodeDecodeError:
+        pass_on(kind, error, trace)
+
+
 for _name in (_OPENING, _READING):
     logging.getLogger(_name).addFilter(_keep)
-sys.unraisablehook = _unreadable_report
+sys.unraisablehook, sys.excepthook = _unreadable_report, _quiet_excepthook
 
 
 @contextmanager
@@ -115,8 +127,7 @@ def whole_raster(path: Path) -> Iterator[Any]:
     """Opens a raster whose files are whole and whose size is plausible.
 
     Raises:
-        DamagedFileError: They are not.
-        RasterioError: GDAL cannot open it.
+        DamagedFileError: They are not. rasterio raises its own exceptions if GDAL cannot open it.
     """
     with rasterio.Env(**_OPTIONS):
         raster = rasterio.open(path)
@@ -232,8 +243,10 @@ def _check_png(name: str) -> None:
             while left and (part := file.read(min(left, _CHUNK))):
                 checksum = zlib.crc32(part, checksum)
                 left -= len(part)
-            if left or file.read(4) != checksum.to_bytes(4, "big"):
-                text = kind.decode("ascii", "replace")
+            text, end = kind.decode("ascii", "replace"), file.read(4)
+            if len(end) < 4:
+                raise DamagedFileError(f"{name}: ends inside its {text!r} chunk, before IEND")
+            if end != checksum.to_bytes(4, "big"):
                 raise DamagedFileError(f"{name}: the checksum of its {text!r} chunk is wrong")
 
 

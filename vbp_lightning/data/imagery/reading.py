@@ -71,11 +71,13 @@ class Pixels:
         bands: (C, h, w) in the raster's own type, real numbers.
         road: (h, w) whether a pixel is road; false where it is not valid.
         valid: (h, w) whether a pixel holds values and its label is known.
+        imaged: (h, w) whether a pixel holds values.
     """
 
     bands: NDArray[Any]
     road: NDArray[np.bool_]
     valid: NDArray[np.bool_]
+    imaged: NDArray[np.bool_]
 
 
 class OpenScene(ExitStack):
@@ -106,7 +108,7 @@ class OpenScene(ExitStack):
             self._has_white_areas = scene.white_area > 0 and is_searched(image)
         with _collected(lines):
             self._roads = self.enter_context(
-                open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
+                open_roads(scene, image.grid, image.stored_grid, reading.mask_values)
             )
         if lines:
             self.close()
@@ -143,27 +145,33 @@ class OpenScene(ExitStack):
         window = window or self.info.grid.window
         lines: list[str] = []
         with _collected(lines):
-            bands, valid = self._image.read(window)
+            bands, imaged = self._image.read(window)
         with _collected(lines):
             road, known = self._roads.read(window)
         if lines:
             raise DataError(*lines)
-        valid &= known
         if self._has_white_areas:
-            if valid.shape == self.info.grid.shape:
-                valid &= ~white_nodata(bands, self.info.scene.white_area)
+            if imaged.shape == self.info.grid.shape:
+                imaged &= ~white_nodata(bands, self.info.scene.white_area)
             else:
-                valid &= ~self._white_nodata[window.toslices()]
+                imaged &= ~self._white_nodata[window.toslices()]
+        valid = imaged & known
         road &= valid
-        return Pixels(bands, road, valid)
+        return Pixels(bands, road, valid, imaged)
 
     def check(self) -> None:
-        """Refuses labels that cannot be right, once all of them were read.
+        """Refuses labels and transparency that cannot be right, once all of them were read.
 
         Raises:
-            DataError: A road mask is a picture.
+            DataError: The values of a road mask have no meaning, or an alpha band is imagery; one
+                line for each.
         """
-        self._roads.check()
+        lines: list[str] = []
+        for check in (self._image.check_alpha, self._roads.check):
+            with _collected(lines):
+                check()
+        if lines:
+            raise DataError(*lines)
 
 
 def scene_info(scene: Scene, reading: Reading) -> SceneInfo:

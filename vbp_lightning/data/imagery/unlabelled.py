@@ -69,7 +69,8 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
         tile_size: Tile size in pixels.
 
     Raises:
-        DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        DataError: The file is missing or damaged, has other bands, is smaller than a tile, or has
+            an alpha band that is imagery.
     """
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
         if image.count != bands:
@@ -82,6 +83,7 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
                 f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile of "
                 f"{tile_size} px ({INPUT_KEY}): give a larger image"
             )
+        image.sample_alpha()
         return image.grid
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.imagery.constant_areas import ConstantArea, constant_areas, united
 from vbp_lightning.data.imagery.normalisation import (
     BandStatistics,
     combined,
@@ -91,6 +92,7 @@ class ScannedScene:
         signature: Of its pixels, see :class:`~vbp_lightning.data.tiles.signatures.Signatures`; 0
             for a scene of one constant value.
         signatures: (N,) the same of each tile.
+        constant: Areas of one value that no tag declares as nodata.
     """
 
     info: SceneInfo
@@ -105,6 +107,7 @@ class ScannedScene:
     bands: NDArray[Any] | None
     signature: int
     signatures: NDArray[np.uint64]
+    constant: tuple[ConstantArea, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +209,7 @@ def _scan(
     samples = []
     of_tiles = Signatures(plan.corners, (tile_size, tile_size), _TILE_SAMPLES)
     of_scene = Signatures(np.zeros((1, 2), np.int64), (height, width), _SCENE_SAMPLES)
+    constant: list[ConstantArea] = []
     info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
@@ -226,6 +230,8 @@ def _scan(
             valid_pixels += int(np.count_nonzero(pixels.valid))
             training = pixels.valid & training_pixels(regions, chunk)
             samples.append(sample_bands(pixels.bands, training, (top, left), steps))
+            where = (top, left), (height, width), tile_size
+            constant += constant_areas(pixels.bands, pixels.imaged, *where)
         opened.check()
         largest, vectors = opened.largest_mask_value, opened.vectors
     scanned = ScannedScene(
@@ -234,6 +240,7 @@ def _scan(
         bands=pixels.bands if limit is None else None,
         signature=int(of_scene.values[0]),
         signatures=of_tiles.values,
+        constant=united(constant),
     )
     return scanned, combined(samples)
 
