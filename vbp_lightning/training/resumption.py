@@ -13,6 +13,9 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
 from vbp_lightning.training.folder import METRICS_FILE, write_config
 
+_MULTIRUN = ("-m", "--multirun")
+"""Hydra's options that start a sweep."""
+
 _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
 
@@ -90,12 +93,15 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders[-1]:
         raise UserError("resume= is empty: give the folder of a run or a sweep, or leave it out")
     folder = Path(folders[-1]).absolute()
-    others = [a for a, match in matches if not match]
+    is_sweep = (folder / "multirun.yaml").is_file()
+    others = [a for a, match in matches if not match and not (is_sweep and a in _MULTIRUN)]
     for other in others:
         if other.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
             raise UserError(f"{other}: a run or a sweep continues in its own folder (resume)")
+        if other in _MULTIRUN:
+            raise UserError(f"{other}: {folder} is no sweep (resume): leave {other} out")
     quoted = "'" + os.fspath(folder).replace("'", "\\'") + "'"
-    if (folder / "multirun.yaml").is_file():
+    if is_sweep:
         given = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
         if any("quarter_turns" in axis for axis in given.task):
             raise UserError(
