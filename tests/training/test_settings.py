@@ -180,6 +180,10 @@ def test_an_unknown_setting_is_one_line_with_the_choices(setting, choices):
             "trainer.check_val_every_n_epoch=21: must be at most trainer.max_epochs=20, or the run"
             " is never validated",
         ),
+        (
+            ("+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStopping",),
+            "callbacks.x.monitor: is not set; add callbacks.x.monitor=… to the command",
+        ),
         (("optimized_metric=val/acc",), "optimized_metric=val/acc: choose one of explanation/"),
         (("data.val_fraction=-1",), "data.val_fraction=-1.0, data.test_fraction=0.15: must not"),
         (("data.source=5",), "data.source=5: is no layout: choose one with data="),
