@@ -100,6 +100,8 @@ def check_settings(cfg: DictConfig) -> None:
         lines += built_errors(name, node, *_RESUMING) if node is not None else []
     if found := own_errors(cfg, lines):
         raise UserError(*found)
+    if cfg.get("init_from") is not None:  # older runs lack it
+        cfg.init_from = str(cfg.init_from)
 
 
 def _data_errors(settings: Mapping[str, Any]) -> list[str]:
