@@ -28,7 +28,7 @@ nitpick_ignore_regex = [  # types of other libraries: their documentation is not
         r"|rasterio|rich|shapely|torch|torchmetrics|typing)\..*",
     ),
     (r"py:class", r"Table"),  # of rich, imported for type checking only
-    (r"py:class", r"_P"),
+    (r"py:class", r"_P|vbp_lightning\..*<locals>.*"),  # in signatures and aliases of types
     (r"py:.*", r"vbp_lightning\..*\._\w+"),  # private type variables in signatures
 ]
 
@@ -88,7 +88,8 @@ def without_constraints(*event: object) -> tuple[str | None, object] | None:
     found = 1
     while found:  # lists of constrained values may be constrained too
         signature, found = _CONSTRAINED.subn(r"\1", signature)
-    return signature, result
+    # Sphinx writes the module of a constrained class twice
+    return re.sub(r"~[\w.]+\.~", "~", signature), result
 
 
 def setup(app: Sphinx) -> None:
