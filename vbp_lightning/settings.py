@@ -165,6 +165,7 @@ def own_errors(cfg: DictConfig, lines: Iterable[str]) -> list[str]:
     for line in lines:
         *parents, name = re.split("[=:]", line, maxsplit=1)[0].split(".")
         node = OmegaConf.select(cfg, ".".join(parents)) if parents else cfg
-        if not (isinstance(node, DictConfig) and OmegaConf.is_interpolation(node, name)):
+        holds_it = isinstance(node, DictConfig) and name in node
+        if not (holds_it and OmegaConf.is_interpolation(node, name)):
             kept.append(line)
     return kept

@@ -1,7 +1,8 @@
 """The data module as a whole: tiles, labels, loaders, workers, processes and resuming."""
 
+import itertools
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,38 @@ def test_datasets_are_sent_to_spawned_processes(datamodule):
     copy = pickle.loads(pickle.dumps(loader.dataset))
     keys = next(iter(loader.batch_sampler))
     assert torch.equal(copy.__getitems__(keys)[0], loader.dataset.__getitems__(keys)[0])
+
+
+def test_validation_limited_to_one_class_is_refused(datamodule, attach):
+    refused = 0
+    cases = itertools.product((1, 2), (2, 4, 40), (1, 2, 0.2, 0.5, 1.0))
+    for world_size, batch_size, limit in cases:
+        datamodule.settings = replace(datamodule.settings, batch_size=batch_size)
+        seen = set()
+        for rank in range(world_size):
+            attach(datamodule, rank=rank, world_size=world_size)
+            loader = datamodule.val_dataloader()
+            count = limit if isinstance(limit, int) else int(limit * len(loader))
+            for numbers in itertools.islice(loader.batch_sampler, count):
+                seen |= set(loader.dataset.labels[numbers].tolist())
+        datamodule.trainer.limit_val_batches = limit
+        if len(seen) == 1:
+            refused += 1
+            with pytest.raises(DataError, match=rf"^trainer\.limit_val_batches={limit}: leaves "):
+                datamodule.val_dataloader()
+        else:
+            assert len(datamodule.val_dataloader()) == len(loader)
+    assert 0 < refused < 30
+
+
+def test_a_batch_holds_two_tiles_for_each_process(make_datamodule, attach):
+    module = make_datamodule(batch_size=4)
+    module.setup()
+    attach(module, world_size=2)
+    assert len(module.train_dataloader())
+    attach(module, world_size=4)
+    with pytest.raises(DataError, match=r"^data\.batch_size=4: .* 2 tiles for each at least"):
+        module.train_dataloader()
 
 
 def test_without_a_test_split(listed, make_scene):

@@ -152,7 +152,10 @@ def test_a_band_needs_a_mean_and_a_deviation():
 
 def test_a_folder_may_have_a_number_as_its_name():
     settings = ("input=5", "output=2024", "ckpt=1", "data.root=2024", "data.split_file=3")
-    assert lines_of("attribution", *settings) == []
+    cfg = changed("explain", ("task=attribution",), *settings)
+    check_settings(cfg, instantiate(cfg.task))
+    assert (cfg.input, cfg.output, cfg.ckpt) == ("5", "2024", "1")
+    assert (cfg.data.root, cfg.data.split_file) == ("2024", "3")
 
 
 def test_the_device_of_scene_maps_is_named_once():

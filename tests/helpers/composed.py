@@ -59,4 +59,5 @@ def changed(name, groups, *settings):
     cfg = _unresolved(name, tuple(groups)).copy()
     for setting in OverridesParser.create().parse_overrides(list(settings)):
         OmegaConf.update(cfg, setting.key_or_group, setting.value(), force_add=True)
+    OmegaConf.set_struct(cfg, True)
     return cfg

@@ -204,6 +204,14 @@ def test_a_finished_run_without_stored_settings_is_refused(tmp_path):
         refuse_other_settings(composed("train"), tmp_path)
 
 
+@pytest.mark.parametrize("option", ["-m", "--multirun"])
+def test_a_run_is_not_resumed_as_a_sweep(tmp_path, option):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match=rf"^{option}: {tmp_path} is no sweep"):
+        expand_resume([f"resume={tmp_path}", option, "seed=1,2"])
+
+
 @pytest.mark.parametrize("argument", ["resume=", "resume=''", "+resume="])
 def test_an_empty_folder_is_an_error(argument):
     with pytest.raises(UserError, match="resume= is empty"):

@@ -74,6 +74,8 @@ logger.default_hp_metric=   5                            : true or false
 data.batch_size=            1 0 -4                       : at least 2
 data.batch_size=            x 8.5 null [16]              : a whole number
 data.tile_size=             0 -96                        : at least 1
+data.tile_size=             50 4 97                      : a multiple of 8, the distance
+data.context=               4                            : a multiple of 8, the distance
 data.tile_size=             x 9.6 [96]                   : a whole number
 data.stride=                0                            : at least 1 or null
 data.context=               -8                           : at least 0
@@ -177,6 +179,10 @@ def test_an_unknown_setting_is_one_line_with_the_choices(setting, choices):
             ("+trainer.check_val_every_n_epoch=21",),
             "trainer.check_val_every_n_epoch=21: must be at most trainer.max_epochs=20, or the run"
             " is never validated",
+        ),
+        (
+            ("+callbacks.x._target_=pytorch_lightning.callbacks.EarlyStopping",),
+            "callbacks.x.monitor: is not set; add callbacks.x.monitor=… to the command",
         ),
         (("optimized_metric=val/acc",), "optimized_metric=val/acc: choose one of explanation/"),
         (("data.val_fraction=-1",), "data.val_fraction=-1.0, data.test_fraction=0.15: must not"),

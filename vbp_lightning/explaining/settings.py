@@ -15,6 +15,9 @@ from vbp_lightning.explaining.methods import chosen_methods, method_maker
 from vbp_lightning.records import RECORD, Number, PathName, Positive, PositiveCount, made
 from vbp_lightning.settings import Folders, Upsampling, own_errors, plain
 
+_NAMES = ("ckpt", "input", "output", "network.weights", "data.root", "data.split_file")
+"""Settings that name files and folders, also by a number."""
+
 
 @dataclass(frozen=True, config=RECORD)
 class OwnData:
@@ -108,7 +111,7 @@ def check_settings(cfg: DictConfig, task: Callable[..., Any]) -> None:
     """Checks all settings of a call before anything is read or written.
 
     Args:
-        cfg: The composed config of ``explain.py``.
+        cfg: The composed config of ``explain.py``; names of files that are numbers become text.
         task: The function ``run`` of a task, whose module holds its record ``Options``.
 
     Raises:
@@ -126,3 +129,6 @@ def check_settings(cfg: DictConfig, task: Callable[..., Any]) -> None:
             lines += error.lines
     if found := own_errors(cfg, lines):
         raise UserError(*found)
+    for name in _NAMES:
+        if (value := OmegaConf.select(cfg, name)) is not None:
+            OmegaConf.update(cfg, name, str(value))

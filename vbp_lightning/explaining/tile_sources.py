@@ -213,7 +213,12 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
             trained = subject.classifier.hparams["imagery"]
             warn_of_other_imagery(tiles.files, subject.reader, trained)
         return tiles
-    return SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
+    found = SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
+    if not len(found.known):
+        raise UserError(
+            f"split={found.split}: the run's own data have no tile of it: choose another"
+        )
+    return found
 
 
 def own_data(

@@ -4,13 +4,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.checkpoint import CheckpointError
 from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
-from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.training.resumption import START
 
 
@@ -26,13 +24,7 @@ def build_model(
 
     Raises:
         CheckpointError: ``init_from`` cannot be used.
-        UserError: The context of the tiles does not fit the networks.
     """
-    if datamodule.context % TOTAL_STRIDE:
-        raise UserError(
-            f"data.context={datamodule.context}: must be a multiple of {TOTAL_STRIDE}, the distance"
-            " of the network's features in pixels"
-        )
     model: RoadClassifier = instantiate(
         cfg.model,
         mean=datamodule.mean,

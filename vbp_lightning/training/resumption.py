@@ -14,6 +14,9 @@ from vbp_lightning.files import file_digest
 from vbp_lightning.training.folder import METRICS_FILE, has_begun, write_config
 from vbp_lightning.training.stored_files import stored_mapping
 
+_MULTIRUN = ("-m", "--multirun")
+"""Hydra's options that start a sweep."""
+
 _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
 
@@ -95,12 +98,15 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders[-1]:
         raise UserError("resume= is empty: give the folder of a run or a sweep, or leave it out")
     folder = Path(folders[-1]).absolute()
-    others = [a for a, match in matches if not match]
+    is_sweep = (folder / "multirun.yaml").is_file()
+    others = [a for a, match in matches if not match and not (is_sweep and a in _MULTIRUN)]
     for other in others:
         if other.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
             raise UserError(f"{other}: a run or a sweep continues in its own folder (resume)")
+        if other in _MULTIRUN:
+            raise UserError(f"{other}: {folder} is no sweep (resume): leave {other} out")
     quoted = "'" + os.fspath(folder).replace("'", "\\'") + "'"
-    if (folder / "multirun.yaml").is_file():
+    if is_sweep:
         task, launch = _sweep_overrides(folder / "multirun.yaml")
         if any("quarter_turns" in axis for axis in task):
             raise UserError(

@@ -11,6 +11,7 @@ from vbp_lightning.data import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.records import RECORD, PathName, PositiveCount, Seed, argument_errors, made
 from vbp_lightning.settings import (
     Folders,
@@ -99,6 +100,8 @@ def check_settings(cfg: DictConfig) -> None:
         lines += built_errors(name, node, *_RESUMING) if node is not None else []
     if found := own_errors(cfg, lines):
         raise UserError(*found)
+    if cfg.get("init_from") is not None:  # older runs lack it
+        cfg.init_from = str(cfg.init_from)
 
 
 def _data_errors(settings: Mapping[str, Any]) -> list[str]:
@@ -107,7 +110,12 @@ def _data_errors(settings: Mapping[str, Any]) -> list[str]:
     if values.get("num_workers") == "auto":
         values["num_workers"] = 0
     try:
-        RoadTileDataModule(**values)
+        module = RoadTileDataModule(**values)
     except DataError as error:
         return list(error.lines)
-    return []
+    return [
+        f"data.{name}={size}: must be a multiple of {TOTAL_STRIDE}, the distance of the network's"
+        " features in pixels"
+        for name, size in (("tile_size", module.tile_size), ("context", module.context))
+        if size % TOTAL_STRIDE
+    ]
