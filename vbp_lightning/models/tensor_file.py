@@ -15,6 +15,7 @@ _ALLOWED = {
     *(f"torch._utils {name}" for name in ("_rebuild_tensor_v2", "_rebuild_parameter")),
     *("torch.nn.parameter Parameter", "torch.storage UntypedStorage"),
     *(f"torch {name}Storage" for name in ("Double", "Float", "Half", "BFloat16", "Untyped")),
+    *("torch ComplexFloatStorage", "torch ComplexDoubleStorage"),
     *(f"torch {name}Storage" for name in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
 }
 """What a file may refer to. Torch allows more: buffers of any size, and tensors that are sparse,
