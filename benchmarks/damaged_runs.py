@@ -35,6 +35,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -258,13 +259,16 @@ def read_state(path: Path) -> None:
 def resume(sweep: Path) -> None:
     """What ``train.py resume=`` does with the folders before it trains."""
     job = next(path.parent.parent for path in sweep.glob("*/.hydra/hydra.yaml"))
+    grid = SimpleNamespace(shape=(192, 192))
+    names = [f"scene_{number:03d}" for number in range(3)]
+    infos: Any = [SimpleNamespace(scene=SimpleNamespace(name=name), grid=grid) for name in names]
     refusals: list[Exception] = []
     for act in (
         lambda: expand_resume([f"resume={sweep}"]),
         lambda: _composed(expand_resume([f"resume={job}"]), job),
         lambda: finished_metrics(job),
-        lambda: KnownSplits.read(job / "splits.csv", run=True),
-        lambda: KnownSplits.read(job / "splits.csv"),
+        lambda: KnownSplits.read(job / "splits.csv", run=True).regions(infos),
+        lambda: KnownSplits.read(job / "splits.csv").regions(infos),
         lambda: sweeps.write_summary(sweep),
     ):
         try:

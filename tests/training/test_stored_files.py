@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.training.folder import finished_metrics
-from vbp_lightning.training.resumption import expand_resume
+from vbp_lightning.training.resumption import add_origin, expand_resume
 from vbp_lightning.training.stored_files import stored_mapping
 from vbp_lightning.training.sweep import summarize
 
@@ -96,3 +96,10 @@ def test_jobs_with_damaged_files_are_unfinished_in_the_summary(tmp_path):
     table = summarize(tmp_path)
     assert table["status"].tolist() == ["done", "unfinished", "unfinished", "unfinished"]
     assert table["tags"].tolist()[0] == "a 5"
+
+
+@pytest.mark.parametrize("value", [5, 0.5, True])
+def test_a_number_in_the_place_of_a_path_is_a_path(value):
+    cfg = OmegaConf.create({"init_from": value, "data": {"root": value, "split_file": value}})
+    add_origin(cfg)
+    assert cfg.data.split_file.endswith(str(value))

@@ -49,7 +49,7 @@ def build_model(
         _recursive_=False,  # the data's config is stored as it is
     )
     if cfg.init_from and not is_continued:
-        path = Path(cfg.init_from)
+        path = Path(str(cfg.init_from))
         if path.is_file() and file_digest(path) != cfg.get(START):
             raise CheckpointError(
                 f"{path}: is not the checkpoint that the run was started with (init_from, resume):"

@@ -226,8 +226,8 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
         for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):
             is_known = key in cfg and not (anew and key == _SPLITS)
-            if not is_known and path is not None and Path(path).is_file():
-                cfg[key] = file_digest(Path(path))
+            if not is_known and path is not None and Path(str(path)).is_file():
+                cfg[key] = file_digest(Path(str(path)))
 
 
 def asked_settings(cfg: DictConfig) -> dict[str, Any]:
