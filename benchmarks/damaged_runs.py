@@ -7,8 +7,8 @@ A small sweep is trained once. Its checkpoint, a state dict of it and its folder
 replaced by others of any type, size, shape and nesting, renamed and removed. Each is read in a
 process of its own, in at most 30 s of computing and with at most 3 GiB more memory than the parent
 has, by the functions that ``explain.py`` and ``train.py resume=`` call. It must be read, or refused
-by one ``UserError``; what is read must give probabilities. Prints one line for each other outcome,
-and the numbers of all; exits with 1 if there is any other.
+by one ``UserError``; what is read must give probabilities, and be whole if only bytes were changed.
+Prints one line for each other outcome, and the numbers of all; exits with 1 if there is any other.
 
 Linux only.
 """
@@ -35,6 +35,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -225,11 +226,21 @@ def outcome(act: Callable[[], None]) -> str:
     return "HANG" if is_late else f"CRASH {status}"
 
 
-def read_checkpoint_in_all_ways(path: Path, image: Path) -> None:
-    """What ``explain.py``, and ``train.py init_from=``, do with a checkpoint."""
+def read_checkpoint_in_all_ways(
+    path: Path, image: Path, state: dict[str, torch.Tensor] | None
+) -> None:
+    """What ``explain.py``, and ``train.py init_from=``, do with a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        image: An image to explain.
+        state: The weights that must be read; None if they may be others.
+    """
     with_data = {"data": {"root": None, "split_file": None}, "network": {"_target_": None}}
     cfg = OmegaConf.create({"ckpt": str(path), "device": "cpu", "tta": None, **with_data})
     subject = load_subject(cfg)
+    own = subject.classifier.state_dict() if subject.classifier else {}
+    assert state is None or all(torch.equal(own[key], state[key]) for key in state), "changed"
     tiles = ImageTiles(subject.reader, [image]).choose(2)
     shares, _ = subject.probabilities(tiles.tiles, None)
     assert bool(((shares >= 0) & (shares <= 1)).all()), "no probabilities"
@@ -248,13 +259,16 @@ def read_state(path: Path) -> None:
 def resume(sweep: Path) -> None:
     """What ``train.py resume=`` does with the folders before it trains."""
     job = next(path.parent.parent for path in sweep.glob("*/.hydra/hydra.yaml"))
+    grid = SimpleNamespace(shape=(192, 192))
+    names = [f"scene_{number:03d}" for number in range(3)]
+    infos: Any = [SimpleNamespace(scene=SimpleNamespace(name=name), grid=grid) for name in names]
     refusals: list[Exception] = []
     for act in (
         lambda: expand_resume([f"resume={sweep}"]),
         lambda: _composed(expand_resume([f"resume={job}"]), job),
         lambda: finished_metrics(job),
-        lambda: KnownSplits.read(job / "splits.csv", run=True),
-        lambda: KnownSplits.read(job / "splits.csv"),
+        lambda: KnownSplits.read(job / "splits.csv", run=True).regions(infos),
+        lambda: KnownSplits.read(job / "splits.csv").regions(infos),
         lambda: sweeps.write_summary(sweep),
     ):
         try:
@@ -350,7 +364,10 @@ def main() -> None:
                         else saved(changed(content, chance), chance)
                     )
                     path.write_bytes(data)
-                    result = outcome(lambda path=path: read_checkpoint_in_all_ways(path, image))
+                    kept = content["state_dict"] if is_raw else None
+                    result = outcome(
+                        lambda path=path, kept=kept: read_checkpoint_in_all_ways(path, image, kept)
+                    )
                 elif kind == "weights":
                     path = Path(temporary) / chance.choice(["w.pt", "w.safetensors"])
                     if path.suffix == ".pt":

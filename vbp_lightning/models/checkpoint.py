@@ -145,6 +145,8 @@ def _setting_errors(settings: dict[Any, Any], source: str) -> list[str]:
     """What is wrong with the hyperparameters; one line each."""
     if not all(isinstance(key, str) for key in settings):
         return ["hyper_parameters: must have names"]
+    if _holds_tensors(settings):
+        return ["hyper_parameters: must hold no tensors"]
     if type(settings.get("format", 1)) is not int:
         return ["hyper_parameters.format: must be a whole number"]
     found, lines = made(_Hyperparameters, "hyper_parameters", converted(settings, source))
@@ -153,6 +155,14 @@ def _setting_errors(settings: dict[Any, Any], source: str) -> list[str]:
         if len(counts) > 1:
             lines = ["hyper_parameters.mean, std, low, high: must have one value for each band"]
     return [shorten(line, _LONGEST) for line in lines]
+
+
+def _holds_tensors(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_tensors, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_tensors, value))
+    return isinstance(value, Tensor)
 
 
 def _name_errors(state: dict[Any, Any]) -> list[str]:

@@ -145,7 +145,8 @@ class RoadClassifier(pl.LightningModule):
         """Checks that a checkpoint fits this network before its weights are loaded.
 
         Raises:
-            CheckpointError: It holds another architecture, head or number of bands.
+            CheckpointError: It holds another architecture, head or number of bands, or, where a
+                training goes on, no optimiser state of this network.
             UserError: A later version of the project wrote it.
         """
         stored = converted(checkpoint["hyper_parameters"], "the checkpoint (resume)")
@@ -156,6 +157,26 @@ class RoadClassifier(pl.LightningModule):
                     f"the checkpoint is of a network with {theirs[key]}, not {ours[key]} ({key});"
                     " give the settings and the imagery it was trained with"
                 )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_optimizer(checkpoint.get("optimizer_states"))
+
+    def _check_optimizer(self, stored: Any) -> None:  # noqa: ANN401
+        """Checks the sizes of the running averages of AdamW, which torch does not."""
+        try:
+            (own,) = stored
+            shapes = [
+                tuple(own["state"][number][name].shape)
+                for number in range(sum(map(len, self._weights_and_others)))
+                for name in ("exp_avg", "exp_avg_sq")
+            ]
+        except (LookupError, TypeError, ValueError, AttributeError):
+            shapes = []
+        parameters = [each for group in self._weights_and_others for each in group]
+        if shapes != [tuple(each.shape) for each in parameters for _ in range(2)]:
+            raise CheckpointError(
+                "the checkpoint holds no state of the optimiser that fits the network (resume): put"
+                " an older copy back, or start a new run, with init_from=… to keep the weights"
+            )
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Raw tiles ``(N, C, 96, 96)``, plus context, to logits ``(N, 1)``; P(road): sigmoid."""
@@ -297,11 +318,16 @@ class RoadClassifier(pl.LightningModule):
         # Lightning takes a metric named "step" as the logger's x axis
         self.log("step", float(self.current_epoch))
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW under a one-cycle schedule over all epochs that is stepped every batch."""
+    @property
+    def _weights_and_others(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters with and those without weight decay, in the order of the optimiser."""
         parameters = list(self.network.parameters())
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
-        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        return weights, [parameter for parameter in parameters if parameter.ndim <= 1]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW under a one-cycle schedule over all epochs that is stepped every batch."""
+        weights, others = self._weights_and_others
         optimizer = torch.optim.AdamW(
             [
                 {"params": weights, "weight_decay": self.hparams["weight_decay"]},

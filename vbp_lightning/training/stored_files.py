@@ -40,6 +40,8 @@ def stored_yaml(path: Path) -> Any:  # noqa: ANN401
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > _DEPTH:
                 raise ValueError("it holds aliases or too many levels")
+            if isinstance(event, yaml.ScalarEvent) and not depth:
+                raise ValueError("it holds a text alone")
         return OmegaConf.to_container(OmegaConf.create(text))
 
 

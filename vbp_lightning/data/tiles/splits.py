@@ -28,6 +28,9 @@ _WAY_OUT = (
 _SHOWN = 10
 """Scenes that a line names."""
 
+_LONGEST = 40
+"""Characters of a value that a line quotes."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -343,7 +346,7 @@ class KnownSplits:
             for line, rectangle, split in self.parts.get(name, ()):
                 if split not in (*SPLITS, "none"):
                     lines.append(
-                        f"{path}: {line} says split {split!r} {key}: give one of "
+                        f"{path}: {line} says split {split[:_LONGEST]!r} {key}: give one of "
                         f"{', '.join(SPLITS)}, none"
                     )
                     continue
