@@ -207,10 +207,11 @@ def source_path(name: str | Path) -> Path:
     return VirtualPath(text)
 
 
-SourcePath = Annotated[
-    PathName,
-    BeforeValidator(lambda name: source_path(name) if name and isinstance(name, str) else name),
-]
+def _as_source(name: object) -> object:
+    return source_path(name) if isinstance(name, str) and name else name
+
+
+SourcePath = Annotated[PathName, BeforeValidator(_as_source)]
 """The path of a setting: of the operating system, GDAL or rasterio."""
 
 

@@ -31,7 +31,7 @@ def opened_raster(path: Path) -> Iterator[Any]:
 
     Raises:
         OSError: It cannot be opened or fetched, or is damaged.
-        RasterioError: GDAL cannot open it.
+        rasterio.errors.RasterioError: GDAL cannot open it.
     """
     with ExitStack() as stack:
         if isinstance(path, VirtualPath):
