@@ -38,6 +38,9 @@ def test_every_disk_error_is_one_line_that_names_the_file(code):
     (line,) = explained.lines
     assert line.startswith(f"/run/panels/a.png: cannot be written: {os.strerror(code)}")
     assert "hydra.run.dir" in line
+    by_bytes = explain_failure(OSError(code, os.strerror(code), b"/run/panels/a.png"))
+    assert by_bytes is not None
+    assert by_bytes.lines == explained.lines
 
 
 def test_a_missing_file_outside_a_run_is_an_error_of_the_program():

@@ -109,7 +109,7 @@ def explain_failure(error: BaseException) -> UserError | None:
     if isinstance(error, OmegaConfBaseException):
         return UserError(one_line(error))
     if _is_disk_error(error):
-        place = error.filename or _run_dir() or "a file"
+        place = _named_file(error) or _run_dir() or "a file"
         why = one_line(OSError(error.strerror or error))
         is_taken = error.errno in _IN_THE_WAY
         remedy = "move what has its name" if is_taken else "make room or choose another folder"
@@ -150,10 +150,16 @@ def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
         return True
     if not isinstance(error, OSError):
         return False
-    vanished = error.errno == errno.ENOENT and error.filename is not None and _run_dir() is not None
-    if vanished and Path(error.filename).absolute().is_relative_to(str(_run_dir())):
-        return True
-    return error.errno in _DISK_ERRORS
+    name, run_dir = _named_file(error), _run_dir()
+    if error.errno != errno.ENOENT or name is None or run_dir is None:
+        return error.errno in _DISK_ERRORS
+    return Path(name).absolute().is_relative_to(run_dir)
+
+
+def _named_file(error: OSError) -> str | None:
+    """The file that an error names, if any; TensorBoard opens files by names of bytes."""
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) and name else None
 
 
 def _is_lost_process(error: BaseException) -> bool:

@@ -155,7 +155,8 @@ def has_begun(run_dir: Path) -> bool:
     A run that ended before, for an error in its data for example, leaves the settings only, and may
     be started again with others.
     """
-    return any((run_dir / name).exists() for name in (SPLITS_FILE, "checkpoints", METRICS_FILE))
+    files = (SPLITS_FILE, METRICS_FILE, Path("checkpoints") / "last.ckpt")
+    return any((run_dir / name).is_file() for name in files)
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:
