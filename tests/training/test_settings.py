@@ -151,7 +151,7 @@ def test_a_wrong_value_is_one_line_with_what_is_allowed(group, setting, allowed)
         ("+callbacks.panels.rows", "upsampling, tiles"),
         ("+callbacks.progress.colour", "refresh_rate, leave"),
         ("+logger.folder", "save_dir, name"),
-        ("+data.colour", "bands, nodata"),
+        ("+data.colour", "bands, alpha"),
         ("+data.augment.zoom", "flips, rotations"),
         ("+data.source.colour", "root, seed"),
         ("+paths.cache", "data_dir, output_dir"),
