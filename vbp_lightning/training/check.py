@@ -56,11 +56,12 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         print(write_picture(folder / SHEET_FILE, draw_sheet(datamodule, scan, seed)))
     for line in scan.warnings:
         print(f"Note: {plain(line)}")
-    if scan.statistics is not None and (too_large := batch_error(datamodule)):
+    too_large = batch_error(datamodule) if scan.statistics is not None else None
+    if too_large:
         print(f"Note: {too_large}")
     if scan.errors:
         raise DataError(*scan.errors)
-    print("Training can run.")
+    print(f"Training can run{' with a smaller data.batch_size' * bool(too_large)}.")
 
 
 def _band_table(scan: Scan, datamodule: RoadTileDataModule) -> Table:

@@ -23,6 +23,7 @@ from vbp_lightning.data.imagery.extent import (
     projected,
     turn,
 )
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.raster import without_place
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.road_mask import open_roads
@@ -111,7 +112,7 @@ def test_road_masks_across_the_antimeridian(tmp_path, write, name, mask_name):
     path = write(tmp_path / "m.tif", west * np.uint8(255), crs=own.crs, transform=own.transform)
     with (
         without_place(),
-        open_roads(Scene("a", tmp_path / "a.tif", path), grid, grid, 127) as opened,
+        open_roads(Scene("a", tmp_path / "a.tif", path), grid, grid, MaskValues()) as opened,
     ):
         road, known = opened.read(grid.window)
     assert known.all()
