@@ -16,11 +16,12 @@ class UserError(Exception):
     concerned and says what to do.
 
     Args:
-        lines: One line for each error that was found.
+        lines: One line for each error that was found; equal ones are kept once, as several scenes
+            may share a file.
     """
 
     def __init__(self, *lines: str) -> None:
-        self.lines = tuple(map(_shortened, lines))
+        self.lines = tuple(dict.fromkeys(map(_shortened, lines)))
         super().__init__("\n".join(self.lines))
 
 

@@ -29,6 +29,7 @@ from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import fingerprint, scene_digest
 from vbp_lightning.data.imagery.raster import OpenImage, Reading
 from vbp_lightning.data.imagery.unlabelled import image_files
+from vbp_lightning.data.imagery.vector_files import road_features
 from vbp_lightning.data.imagery.vectors import road_shapes
 from vbp_lightning.data.tiles.splits import KnownSplits
 
@@ -290,6 +291,15 @@ def test_a_changed_file_of_a_server_has_another_digest(dataset, served, etag):
     path.write_bytes(raw)
     assert fingerprint(url, second).content == first.content
     assert (first.content == fingerprint(path).content) is not etag
+
+
+def test_a_vector_file_of_a_server_is_not_asked_for_by_each_scene(dataset, served):
+    shutil.copy(dataset / "r.geojson", served.root / "shared.geojson")
+    labels = VectorLabels(source_path(f"{served.url}/shared.geojson"))
+    first = road_features(labels)
+    asked = len(served.requests)
+    assert all(road_features(labels) is first for _ in range(20))
+    assert len(served.requests) <= asked + 4  # once more, if 10 seconds end meanwhile
 
 
 def scene_content(path, known):

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -56,11 +57,12 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         print(write_picture(folder / SHEET_FILE, draw_sheet(datamodule, scan, seed)))
     for line in scan.warnings:
         print(f"Note: {plain(line)}")
-    if scan.statistics is not None and (too_large := batch_error(datamodule)):
+    too_large = batch_error(datamodule) if scan.statistics is not None else None
+    if too_large:
         print(f"Note: {too_large}")
     if scan.errors:
         raise DataError(*scan.errors)
-    print("Training can run.")
+    print(f"Training can run{' with a smaller data.batch_size' * bool(too_large)}.")
 
 
 def _band_table(scan: Scan, datamodule: RoadTileDataModule) -> Table:
@@ -147,7 +149,7 @@ def draw_sheet(datamodule: RoadTileDataModule, scan: Scan, seed: int) -> RGB:
         totals[label] = len(places)
     # one stretch for all rows, so that road and non-road tiles can be compared
     every = [tile for tiles in chosen.values() for tile in tiles]
-    pictures = iter(to_rgb(datamodule.read_tiles(every).numpy()))
+    pictures = iter(_pictures(datamodule.read_tiles(every).numpy(), scan))
     rows = [
         GridRow(
             f"{label.name.lower().replace('_', '-')}: {len(tiles)} of {totals[label]}",
@@ -189,4 +191,13 @@ def _constant_row(datamodule: RoadTileDataModule, scan: Scan) -> GridRow | None:
         for item, area in areas
     ]
     heading = "Areas of one value, outlined: no imagery?"
-    return GridRow(heading, outlined(to_rgb(pixels), same), captions)
+    return GridRow(heading, outlined(_pictures(pixels, scan), same), captions)
+
+
+def _pictures(tiles: NDArray[np.float32], scan: Scan) -> RGB:
+    """Pictures of tiles (N, C, H, W); areas of one value, such as -9999, do not stretch them."""
+    imagery = tiles.copy()
+    for value in {area.value for item in scan.scanned for area in item.constant}:
+        same = (tiles == np.array(value, np.float32)[:, None, None]).all(axis=1, keepdims=True)
+        imagery[np.broadcast_to(same, tiles.shape)] = np.nan
+    return to_rgb(tiles, reference=imagery)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,14 @@ def test_errors_of_vector_settings(tmp_path):
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DataError, match=r"roads\.geojson: there is no such vector file"):
         PatternScenes(tmp_path, labels="roads.geojson")()
+    (tmp_path / "roads.gdb").mkdir()
+    (scene,) = PatternScenes(tmp_path, labels="roads.gdb")()
+    assert scene.labels.path == tmp_path / "roads.gdb"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("folder/roads.shp", b"")
+    for folder in ("images", f"zip://{tmp_path}/a.zip"):
+        with pytest.raises(DataError, match=r": is a folder: name .*\(data\.source\.labels\)"):
+            PatternScenes(tmp_path, labels=folder)()
 
 
 _WHOLE = "must be a whole number"

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import zipfile
 import zlib
 from contextlib import nullcontext
 
@@ -12,6 +13,7 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError, Scene
+from vbp_lightning.data.datasets.virtual_path import source_path
 from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
@@ -297,3 +299,74 @@ def test_the_rows_of_an_absurdly_wide_image_are_read_in_parts():
 def test_an_image_whose_transform_cannot_be_inverted_is_refused(tmp_path, write):
     path = write(tmp_path / "a.tif", pixels_of(), transform=rasterio.Affine(0, 1, 5, 0, 2, 5))
     assert "cannot be inverted" in line_of(path)
+
+
+def mosaic(path, source, height=40, width=40):
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename>{source}'
+        f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    path.write_text(
+        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{bands}</VRTDataset>'
+    )
+    return path
+
+
+def read_with_mask(path):
+    with OpenImage(source_path(path), Reading()) as image:
+        return image.read()
+
+
+@pytest.mark.parametrize("place", ["file", "archive", "mosaic of an archive"])
+def test_no_flipped_bit_changes_a_pixel_or_the_mask_wherever_the_file_is(tmp_path, write, place):
+    tiles = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}
+    path = write(tmp_path / "a.tif", pixels_of(3, 40, 40), **tiles)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as raster:
+        raster.write_mask(np.random.default_rng(0).random((40, 40)) > 0.2)
+    content = path.read_bytes()
+    with rasterio.open(path) as raster, rasterio.open(f"GTIFF_DIR:2:{path}") as mask:
+        spans = [
+            [
+                int(each.get_tag_item(f"BLOCK_{what}_2_2", "TIFF", bidx=1))
+                for what in ("OFFSET", "SIZE")
+            ]
+            for each in (raster, mask)
+        ]
+
+    def stored(number, data):
+        if place == "file":
+            own = tmp_path / f"{number}.tif"
+            own.write_bytes(data)
+            return own
+        archive = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(archive, "w") as written:  # its own checksum is that of the damage
+            written.writestr("a.tif", data)
+        if place == "archive":
+            return f"zip://{archive}!a.tif"
+        return mosaic(tmp_path / f"{number}.vrt", f"/vsizip/{archive}/a.tif")
+
+    whole = read_with_mask(stored("whole", content))
+    refused = 0
+    for start, size in spans:
+        for at in range(start, start + size, max(1, size // 12)):
+            damaged = bytearray(content)
+            damaged[at] ^= 4
+            try:
+                found = read_with_mask(stored(at, bytes(damaged)))
+            except DataError:
+                refused += 1
+            else:
+                assert all(map(np.array_equal, found, whole))
+    assert refused > 20
+
+
+def test_a_truncated_png_of_an_archive_is_named_without_the_folder_of_its_copy(stored, tmp_path):
+    path = stored("png", 3)
+    archive = tmp_path / "set.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("a.png", path.read_bytes()[:-12])
+    inner = source_path(f"zip://{archive}!a.png")
+    assert f"{inner}: cannot be read (a.png: ends before its IEND chunk)" in line_of(inner)
+    line = line_of(mosaic(tmp_path / "a.vrt", inner, 96, 80))
+    assert f"({inner}: ends before its IEND chunk)" in line

@@ -153,7 +153,7 @@ def remedy(path: Path) -> str:
         return "the file is damaged or not a raster; replace it"
     if path.is_on_network:
         return "check the name, the rights and the connection, and try again"
-    return "check the name, and whether the archive is complete"
+    return "check the name, and whether the archive and the files in it are whole"
 
 
 def why_no_folder(path: Path, key: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ from vbp_lightning.data.datasets.scene import (
     Split,
     VectorLabels,
 )
-from vbp_lightning.data.datasets.virtual_path import SourcePath, below
+from vbp_lightning.data.datasets.virtual_path import SourcePath, VirtualPath, below
 from vbp_lightning.records import RECORD, Count
 
 _Pair = tuple[dict[str, str], Path, Path | VectorLabels]
@@ -171,6 +172,7 @@ class PatternScenes:
         ]
         pairs: list[_Pair] = []
         lines, missing = [], []
+        why_not = lru_cache(_why_no_vector_file)  # one file may serve all images
         for values, image in images:
             files = [below(self.root, each.pattern) for each in patterns if not each.names]
             for pattern, by_key in found:
@@ -181,10 +183,8 @@ class PatternScenes:
                     f"{_name((values, image))} (data.source.labels): name one type of file, as in "
                     "roads/{name}.shp"
                 )
-            elif files and not (is_file(files[0], "data.source.labels") or files[0].is_dir()):
-                raise DataError(
-                    f"{files[0]}: there is no such vector file: name it with data.source.labels"
-                )
+            elif files and (why := why_not(files[0])):
+                raise DataError(f"{files[0]}: {why} (data.source.labels)")
             elif files or self.unlabelled == "no_road":
                 file = files[0] if files else None
                 vectors = VectorLabels(file, self.layer, self.where, self.widths, self.classes)
@@ -214,6 +214,18 @@ class PatternScenes:
         if lines:
             raise DataError(*lines)
         return pairs
+
+
+def _why_no_vector_file(path: Path) -> str | None:
+    """Returns why a path is no vector file, or None if it may be one."""
+    if is_file(path, "data.source.labels"):
+        return None
+    if not path.is_dir():
+        return "there is no such vector file: give its name"
+    if isinstance(path, VirtualPath):
+        return "is a folder: name the vector file in it, as in zip://ARCHIVE.zip!roads.shp"
+    is_geodatabase = path.suffix.lower() == ".gdb"
+    return None if is_geodatabase else "is a folder: name a file in it, as in roads/{name}.shp"
 
 
 def _name(pair: tuple[Any, ...]) -> str:

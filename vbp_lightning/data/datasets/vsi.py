@@ -60,10 +60,12 @@ def _gdal() -> Any:  # noqa: ANN401
 
     library = ctypes.CDLL(rasterio._base.__file__)
     pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint64
+    length = ctypes.c_size_t
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "CPLPushErrorHandler": (None, [_Handler]),
         "CPLPopErrorHandler": (None, []),
         "CPLSetThreadLocalConfigOption": (None, [text, text]),
+        "CPLZLibInflate": (pointer, [text, length, pointer, length, pointer]),
         "CSLDestroy": (None, [pointer]),
         "VSICloseDir": (None, [pointer]),
         "VSIErrorReset": (None, []),
@@ -270,6 +272,20 @@ class VsiFile(io.RawIOBase):
             _gdal().VSIFCloseL(self._handle)
             self._handle = None
         super().close()
+
+
+def is_zlib(data: bytes, size: int) -> bool:
+    """Whether data are compressed by zlib, whole, with the right checksum, and not too long.
+
+    GDAL's libdeflate takes half the time of zlib.
+
+    Args:
+        data: The compressed data.
+        size: The largest number of bytes that they may hold.
+    """
+    target = ctypes.create_string_buffer(size)
+    with _errors():
+        return bool(_gdal().CPLZLibInflate(data, len(data), target, size, None))
 
 
 def _forget_connections() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import rasterio
 from rasterio.errors import RasterioIOError
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import ImageLabel, VectorLabels
 from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.raster import palette_of, readable, without_place
@@ -33,6 +34,9 @@ _COMPANIONS = {
 
 _SETTLED = 2 * 10**9
 """Nanoseconds after which a change of a file changes its time, also on FAT."""
+
+_FRESH = 10
+"""Seconds for which the stamps of a vector file of a server are kept at most."""
 
 Stamp = tuple[str, int, int | str, int | str]
 """Path, size and times of a file, or its size, ETag and time on a server; while they stay, so does
@@ -106,6 +110,19 @@ def vector_stamps(path: Path | None) -> tuple[Stamp, ...]:
     Args:
         path: None for no file; a folder, such as that of a File Geodatabase, for all files in it.
     """
+    if isinstance(path, VirtualPath) and path.is_on_network:
+        return _remote_stamps(path, int(time.monotonic() / _FRESH))
+    return _vector_stamps(path)
+
+
+@lru_cache(maxsize=16)
+def _remote_stamps(path: Path, _: int) -> tuple[Stamp, ...]:
+    """Stamps of a vector file of a server, which is not asked again for each scene."""
+    is_file(path, "data.source.labels")  # a fault is one line
+    return _vector_stamps(path)
+
+
+def _vector_stamps(path: Path | None) -> tuple[Stamp, ...]:
     if path is not None and path.is_dir():
         return tuple(stamp(each) for each in sorted(path.rglob("*")) if each.is_file())
     if path is None or not path.is_file():

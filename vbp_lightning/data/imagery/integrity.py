@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -23,9 +23,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from scipy.io import netcdf_file
+
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
+from vbp_lightning.data.datasets.vsi import is_zlib
 
 MAX_SIDE = 1 << 24
 """Largest height and width in pixels: 8000 km of half metres."""
@@ -40,6 +44,9 @@ _RAW = "BT BYN EHdr ENVI ERS GTX GenBin ISCE KRO LAN PAux PCIDSK ROI_PAC RRASTER
 """Drivers whose files are as long as their pixels."""
 
 _CHUNK = 1 << 20
+
+_LARGEST_BLOCK = 1 << 26
+"""Bytes of a block that is decompressed at once."""
 
 # read when a raster is opened, so that raw files are compared with their declared size, and libjpeg
 # does not pad with grey
@@ -177,24 +184,57 @@ def _check_raw_size(raster: Any) -> None:  # noqa: ANN401
 def _check_files(raster: Any, visited: set[str]) -> None:  # noqa: ANN401
     """Checks the files that GDAL reads for a raster, and the sources of a virtual raster."""
     visited.add(raster.name)
+    _check_inner_mask(raster)
     for name in raster.files:
-        file = Path(name)
-        if not file.is_file():
+        file = source_path(name)
+        is_source = raster.driver == "VRT" or file.suffix == ".msk"
+        if isinstance(file, VirtualPath):
+            # other rasters in archives and on servers are copied for the check
+            if not is_source or name == raster.name:
+                continue
+        elif not file.is_file():
             continue
         _check_file(name, *_times(file))
-        is_source = raster.driver == "VRT" or file.suffix == ".msk"
         if is_source and name not in visited:
             try:
                 with rasterio.Env(**_OPTIONS), rasterio.open(name) as source:
                     _check_files(source, visited)
-                    CompressedBlocks(source).verify(
-                        Window(0, 0, source.width, source.height), source.indexes
-                    )
+                    # a mosaic of a server is not fetched whole for it
+                    if not (isinstance(file, VirtualPath) and file.is_on_network):
+                        CompressedBlocks(source).verify(
+                            Window(0, 0, source.width, source.height), source.indexes
+                        )
             except RasterioIOError:  # a file that is no raster, such as a world file
                 continue
 
 
-def _times(file: Path) -> tuple[int, int, int]:
+def _check_inner_mask(raster: Any) -> None:  # noqa: ANN401
+    """Verifies the checksums of the mask inside of a GeoTIFF; that of a server is not fetched."""
+    flags = raster.mask_flag_enums[0] if raster.count else []
+    has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    path = source_path(raster.name)
+    is_remote = isinstance(path, VirtualPath) and path.is_on_network
+    if raster.driver == "GTiff" and has_mask and not is_remote and path.is_file():
+        _verify_directories(raster.name, raster.shape, *_times(path))
+
+
+@lru_cache(maxsize=1 << 12)
+def _verify_directories(name: str, shape: tuple[int, int], *_times: int) -> None:
+    """Verifies the further images of a GeoTIFF that have its size: its mask is one of them."""
+    for number in count(2):
+        try:
+            directory = rasterio.open(f"GTIFF_DIR:{number}:{name}")
+        except RasterioIOError:  # there are no more
+            return
+        with directory:
+            if directory.shape == shape:
+                CompressedBlocks(directory).verify(Window(0, 0, *shape[::-1]), directory.indexes)
+
+
+def _times(file: Path) -> tuple[int, ...]:
+    """Size and times of a file or of the archive that holds it; none of a file on a server."""
+    if isinstance(file, VirtualPath):
+        return _times(file.archive[0]) if file.archive else ()
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -202,8 +242,11 @@ def _times(file: Path) -> tuple[int, int, int]:
 @lru_cache(maxsize=1 << 16)
 def _check_file(name: str, *_times: int) -> None:
     """Checks the file formats that GDAL reads without verifying them."""
-    with Path(name).open("rb") as file:
+    path = source_path(name)
+    with path.open("rb") as file:
         start = file.read(100)
+    if isinstance(path, VirtualPath) and not start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         _check_png(name)
     elif start[:4] in (b"CDF\x01", b"CDF\x02"):
@@ -231,7 +274,7 @@ def _check_length(name: str, declared: int) -> None:
 
 def _check_png(name: str) -> None:
     """Reads all chunks of a PNG file, compares their checksums, and asks for the last one."""
-    with Path(name).open("rb") as file:
+    with source_path(name).open("rb") as file:
         file.seek(8)
         kind = b""
         while kind != b"IEND":
@@ -265,6 +308,8 @@ def _check_sqlite(name: str) -> None:
 class CompressedBlocks:
     """Verifies the checksums of the compressed blocks of a GeoTIFF, each once in a process.
 
+    Those of its internal mask too.
+
     libtiff does not verify that of a block of which it needs a part, as at the lower edge, nor
     that of a damaged block which holds more bytes than it should.
 
@@ -275,17 +320,19 @@ class CompressedBlocks:
     def __init__(self, raster: Any) -> None:  # noqa: ANN401
         self._raster = raster
         self._compression = raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
-        self._path = Path(raster.name)
+        self._path = source_path(re.sub(r"^GTIFF_DIR:\d+:", "", raster.name))
         self._is_verifiable = (
             raster.driver == "GTiff"
             and self._compression in ("DEFLATE", "LZMA")
-            and self._path.is_file()
+            and (isinstance(self._path, VirtualPath) or self._path.is_file())
         )
         if self._is_verifiable:
             self._verified = _verified_blocks(raster.name, *_times(self._path))
             self._height, self._width = raster.block_shapes[0]
             interleaving = raster.interleaving
             self._is_mixed = interleaving is not None and interleaving.name == "pixel"
+            types = raster.dtypes if self._is_mixed else raster.dtypes[:1]
+            self._size = self._height * self._width * sum(np.dtype(each).itemsize for each in types)
 
     def verify(self, window: Window, bands: Iterable[int]) -> None:
         """Verifies the blocks of a window that were not verified yet.
@@ -322,7 +369,9 @@ class CompressedBlocks:
         if offset is None or size is None:  # a hole of a sparse file
             return
         file.seek(int(offset))
-        if not _is_whole(file.read(int(size)), self._compression):
+        data = file.read(int(size))
+        is_small = self._compression == "DEFLATE" and self._size <= _LARGEST_BLOCK
+        if not (is_small and is_zlib(data, self._size)) and not _is_whole(data, self._compression):
             raise DamagedFileError(f"{self._path}: a checksum is wrong (block {col}, {row})")
 
 

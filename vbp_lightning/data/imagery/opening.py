@@ -14,6 +14,9 @@ from vbp_lightning.data.imagery.integrity import whole_raster
 _BY_WINDOW = frozenset({"GTiff", "COG", "JP2OpenJPEG", "VRT"})
 """Drivers of GDAL that report each byte that is missing in a window."""
 
+COPIES = "vbp_lightning_"
+"""Beginning of the names of the temporary folders of copies."""
+
 _BESIDE = (".msk", ".aux.xml")
 """Ends of the names of files beside an image that change its pixels or their meaning."""
 
@@ -52,7 +55,7 @@ def _fetched(raster: Any, path: VirtualPath, stack: ExitStack) -> Any:  # noqa: 
         _ask(VirtualPath(path.with_name(path.name + suffix)))
     if raster.driver in _BY_WINDOW or raster.count == 0:
         return raster
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix="vbp_lightning_")))
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix=COPIES)))
     for file in files:
         with file.open("rb") as source, (folder / file.name).open("wb") as target:
             shutil.copyfileobj(source, target)

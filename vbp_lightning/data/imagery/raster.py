@@ -4,6 +4,7 @@ An image is opened for reading windows and closed by its context. A DataLoader's
 inherit an open file: forked handles share their file offset, and wrong pixels are read silently.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ from vbp_lightning.data.datasets.vsi import last_error
 from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
 from vbp_lightning.data.imagery.integrity import CompressedBlocks, gdal_reports, transform_of
 from vbp_lightning.data.imagery.mask_values import MaskValues
-from vbp_lightning.data.imagery.opening import opened_raster
+from vbp_lightning.data.imagery.opening import COPIES, opened_raster
 from vbp_lightning.data.imagery.resampling import read_resampled
 from vbp_lightning.data.imagery.transparency import AlphaCounts
 from vbp_lightning.data.imagery.windows import rescaled
@@ -96,9 +97,15 @@ def readable(path: Path, key: str = "data.root") -> Iterator[None]:
             yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
         why = _reason(path, error).removeprefix(f"{path}: ")
-        raise DataError(f"{path}: cannot be read ({why}): {advice}") from error
+        raise DataError(f"{path}: cannot be read ({_without_copies(why)}): {advice}") from error
     if reports:
-        raise DataError(f"{path}: cannot be read ({' '.join(reports[0].split())}): {advice}")
+        why = _without_copies(" ".join(reports[0].split()))
+        raise DataError(f"{path}: cannot be read ({why}): {advice}")
+
+
+def _without_copies(text: str) -> str:
+    """A message without the folder of copies (``opened_raster``)."""
+    return re.sub(rf"[^\s'\"(]*{COPIES}[^/\s]*/", "", text)
 
 
 def _reason(path: Path, error: BaseException) -> str:
@@ -287,8 +294,8 @@ class OpenImage(ExitStack):
             # the cache lines, and the networks are fastest with this layout.
             shape = int(window.height), int(window.width)
             pixels = np.empty((*shape, len(self._sources)), self._stored_dtype).transpose(2, 0, 1)
-            self._blocks.verify(window, self._read_bands)
             self._raster.read(self._sources, window=window, out=pixels)
+            self._blocks.verify(window, self._read_bands)  # GDAL has fetched them of a server
             valid = np.ones(shape, dtype=bool)
             if self._alpha:
                 opacity = self._raster.read(self._alpha, window=window)

@@ -261,7 +261,8 @@ def _missing_files(scene: Scene) -> list[str]:
                 f"{labels}: is a mask without an image: put one at {scene.image} or remove the "
                 "mask (data.root)"
             )
-    if isinstance(labels, Path) and not is_file(labels, "data.root"):
+    # a vector file may be a folder, as a File Geodatabase is
+    if isinstance(scene.labels, Path) and not is_file(scene.labels, "data.root"):
         lines.append(
             f"{scene.image}: has no road mask: put one at {labels} or remove the image (data.root)"
         )

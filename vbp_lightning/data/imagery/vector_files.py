@@ -18,7 +18,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from vbp_lightning.data.datasets.listing import is_file, remedy
+from vbp_lightning.data.datasets.listing import refuse_special, remedy
 from vbp_lightning.data.datasets.scene import DataError, RoadClasses, VectorLabels
 from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import WGS84, Ball, in_space, transformer
@@ -106,7 +106,7 @@ def road_features(labels: VectorLabels) -> RoadFeatures:
         DataError: The file cannot be used; one line.
     """
     assert labels.path is not None
-    is_file(labels.path, "data.source.labels")
+    refuse_special(labels.path, "data.source.labels")
     files = vector_stamps(labels.path)
     of_width = labels.widths.columns
     with _reading:
