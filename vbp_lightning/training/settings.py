@@ -96,7 +96,10 @@ def check_settings(cfg: DictConfig) -> None:
     lines += _data_errors(given["data"])
     lines += argument_errors("model", RoadClassifier, plain(given["model"]), *_OF_DATA)
     parts = {f"callbacks.{name}": node for name, node in (given.get("callbacks") or {}).items()}
-    for name, node in (parts | {"logger": given.get("logger")}).items():
+    parts["logger"] = given.get("logger")
+    profiler = given["trainer"].get("profiler") if isinstance(trainer, dict) else None
+    parts["trainer.profiler"] = profiler if isinstance(profiler, dict) else None
+    for name, node in parts.items():
         lines += built_errors(name, node, *_RESUMING) if node is not None else []
     if found := own_errors(cfg, lines):
         raise UserError(*found)

@@ -283,7 +283,7 @@ def test_errors_of_vector_settings(tmp_path):
     assert lines_of(caught) == (
         "data.source.widths.default=0: must be above 0",
         "data.source.widths.table.a=-1: must be above 0",
-        "data.source.widths.table.2=True: must be a number",
+        "data.source.widths.table.2=true: must be a number",
         "data.source.widths.per_unit=-2: must be above 0 or null",
     )
     with pytest.raises(
@@ -336,7 +336,7 @@ _WHOLE = "must be a whole number"
         ("folder", "block_margin=-1", "must be at least data.augment.jitter"),
         ("folder", "batch_size=64.5", _WHOLE),
         ("folder", "memory=2GiB", "must be a number"),
-        ("folder", "memory=.inf", "must be a number"),
+        ("folder", "memory=.inf", "must be a finite number"),
         ("folder", "num_workers=many", _WHOLE),
         ("folder", "augment=5", "must be false or null or given part by part, as {key}.flips=…"),
         ("folder", "augment.jitter=far", _WHOLE),
