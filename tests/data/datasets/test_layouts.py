@@ -336,7 +336,7 @@ _WHOLE = "must be a whole number"
         ("folder", "block_margin=-1", "must be at least data.augment.jitter"),
         ("folder", "batch_size=64.5", _WHOLE),
         ("folder", "memory=2GiB", "must be a number"),
-        ("folder", "memory=.inf", "must be a finite number"),
+        ("folder", "memory=.inf", "must be a number"),
         ("folder", "num_workers=many", _WHOLE),
         ("folder", "augment=5", "must be false or null or given part by part, as {key}.flips=…"),
         ("folder", "augment.jitter=far", _WHOLE),
