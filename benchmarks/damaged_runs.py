@@ -63,7 +63,7 @@ _REPOSITORY = Path(__file__).parents[1]
 _OVERRIDES = (
     *("data.source.scenes=3", "data.source.size=192", "data.tiles_per_epoch=16", "threads=1"),
     *(
-        "data.batch_size=8",
+        "data.batch_size=4",
         "trainer.max_epochs=1",
         "callbacks.panels=null",
         "callbacks.scores=null",

@@ -3,16 +3,21 @@
 import errno
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import vbp_lightning
 from tests.helpers.composed import composed
 from vbp_lightning.cli import (
     end_with,
@@ -248,6 +253,74 @@ def test_the_folders_of_a_sweep_are_text_too():
     assert [getattr(value, "text", value) for value in parsed.value().list] == [
         *("2024", "2025.10", "a"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "choices"),
+    [
+        ("trainer=null", ["null"]),
+        ("data=5", ["5"]),
+        ("task=true", ["true"]),
+        ("hydra/launcher=1e3", ["1e3"]),
+        ("method=[lrp,5]", ["lrp", "5"]),
+    ],
+)
+def test_choices_are_text_so_that_hydra_lists_those_that_exist(argument, choices):
+    (parsed,) = OverridesParser.create().parse_overrides(names_as_text([argument]))
+    assert parsed.value() == (choices if "[" in argument else choices[0])
+
+
+@pytest.mark.parametrize("override", ["model=null", "data=7", "trainer=[null]"])
+def test_a_choice_that_does_not_exist_is_an_error_of_the_command(capsys, override):
+    with pytest.raises(SystemExit, match="1"), one_line_errors():
+        composed("train", *names_as_text([override]))
+    assert capsys.readouterr().err.startswith("In 'train': Could not")
+
+
+def test_every_config_group_is_known_as_one():
+    root = Path(vbp_lightning.__file__).parents[1] / "conf"
+    groups = {path.name for path in root.iterdir() if path.is_dir()} - {"tiling"}
+    assert [name for name in groups if names_as_text([f"{name}=5"]) != [f"{name}='5'"]] == []
+
+
+def test_a_target_that_hydra_refuses_names_its_key():
+    with pytest.raises(InstantiationException) as raised:
+        instantiate({"model": {"_target_": "os.system", "command": "true"}})
+    (line,) = explain_failure(raised.value).lines
+    assert line.startswith("model: cannot be built: Target 'os.system' is blocklisted")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyError("a"), 1), (KeyboardInterrupt(), 130)])
+def test_errors_before_a_job_has_its_folder_are_one_line(monkeypatch, tmp_path, error, code):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    config = HydraConfig()
+    config.set_config(OmegaConf.create({"hydra": OmegaConf.structured(HydraConf)}))
+    config.cfg.hydra._set_flag("readonly", False)
+    config.cfg.hydra.job.config_name = "train"
+    monkeypatch.setattr(HydraConfig, "instance", lambda: config)
+    with pytest.raises(SystemExit, match=str(code)), one_line_errors():
+        raise error
+
+
+@pytest.mark.parametrize("in_job", [True, False])
+def test_a_closed_pipe_ends_the_program_without_a_word(monkeypatch, capsys, in_job):
+    read, write = os.pipe()
+    os.close(read)
+
+    @one_line_errors()
+    def end():
+        try:
+            print("a line", flush=True)
+        except BrokenPipeError as error:
+            if in_job:
+                end_with(error)
+            raise
+
+    with open(write, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        with pytest.raises(SystemExit, match="1"):
+            end()
+    assert capsys.readouterr().err == ""
 
 
 def test_names_of_files_cannot_control_the_terminal(capsys):

@@ -62,6 +62,16 @@ _NAMES = re.compile(
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*(e[+-]?\d+)?|\.\d[\d_]*|nan|inf)", re.IGNORECASE)
 """What Hydra reads as a number."""
 
+_CHOICES = re.compile(
+    r"""((?:data|model|upsampling|trainer|callbacks|logger|paths|experiment|debug
+    |method|task|preprocess|\w+(?:/\w+)+)=)(.+)""",
+    re.VERBOSE,
+)
+"""Config groups, and the choices of them."""
+
+_NO_TEXT = re.compile(rf"{_NUMBER.pattern}|null|true|false", re.IGNORECASE)
+"""What Hydra reads as another value than text."""
+
 _LONGEST = 500
 """Characters of the message of an unexpected error that are printed."""
 
@@ -92,12 +102,10 @@ def explain_failure(error: BaseException) -> UserError | None:
     """
     if isinstance(error, UserError):
         return _from_worker(error)
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        key = re.search(r"full_key: (\S+)", str(error))
-        place = f"{key[1]}: cannot be built" if key else "a setting cannot be used"
-        line = f"{place}: {type(error.__cause__).__name__}: {reason(error)}"
-        return explain_failure(error.__cause__) or UserError(line)
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's
+    if isinstance(error, InstantiationException):
+        explained = explain_failure(error.__cause__) if error.__cause__ else None
+        return explained or _cannot_be_built(error)
+    if type(error).__name__ == "MisconfigurationException" or _is_refused_by_lightning(error):
         return UserError(f"trainer: {one_line(error)}")
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
         return UserError(
@@ -130,6 +138,14 @@ def explain_failure(error: BaseException) -> UserError | None:
     return None
 
 
+def _cannot_be_built(error: InstantiationException) -> UserError:
+    """The error of an object that a config names and Hydra refuses or fails to make."""
+    text, _, key = one_line(error).partition(" full_key: ")
+    place = f"{key}: cannot be built" if key else "a setting cannot be used"
+    cause = error.__cause__
+    return UserError(f"{place}: {f'{type(cause).__name__}: {reason(error)}' if cause else text}")
+
+
 def _from_worker(error: UserError) -> UserError:
     """The error as a loader worker raised it: torch replaces its lines by a traceback."""
     text = str(error)
@@ -137,6 +153,22 @@ def _from_worker(error: UserError) -> UserError:
         return error
     name = f"{type(error).__module__}.{type(error).__qualname__}: "
     return type(error)(*text.rpartition(name)[2].strip().splitlines())
+
+
+def _is_refused_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning's trainer or one of its callbacks refuses a value of a setting."""
+    module, _ = _origin(error)
+    return (isinstance(error, ValueError) and module.startswith("pytorch_lightning.")) or (
+        isinstance(error, RuntimeError) and module.startswith("pytorch_lightning.callbacks.")
+    )
+
+
+def _origin(error: BaseException) -> tuple[str, str]:
+    """The names of the module and of the function that raised an exception."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return "", ""
+    return str(frames[-1].f_globals.get("__name__")), frames[-1].f_code.co_name
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -150,9 +182,13 @@ def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
         return True
     if not isinstance(error, OSError):
         return False
-    name, run_dir = _named_file(error), _run_dir()
-    if error.errno != errno.ENOENT or name is None or run_dir is None:
+    if error.errno != errno.ENOENT:
         return error.errno in _DISK_ERRORS
+    name, run_dir = _named_file(error), _run_dir()
+    if _origin(error)[1] in ("mkdir", "makedirs"):  # of a folder that takes none, such as /proc
+        return True
+    if name is None or run_dir is None:
+        return False
     return Path(name).absolute().is_relative_to(run_dir)
 
 
@@ -169,10 +205,13 @@ def _is_lost_process(error: BaseException) -> bool:
 
 
 def _run_dir() -> str | None:
-    """The folder of the present job."""
+    """The folder of the present job; None before Hydra has made one."""
     if not HydraConfig.initialized():
         return None
-    run_dir: str = HydraConfig.get().runtime.output_dir
+    try:
+        run_dir: str = HydraConfig.get().runtime.output_dir
+    except MissingMandatoryValue:  # the config is still being composed
+        return None
     return run_dir
 
 
@@ -223,7 +262,9 @@ def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
 
 
 def names_as_text(arguments: list[str]) -> list[str]:
-    """Quotes the names of files and folders that Hydra would read as numbers, such as ``2024.10``.
+    """Quotes what Hydra would not read as text: files and folders such as ``2024.10``, choices.
+
+    Hydra explains a choice that does not exist only if it is text.
 
     Args:
         arguments: The command line, without the program's name.
@@ -232,12 +273,12 @@ def names_as_text(arguments: list[str]) -> list[str]:
 
 
 def _quoted(argument: str) -> str:
-    found = _NAMES.fullmatch(argument)
-    if not found:
-        return argument
-    values = found[2].split(",")  # of a sweep
-    quoted = (f"'{value}'" if _NUMBER.fullmatch(value) else value for value in values)
-    return found[1] + ",".join(quoted)
+    # the values of a sweep, and for choices those of a list
+    for keys, between, other in ((_NAMES, "(,)", _NUMBER), (_CHOICES, r"([],[])", _NO_TEXT)):
+        if found := keys.fullmatch(argument):
+            values = re.split(between, found[2])
+            return found[1] + "".join(f"'{v}'" if other.fullmatch(v) else v for v in values)
+    return argument
 
 
 def _plain_record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
@@ -265,9 +306,11 @@ def one_line_errors() -> Iterator[None]:
     logging.setLogRecordFactory(_plain_record)
     try:
         yield
+        print(end="", flush=True)
     except KeyboardInterrupt as error:
         _end_interrupted(error)
     except Exception as error:
+        _end_if_unread(error)
         if _shown_in_full():
             raise
         # all processes of a job have the same command line
@@ -288,6 +331,18 @@ def one_line_errors() -> Iterator[None]:
                 del os.environ[_FULL]
             else:
                 os.environ[_FULL] = before
+
+
+def _end_if_unread(error: BaseException) -> None:
+    """Exits with 1, without a word, if the program that reads the output has ended, as ``head``."""
+    if not isinstance(error, BrokenPipeError):
+        return
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes it again at its end
+        sys.exit(1)
 
 
 def _shown_in_full() -> bool:
@@ -378,6 +433,7 @@ def end_with(error: BaseException) -> None:
         _end_interrupted(error)  # Lightning exits with 1 after an interrupt
     if not isinstance(error, Exception):
         raise error
+    _end_if_unread(error)
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if _shown_in_full():
         if not in_sweep:

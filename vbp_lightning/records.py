@@ -70,7 +70,7 @@ PathName = Annotated[Path, BeforeValidator(_as_text)]
 _TYPES = {
     "bool_type": "true or false",
     "dict_type": "a mapping, as {name: value}",
-    "finite_number": "a number",
+    "finite_number": "a finite number",
     "float_type": "a number",
     "int_type": "a whole number",
     "mapping_type": "a mapping, as {name: value}",
@@ -79,15 +79,16 @@ _TYPES = {
     "tuple_type": "a list in square brackets",
 }
 _BOUNDS = {
-    "greater_than": "above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "above {gt:.10g}",
+    "greater_than_equal": "at least {ge:.10g}",
+    "less_than": "below {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
     "multiple_of": "a multiple of {multiple_of}",
     "too_long": "a list of at most {max_length} values",
     "too_short": "a list of at least {min_length} values",
 }
-
+_AS_TYPED = {"None": "null", "True": "true", "False": "false"}
+"""Values of Python in the notation of YAML."""
 
 _PLAIN = (bool, int, float, str, Path, NoneType)
 
@@ -301,7 +302,8 @@ def _lines(key: str, details: list[tuple[_Place, ErrorDetails]]) -> Iterator[str
         plain = [choice for choice in choices if choice not in parts]
         if NoneType in get_args(place.annotation):
             plain.append("null")
-        yield f"{name}={place.value}: must be {' or '.join(plain + parts)}"
+        value = _AS_TYPED.get(str(place.value), place.value)
+        yield f"{name}={value}: must be {' or '.join(plain + parts)}"
 
 
 def _allowed(name: str, place: _Place, detail: ErrorDetails) -> str:

@@ -134,24 +134,39 @@ def plain(node: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in node.items() if not name.startswith("_")}
 
 
-def built_errors(key: str, node: object, *given: str) -> list[str]:
+def built_errors(key: str, node: object, base: type, *given: str) -> list[str]:
     """One line for each setting with which an object of a config cannot be built.
 
     Args:
         key: The config key of the object.
-        node: Its settings, as plain builtins, with the class or function under ``_target_``.
+        node: Its settings, as plain builtins, with the class under ``_target_``.
+        base: The class that it must be derived from: a stored config is not to run other code.
         *given: Names of the arguments that the program gives.
     """
+    if line := target_error(key, node, base):
+        return [line]
+    assert isinstance(node, dict)
+    return argument_errors(key, locate(node["_target_"]), plain(node), *given)  # type: ignore[arg-type]
+
+
+def target_error(key: str, node: object, base: type) -> str | None:
+    """The line about an object of a config that names no class derived from another one.
+
+    Args:
+        key: The config key of the object.
+        node: Its settings, as plain builtins, with the class under ``_target_``.
+        base: The class that it must be derived from.
+    """
     if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
-        return [f"{key}={node}: must be null or name a class, as {key}._target_=NAME"]
+        return f"{key}={node}: must be null or name a class, as {key}._target_=NAME"
     name = node["_target_"]
     try:
         function: Any = locate(name)
     except ErrorDuringImport as error:
-        return [f"{key}._target_={name}: cannot be imported: {one_line(error)}"]
-    if not callable(function):
-        return [f"{key}._target_={name}: must be the full name of a class or a function"]
-    return argument_errors(key, function, plain(node), *given)
+        return f"{key}._target_={name}: cannot be imported: {one_line(error)}"
+    if not (isinstance(function, type) and issubclass(function, base)):
+        return f"{key}._target_={name}: must be the full name of a class of {base.__name__}s"
+    return None
 
 
 def own_errors(cfg: DictConfig, lines: Iterable[str]) -> list[str]:

@@ -59,7 +59,8 @@ steps=              0 -1                       : at least 1
 steps=              x 2.5 null [3]             : a whole number
 step=               -0.1                       : at least 0
 penalty=            -1                         : at least 0
-penalty=            x nan [1]                  : a number
+penalty=            x [1]                      : a number
+penalty=            nan inf                    : a finite number
 jitter=             -1                         : at least 0
 blur=               -1                         : at least 0
 snapshots=          0                          : at least 1
@@ -143,6 +144,10 @@ def test_the_settings_of_every_task_are_right_and_others_unknown(task):
     assert line.startswith("colour: is no setting; choose among ckpt, network, input")
     (line,) = lines_of(task, "+method.visual_backprop.colour=red")
     assert line.startswith("method.visual_backprop.colour: is not an option; choose among")
+    (line,) = lines_of(task, "+method.foo.colour=red")
+    assert line.startswith("method.foo={'colour': 'red'}: is no method")
+    (line,) = lines_of(task, "+task.colour=red")
+    assert line == "task.colour: is no setting; options of a task are given as colour=…"
 
 
 def test_a_band_needs_a_mean_and_a_deviation():

@@ -13,7 +13,7 @@ UPSAMPLINGS = "deconv or deconv_normalized or nearest or bilinear or resize_conv
 WRONG = f"""
 seed=                       a 1.5 true null [1] {{a:1}}  : a whole number
 seed=                       -1                           : at least 0
-seed=                       4294967296                   : below 4.29497e+09
+seed=                       4294967296                   : below 4294967296
 threads=                    0 -2                         : at least 1 or auto
 threads=                    abc 1.5 null [2] true        : a whole number or auto
 tags=                       quick 3 null true            : a list in square brackets
@@ -24,7 +24,9 @@ init_from=                  true [a.ckpt]                : a path or null
 paths.output_dir=           null true [a]                : a path
 upsampling.name=            foo DECONV                   : {UPSAMPLINGS}
 upsampling.name=            3 null [deconv]              : text
-model.learning_rate=        x true null [0.1] nan inf    : a number
+model.learning_rate=        x true null [0.1] nan        : a number
+model.learning_rate=        inf                          : a finite number
+model.learning_rate=        1e+39 1e+300                 : at most 1e+38
 model.learning_rate=        0 -1                         : above 0
 model.weight_decay=         x null [1] nan               : a number
 model.weight_decay=         -1 -0.5                      : at least 0
@@ -56,6 +58,7 @@ trainer.deterministic=      maybe 1                      : true or false or warn
 trainer.enable_model_summary= no_way 1                   : true or false or null
 trainer.use_distributed_sampler= true                    : false
 +trainer.profiler=          3 [simple]                   : text or a mapping
++trainer.profiler=          {{a:1}}                      : null or name a class
 callbacks.panels.tiles=     3 0 -1                       : at least 4
 callbacks.panels.tiles=     many 4.5 null [4]            : a whole number
 callbacks.panels.upsampling= foo                         : {UPSAMPLINGS}
@@ -68,7 +71,13 @@ callbacks.progress.leave=   maybe 1                      : true or false
 callbacks.averaging.eta=    -1                           : at least 0
 callbacks.averaging.eta=    x [5] true                   : a number
 callbacks.panels=           5 foo                        : null or name a class
-+callbacks.own._target_=    vbp_lightning.Nothing no.Where : the full name of a class or a function
++callbacks.own._target_=    vbp_lightning.Nothing no.Where : the full name of a class of Callbacks
++callbacks.own._target_=    zipfile.ZipFile torch.nn.Linear : the full name of a class of Callbacks
+logger._target_= os.system : the full name of a class of Loggers
+model._target_= os.system torch.nn.Linear : the full name of a class of RoadClassifiers
+data._target_= shutil.rmtree : the full name of a class of RoadTileDataModules
+trainer._target_= subprocess.Popen : the full name of a class of Trainers
++trainer.profiler._target_= zipfile.ZipFile : the full name of a class of Profilers
 logger.default_hp_metric=   5                            : true or false
 +logger.flush_secs=         0                            : at least 1
 data.batch_size=            1 0 -4                       : at least 2
@@ -86,6 +95,7 @@ data.max_invalid=           1.5                          : at most 1
 data.val_fraction=          x null                       : a number
 data.split_by=              tile                         : scene or block
 data.num_workers=           -1                           : at least 0
+data.num_workers=           257                          : at most 256
 data.num_workers=           many [2]                     : a whole number
 data.memory=                0                            : above 0
 data.tiles_per_epoch=       0                            : at least 1 or null
@@ -151,7 +161,7 @@ def test_a_wrong_value_is_one_line_with_what_is_allowed(group, setting, allowed)
         ("+callbacks.panels.rows", "upsampling, tiles"),
         ("+callbacks.progress.colour", "refresh_rate, leave"),
         ("+logger.folder", "save_dir, name"),
-        ("+data.colour", "bands, alpha"),
+        ("+data.colour", "bands, alpha, nodata"),
         ("+data.augment.zoom", "flips, rotations"),
         ("+data.source.colour", "root, seed"),
         ("+paths.cache", "data_dir, output_dir"),

@@ -106,7 +106,7 @@ class DataSettings:
     resolution: Annotated[Number, Field(ge=1e-3, le=1e5)] | None = None
     stretch: tuple[Number, ...] | None = None
     tile_size: Annotated[PositiveCount, Field(le=4096)] = 96
-    context: Annotated[Count, Field(le=1024)] = 0
+    context: Annotated[Count, Field(le=256)] = 0
     stride: PositiveCount | None = None
     train_stride: PositiveCount | None = None
     cover_edges: StrictBool = False
@@ -130,7 +130,7 @@ class DataSettings:
     tiles_per_epoch: PositiveCount | None = None
     batch_size: Annotated[StrictInt, Field(ge=2)] = 64
     memory: Annotated[Positive, Field(le=1e6)] = 2.0
-    num_workers: Annotated[Count, Field(le=1024)] = 0
+    num_workers: Annotated[Count, Field(le=256)] = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
     seed: Seed = 0
 

@@ -54,6 +54,8 @@ def method_maker(
     Raises:
         UserError: A line for each option that is unknown or of a wrong type.
     """
+    if not isinstance(options, Mapping) or "_target_" not in options:
+        raise UserError(f"method.{name}={options}: is no method; choose among those of method=")
     try:
         maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all", **changes)
     except InstantiationException as error:

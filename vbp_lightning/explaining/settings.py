@@ -120,8 +120,12 @@ def check_settings(cfg: DictConfig, task: Callable[..., Any]) -> None:
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(given.get("trainer"), dict):
         given["trainer"] = plain(given["trainer"])
+    lines = [
+        f"task.{name}: is no setting; options of a task are given as {name}=…"
+        for name in plain(given["task"])
+    ]
     function = task.func if isinstance(task, partial) else task
-    lines = made(sys.modules[function.__module__].Options, "", given)[1]
+    lines += made(sys.modules[function.__module__].Options, "", given)[1]
     for name, options in chosen_methods(cfg).items():
         try:
             method_maker(name, options)

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ LOGGED = (
     *("train/loss", "learning_rate"),
 )
 """The names of the metrics that are logged each epoch."""
+_IN_FLOAT32 = Field(le=1e38)
+
 _LONGEST = 400
 """Characters of torch's list of the weights that do not fit."""
 
@@ -88,8 +91,8 @@ class RoadClassifier(pl.LightningModule):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         context: int = 0,
-        learning_rate: Positive = 5e-3,
-        weight_decay: Size = 5e-2,
+        learning_rate: Annotated[Positive, _IN_FLOAT32] = 5e-3,
+        weight_decay: Annotated[Size, _IN_FLOAT32] = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
         digests: Mapping[str, str] | None = None,

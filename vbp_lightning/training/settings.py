@@ -6,6 +6,9 @@ from typing import Any, Literal, Self
 from omegaconf import DictConfig, OmegaConf
 from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
 
 from vbp_lightning.data import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import DataError
@@ -20,6 +23,7 @@ from vbp_lightning.settings import (
     built_errors,
     own_errors,
     plain,
+    target_error,
 )
 from vbp_lightning.training.predictions import optimized_value
 
@@ -95,9 +99,21 @@ def check_settings(cfg: DictConfig) -> None:
     lines = made(RunSettings, "", {k: v for k, v in given.items() if k not in _STORED})[1]
     lines += _data_errors(given["data"])
     lines += argument_errors("model", RoadClassifier, plain(given["model"]), *_OF_DATA)
-    parts = {f"callbacks.{name}": node for name, node in (given.get("callbacks") or {}).items()}
-    for name, node in (parts | {"logger": given.get("logger")}).items():
-        lines += built_errors(name, node, *_RESUMING) if node is not None else []
+    parts: list[tuple[str, Any, type]] = [
+        *((f"callbacks.{k}", each, Callback) for k, each in (given.get("callbacks") or {}).items()),
+        ("logger", given.get("logger"), Logger),
+    ]
+    if isinstance(trainer, dict) and isinstance(trainer.get("profiler"), dict):
+        parts.append(("trainer.profiler", trainer["profiler"], Profiler))
+    for name, node, base in parts:
+        lines += built_errors(name, node, base, *_RESUMING) if node is not None else []
+    for name, node, base in (
+        ("data", given["data"], RoadTileDataModule),
+        ("model", given["model"], RoadClassifier),
+        ("trainer", trainer, Trainer),
+    ):
+        if isinstance(node, dict) and (line := target_error(name, node, base)):
+            lines.append(line)
     if found := own_errors(cfg, lines):
         raise UserError(*found)
     if cfg.get("init_from") is not None:  # older runs lack it

@@ -284,7 +284,7 @@ def test_errors_of_vector_settings(tmp_path):
     assert lines_of(caught) == (
         "data.source.widths.default=0: must be above 0",
         "data.source.widths.table.a=-1: must be above 0",
-        "data.source.widths.table.2=True: must be a number",
+        "data.source.widths.table.2=true: must be a number",
         "data.source.widths.per_unit=-2: must be above 0 or null",
     )
     with pytest.raises(

@@ -18,6 +18,12 @@ _LEAST = 256
 _LEAST_SHARE = 0.0005
 """Its least share of a scene."""
 
+_LEAST_OF_EDGE = 0.25
+"""The part of the shorter side of a window that it touches, or its area is a large share."""
+
+_LARGE_SHARE = 0.01
+"""Share of a scene from which on an area that touches the edge anywhere counts."""
+
 _VALUES = 4
 """Values of a window that are followed, the most frequent ones."""
 
@@ -74,7 +80,11 @@ def constant_areas(
         parts, count = ndimage.label(same)
         sizes = np.bincount(parts.ravel(), minlength=count + 1)
         sizes[0] = 0
-        reaches = np.bincount(parts[at_edge], minlength=count + 1) > 0
+        touched = np.bincount(parts[at_edge], minlength=count + 1)
+        # a roof at the edge of an image may have one value too
+        reaches = (touched >= _LEAST_OF_EDGE * min(height, width)) | (
+            (touched > 0) & (sizes >= _LARGE_SHARE * shape[0] * shape[1])
+        )
         is_area = (sizes >= tile_size**2) | (reaches & (sizes >= least))
         if is_area.any():
             largest = int(np.argmax(np.where(is_area, sizes, 0)))

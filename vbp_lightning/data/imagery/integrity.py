@@ -73,11 +73,13 @@ _here = threading.local()
 
 
 def _keep(record: logging.LogRecord) -> bool:
-    """Collects a report of GDAL in a thread that reads; others pass on to the log."""
+    """Whether a report of GDAL is logged; those in a thread that reads are collected."""
     reports: list[str] | None = getattr(_here, "reports", None)
     if reports is None or record.levelno < logging.WARNING:
         return True
     text = record.getMessage()
+    if "not recognized as being in a supported file format" in text:
+        return False  # rasterio raises it too
     if _HARMLESS.search(text) or (record.name == _OPENING and not _DAMAGE.search(text)):
         return True
     reports.append(re.sub(r"^CPLE_\w+( in |:)", "", text))
