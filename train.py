@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, one_line_errors, reported_once
+from vbp_lightning.cli import end_with, names_as_text, one_line_errors, reported_once
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.training.folder import claimed, finished_metrics
 from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
@@ -21,7 +21,7 @@ def train(cfg: DictConfig) -> float:
 
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
-    from vbp_lightning.training.data import build_data
+    from vbp_lightning.training.data import build_data, refuse_small_data
     from vbp_lightning.training.logger import build_logger
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.preparation import SettingsOfResumedRun, prepare_run
@@ -36,18 +36,21 @@ def train(cfg: DictConfig) -> float:
             check_data(datamodule, run_dir, cfg.seed)
         return float("nan")
     datamodule.setup()
+    refuse_small_data(datamodule, cfg.optimized_metric)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     last = checkpoint if checkpoint.is_file() else None
     model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    settings = SettingsOfResumedRun(cfg, run_dir)
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[SettingsOfResumedRun(cfg, run_dir), *callbacks],
+        callbacks=[settings, *callbacks],
         logger=build_logger(cfg, last) or False,
         plugins=[AtomicCheckpointIO()],
     )
     report_start(cfg, run_dir, trainer, datamodule)
-    trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
+    with settings.refusing(last):
+        trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
     return report_end(cfg, run_dir, trainer, model, datamodule)
 
 
@@ -56,7 +59,11 @@ def main(cfg: DictConfig) -> float | None:
     """One run, or one job of a sweep."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
+        # imported here: ``--help`` needs none of what it imports
+        from vbp_lightning.training.settings import check_settings
+
         with claimed(run_dir), reported_once(run_dir):
+            check_settings(cfg)
             done = None if is_extended(cfg, run_dir) else finished_metrics(run_dir)
             refuse_other_settings(cfg, run_dir)
             if done is None:
@@ -76,5 +83,5 @@ def main(cfg: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        sys.argv[1:] = expand_resume(sys.argv[1:])
+        sys.argv[1:] = expand_resume(names_as_text(sys.argv[1:]))
         main()

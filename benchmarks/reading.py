@@ -111,8 +111,8 @@ def tiles(folder: Path) -> None:
     write(folder / "small.tif", image[:, :512, :512])
     write(folder / "small_roads.tif", mask[:, :512, :512])
     beside = CORNER * Affine.translation(2 * SIZE, 0)  # no overlap of the splits
-    write(folder / "beside.tif", image[:, :512, :512], beside)
-    write(folder / "beside_roads.tif", mask[:, :512, :512], beside)
+    write(folder / "beside.tif", image[:, :512, 512:1024], beside)
+    write(folder / "beside_roads.tif", mask[:, :512, 512:1024], beside)
 
     def bare() -> None:
         with rasterio.open(folder / "large.tif") as raster:

@@ -28,6 +28,7 @@ nitpick_ignore_regex = [  # types of other libraries: their documentation is not
         r"|rasterio|rich|shapely|torch|torchmetrics|typing)\..*",
     ),
     (r"py:class", r"Table"),  # of rich, imported for type checking only
+    (r"py:class", r"_P|vbp_lightning\..*<locals>.*"),  # in signatures and aliases of types
     (r"py:.*", r"vbp_lightning\..*\._\w+"),  # private type variables in signatures
 ]
 
@@ -74,14 +75,21 @@ def keep_first_line(_app: Sphinx, what: str, _name: str, *rest: object) -> None:
 
 
 _CONSTRAINED = re.compile(
-    r"~?(?:typing\.)?Annotated\[([\w.~]+)(?:, [\w.~]+\((?:[^()]|\([^()]*\))*\))+\]"
+    r"~?(?:typing\.)?Annotated\[([\w.~]+(?:\[[^\[\]]*\])?)"
+    r"(?:, [\w.~]+\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))+\]"
 )
 
 
 def without_constraints(*event: object) -> tuple[str | None, object] | None:
     """Shows settings with plain types, without the objects that hold their ranges."""
     *_, signature, result = event
-    return (_CONSTRAINED.sub(r"\1", signature), result) if isinstance(signature, str) else None
+    if not isinstance(signature, str):
+        return None
+    found = 1
+    while found:  # lists of constrained values may be constrained too
+        signature, found = _CONSTRAINED.subn(r"\1", signature)
+    # Sphinx writes the module of a constrained class twice
+    return re.sub(r"~[\w.]+\.~", "~", signature), result
 
 
 def setup(app: Sphinx) -> None:

@@ -65,7 +65,7 @@ def test_numbers_text_lists_and_mappings_become_a_record():
     [
         ({}, "outer.count: is not set; add outer.count=… to the command"),
         ({"count": "1"}, "outer.count=1: must be a whole number"),
-        ({"count": True}, "outer.count=True: must be a whole number"),
+        ({"count": True}, "outer.count=true: must be a whole number"),
         ({"count": 1.0}, "outer.count=1.0: must be a whole number"),
         (
             {"count": 1, "bands": [1.5, "a"]},
@@ -91,8 +91,8 @@ def test_numbers_text_lists_and_mappings_become_a_record():
         ),
         ({"count": 1, "ends": 5}, "outer.ends=5: must be a list in square brackets or null"),
         ({"count": 1, "switch": 1}, "outer.switch=1: must be true or false"),
-        ({"count": 1, "scale": nan}, "outer.scale=nan: must be a number"),
-        ({"count": 1, "scale": inf}, "outer.scale=inf: must be a number"),
+        ({"count": 1, "scale": nan}, "outer.scale=nan: must be a finite number"),
+        ({"count": 1, "scale": inf}, "outer.scale=inf: must be a finite number"),
     ],
 )
 def test_a_wrong_value_is_one_line(values, line):

@@ -6,29 +6,31 @@ The module imports quickly, since ``--help`` needs it.
 import errno
 import logging
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.errors import UserError, one_line, plain, reason
 from vbp_lightning.files import WriteError, replacing
 from vbp_lightning.jobs import is_first_process, new_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 
@@ -42,6 +44,36 @@ STORED_CONFIG = Path(".hydra") / "run.yaml"
 
 RESUMED_BY = (STORED_CONFIG, STORED_CONFIG.with_name("config.yaml"), Path("multirun.yaml"))
 """Files by one of which a run or a sweep is resumed."""
+
+_FULL = "HYDRA_FULL_ERROR"
+"""The variable of the environment by which the user asks for tracebacks."""
+
+_OWN_FULL = "VBP_LIGHTNING_ERRORS"
+"""Set where this module has set that variable, also in the processes that inherit it."""
+
+_NAMES = re.compile(
+    r"""(\+{0,2}(?:ckpt|input|output|resume|init_from|network\.weights|data\.(?:root|split_file)
+    |data\.source\.(?:images|masks|labels|table|layer)|paths\.\w+|trainer\.default_root_dir
+    |logger\.save_dir|callbacks\.\w+\.dirpath|hydra\.(?:run|sweep)\.(?:sub)?dir)=)(.+)""",
+    re.VERBOSE,
+)
+"""Settings that name files and folders, and their values."""
+
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*(e[+-]?\d+)?|\.\d[\d_]*|nan|inf)", re.IGNORECASE)
+"""What Hydra reads as a number."""
+
+_CHOICES = re.compile(
+    r"""((?:data|model|upsampling|trainer|callbacks|logger|paths|experiment|debug
+    |method|task|preprocess|\w+(?:/\w+)+)=)(.+)""",
+    re.VERBOSE,
+)
+"""Config groups, and the choices of them."""
+
+_NO_TEXT = re.compile(rf"{_NUMBER.pattern}|null|true|false", re.IGNORECASE)
+"""What Hydra reads as another value than text."""
+
+_LONGEST = 500
+"""Characters of the message of an unexpected error that are printed."""
 
 _INTERRUPTED = 128 + signal.SIGINT
 """The exit code of a program that Ctrl-C ended."""
@@ -69,20 +101,28 @@ def explain_failure(error: BaseException) -> UserError | None:
         The error to print; None if ``error`` is an error of the program.
     """
     if isinstance(error, UserError):
-        return error
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return explain_failure(error.__cause__) or UserError(one_line(error))
+        return _from_worker(error)
+    if isinstance(error, InstantiationException):
+        explained = explain_failure(error.__cause__) if error.__cause__ else None
+        return explained or _cannot_be_built(error)
+    if type(error).__name__ == "MisconfigurationException" or _is_refused_by_lightning(error):
+        return UserError(f"trainer: {one_line(error)}")
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        return UserError(
+            f"memory is short: {one_line(error)[:200]}: lower data.batch_size, data.memory or"
+            f" tiles, then {_continuation(_run_dir())}"
+        )
     if isinstance(error, MissingMandatoryValue):
         return UserError(f"{error.full_key} is not set; add {error.full_key}=… to the command")
     if isinstance(error, OmegaConfBaseException):
         return UserError(one_line(error))
     if _is_disk_error(error):
-        place = error.filename or _run_dir() or "a file"
-        reason = one_line(OSError(error.strerror or error))
+        place = _named_file(error) or _run_dir() or "a file"
+        why = one_line(OSError(error.strerror or error))
         is_taken = error.errno in _IN_THE_WAY
         remedy = "move what has its name" if is_taken else "make room or choose another folder"
         return UserError(
-            f"{place}: cannot be written: {reason} ({_folder_key()}); {remedy};"
+            f"{place}: cannot be written: {why} ({_folder_key()}); {remedy};"
             f" then {_continuation(place, vanished=error.errno == errno.ENOENT)}"
         )
     if _is_lost_process(error):
@@ -98,16 +138,64 @@ def explain_failure(error: BaseException) -> UserError | None:
     return None
 
 
+def _cannot_be_built(error: InstantiationException) -> UserError:
+    """The error of an object that a config names and Hydra refuses or fails to make."""
+    text, _, key = one_line(error).partition(" full_key: ")
+    place = f"{key}: cannot be built" if key else "a setting cannot be used"
+    cause = error.__cause__
+    return UserError(f"{place}: {f'{type(cause).__name__}: {reason(error)}' if cause else text}")
+
+
+def _from_worker(error: UserError) -> UserError:
+    """The error as a loader worker raised it: torch replaces its lines by a traceback."""
+    text = str(error)
+    if "\nOriginal Traceback" not in text:
+        return error
+    name = f"{type(error).__module__}.{type(error).__qualname__}: "
+    return type(error)(*text.rpartition(name)[2].strip().splitlines())
+
+
+def _is_refused_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning's trainer or one of its callbacks refuses a value of a setting."""
+    module, _ = _origin(error)
+    return (isinstance(error, ValueError) and module.startswith("pytorch_lightning.")) or (
+        isinstance(error, RuntimeError) and module.startswith("pytorch_lightning.callbacks.")
+    )
+
+
+def _origin(error: BaseException) -> tuple[str, str]:
+    """The names of the module and of the function that raised an exception."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames:
+        return "", ""
+    return str(frames[-1].f_globals.get("__name__")), frames[-1].f_code.co_name
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    is_cudas = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
+    return is_cudas or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+
+
 def _is_disk_error(error: BaseException | None) -> TypeGuard[OSError]:
     """Whether the system could not write a file; the folder of a run may also have vanished."""
     if isinstance(error, WriteError):
         return True
     if not isinstance(error, OSError):
         return False
-    vanished = error.errno == errno.ENOENT and error.filename is not None and _run_dir() is not None
-    if vanished and Path(error.filename).absolute().is_relative_to(str(_run_dir())):
+    if error.errno != errno.ENOENT:
+        return error.errno in _DISK_ERRORS
+    name, run_dir = _named_file(error), _run_dir()
+    if _origin(error)[1] in ("mkdir", "makedirs"):  # of a folder that takes none, such as /proc
         return True
-    return error.errno in _DISK_ERRORS
+    if name is None or run_dir is None:
+        return False
+    return Path(name).absolute().is_relative_to(run_dir)
+
+
+def _named_file(error: OSError) -> str | None:
+    """The file that an error names, if any; TensorBoard opens files by names of bytes."""
+    name = error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) and name else None
 
 
 def _is_lost_process(error: BaseException) -> bool:
@@ -117,10 +205,13 @@ def _is_lost_process(error: BaseException) -> bool:
 
 
 def _run_dir() -> str | None:
-    """The folder of the present job."""
+    """The folder of the present job; None before Hydra has made one."""
     if not HydraConfig.initialized():
         return None
-    run_dir: str = HydraConfig.get().runtime.output_dir
+    try:
+        run_dir: str = HydraConfig.get().runtime.output_dir
+    except MissingMandatoryValue:  # the config is still being composed
+        return None
     return run_dir
 
 
@@ -170,38 +261,141 @@ def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(ended)
 
 
+def names_as_text(arguments: list[str]) -> list[str]:
+    """Quotes what Hydra would not read as text: files and folders such as ``2024.10``, choices.
+
+    Hydra explains a choice that does not exist only if it is text.
+
+    Args:
+        arguments: The command line, without the program's name.
+    """
+    return [_quoted(each) for each in arguments]
+
+
+def _quoted(argument: str) -> str:
+    # the values of a sweep, and for choices those of a list
+    for keys, between, other in ((_NAMES, "(,)", _NUMBER), (_CHOICES, r"([],[])", _NO_TEXT)):
+        if found := keys.fullmatch(argument):
+            values = re.split(between, found[2])
+            return found[1] + "".join(f"'{v}'" if other.fullmatch(v) else v for v in values)
+    return argument
+
+
+def _plain_record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401
+    """A record of the log without control characters, which names of files may hold."""
+    record = logging.LogRecord(*args, **kwargs)
+    record.msg = "\n".join(map(plain, record.getMessage().split("\n")))
+    record.args = ()
+    return record
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Ends a program with one line for errors outside its job: Hydra's, interrupts, disk errors.
+    """Ends a program with one line for each error, also those of Hydra and of the program itself.
+
+    ``HYDRA_FULL_ERROR=1`` shows the traceback.
 
     Raises:
-        SystemExit: After an interrupt or an error that the user can correct.
+        SystemExit: After an interrupt or an error.
     """
-    shown_in_full = "HYDRA_FULL_ERROR" in os.environ
-    # without it Hydra prints the traceback of a disk error and exits by itself
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    before = os.environ.get(_FULL)
+    if not _shown_in_full():
+        # without it Hydra prints tracebacks and exits by itself
+        os.environ[_FULL] = os.environ[_OWN_FULL] = "1"
     threading.excepthook = _report_in_thread
+    logging.setLogRecordFactory(_plain_record)
     try:
         yield
+        print(end="", flush=True)
     except KeyboardInterrupt as error:
         _end_interrupted(error)
-    except CompactHydraException as error:
-        if shown_in_full:
-            raise
-        causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
-        if is_first_process():  # all processes of a job have the same command line
-            print("\n".join(causes), file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        explained = explain_failure(error)
-        if explained is None:
+        _end_if_unread(error)
+        if _shown_in_full():
             raise
-        if is_first_process() or isinstance(error, OSError):
-            print_error(explained)
+        # all processes of a job have the same command line
+        is_reporting = is_first_process() or isinstance(error, OSError)
+        if isinstance(error, CompactHydraException) and _syntax_error(error) is None:
+            causes = [str(e) for e in (error, error.__cause__) if isinstance(e, _SHORT_ERRORS)]
+            if is_reporting:
+                print("\n".join(causes), file=sys.stderr)
+        else:
+            explained = _syntax_error(error) or explain_failure(error) or unexpected(error)
+            if is_reporting:
+                print_error(explained)
         sys.exit(1)
     finally:
-        if not shown_in_full:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
+        if not _shown_in_full():
+            del os.environ[_OWN_FULL]
+            if before is None:
+                del os.environ[_FULL]
+            else:
+                os.environ[_FULL] = before
+
+
+def _end_if_unread(error: BaseException) -> None:
+    """Exits with 1, without a word, if the program that reads the output has ended, as ``head``."""
+    if not isinstance(error, BrokenPipeError):
+        return
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # Python flushes it again at its end
+        sys.exit(1)
+
+
+def _shown_in_full() -> bool:
+    """Whether the user asks for tracebacks."""
+    return os.environ.get(_FULL) == "1" and _OWN_FULL not in os.environ
+
+
+def _syntax_error(error: Exception) -> UserError | None:
+    """The error of an override that Hydra cannot read, with the quoting that it needs."""
+    ambiguous = re.match(r"Ambiguous value for argument '(.*)'$", str(error), re.MULTILINE)
+    if isinstance(error, OverrideParseException):
+        override = error.override
+        told = one_line(error).partition(" See https")[0]
+    elif ambiguous:
+        override, told = ambiguous[1], "a list needs square brackets, a sweep needs -m"
+    else:
+        return None
+    key, _, value = override.partition("=")
+    quoted = value.strip("'\"").replace("\\", "\\\\").replace('"', '\\"')
+    return UserError(
+        f"{override}: cannot be read ({told}): quote a value with = , : ( ) [ ] {{ }} or quotes"
+        f" twice, for the shell and for Hydra, as in '{key}=\"{quoted}\"'"
+    )
+
+
+def unexpected(error: BaseException) -> UserError:
+    """The line about an error of the program, whose traceback is written to a file.
+
+    Args:
+        error: The exception that ended the program.
+
+    Returns:
+        The name and the message of the exception, the file, and what to do with it.
+    """
+    folders = [Path(tempfile.gettempdir())]
+    run_dir = _run_dir()
+    if run_dir is not None and not _is_explanation():
+        folders.insert(0, Path(run_dir))
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
+    place = "HYDRA_FULL_ERROR=1 shows the traceback"
+    for path in (folder / f"error_{stamp}.log" for folder in folders):
+        try:
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{' '.join(sys.argv)}\n\n")
+                traceback.print_exception(error, file=file)
+        except OSError:
+            continue
+        place = f"its traceback is in {path.absolute()}"
+        break
+    return UserError(
+        f"{type(error).__name__}: {one_line(error)[:_LONGEST]}: an error of vbp_lightning itself;"
+        f" {place}: report it with that file where you got vbp_lightning from"
+    )
 
 
 def _end_interrupted(error: BaseException) -> None:
@@ -217,7 +411,7 @@ def _end_interrupted(error: BaseException) -> None:
 def print_error(error: UserError) -> int:
     """Prints each line of an error to standard error; returns the exit code, 1."""
     for line in error.lines:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {plain(line)}", file=sys.stderr)
     return 1
 
 
@@ -232,20 +426,20 @@ def end_with(error: BaseException) -> None:
         error: The exception that ended the job.
 
     Raises:
-        Exception: ``error`` itself, if it is an error of the program outside a sweep.
+        Exception: ``error`` itself, if ``HYDRA_FULL_ERROR=1`` is set.
         SystemExit: Outside a sweep, after an interrupt, or if the job cannot be marked.
     """
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         _end_interrupted(error)  # Lightning exits with 1 after an interrupt
     if not isinstance(error, Exception):
         raise error
-    explained = explain_failure(error)
+    _end_if_unread(error)
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    if explained is None and not in_sweep:
-        raise error
-    if explained is None:
-        logger.error("this job failed", exc_info=error)
-        explained = UserError(f"{type(error).__name__}: {error}")
+    if _shown_in_full():
+        if not in_sweep:
+            raise error
+        traceback.print_exception(error)
+    explained = explain_failure(error) or unexpected(error)
     exit_code = print_error(explained)
     if not in_sweep:
         sys.exit(exit_code)
@@ -282,8 +476,10 @@ def reported_once(run_dir: Path) -> Iterator[None]:
         if is_first_process():  # a process that outlived an earlier start may have left it
             (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     except Exception as error:
-        explained = explain_failure(error)
-        if explained is not None and _is_reported(explained, run_dir, _is_lost_process(error)):
+        explained = explain_failure(error) or UserError(
+            f"{type(error).__name__}: {one_line(error)}"
+        )
+        if _is_reported(explained, run_dir, _is_lost_process(error)):
             raise SystemExit(1) from error
         raise
 
@@ -314,8 +510,10 @@ def shown_progress(items: Iterable[_Item], what: str) -> Iterable[_Item]:
     Yields:
         The items.
     """
+    from rich.markup import escape
+
     with progress_bar() as bar:
-        yield from bar.track(items, description=what)
+        yield from bar.track(items, description=escape(plain(what)))
 
 
 def progress_bar() -> "Progress":

@@ -1,4 +1,12 @@
-"""The exception for errors that the user can correct, and error messages on one line."""
+"""The exception for errors that the user can correct, and text that is safe to print."""
+
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters of terminals, of the direction of text, and undecodable bytes."""
+
+_LONGEST = 1000
+"""Characters of a line of an error: names and values in damaged files may have any length."""
 
 
 class UserError(Exception):
@@ -8,12 +16,32 @@ class UserError(Exception):
     concerned and says what to do.
 
     Args:
-        lines: One line for each error that was found.
+        lines: One line for each error that was found; equal ones are kept once, as several scenes
+            may share a file.
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+        self.lines = tuple(dict.fromkeys(map(_shortened, lines)))
+        super().__init__("\n".join(self.lines))
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle if it is too long to read; its ends name the file and the key."""
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+
+
+def plain(text: str) -> str:
+    r"""A text from a file or a file's name with its control characters as escapes.
+
+    A terminal would obey them, and a line feed would end the line of a table or of an error.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        One line; the escape character, for example, is written as ``\x1b``.
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(error: BaseException) -> str:

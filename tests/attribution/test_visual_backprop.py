@@ -439,9 +439,9 @@ def test_chunks_change_nothing(net):
 
 def test_invalid_weightings_and_skips_are_refused():
     net = small_net()
-    with pytest.raises(ValueError, match="weighting is 'max'; choose mean, gradient or"):
+    with pytest.raises(ValueError, match=r"^weighting=max: must be mean or gradient or channels$"):
         VisualBackProp(net, weighting="max")
-    with pytest.raises(ValueError, match="skip is -1"):
+    with pytest.raises(ValueError, match=r"^skip=-1: must be at least 0$"):
         VisualBackProp(net, skip=-1)
     with pytest.raises(ValueError, match="skip is 2; the network has 2 feature maps"):
         VisualBackProp(net.float(), skip=2).attribute(torch.rand(1, 3, 8, 8))

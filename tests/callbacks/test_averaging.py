@@ -93,5 +93,5 @@ def test_the_share_of_a_step_depends_on_the_length_of_the_training_alone():
 
 
 def test_a_negative_eta_is_refused():
-    with pytest.raises(ValueError, match="eta is -1; give at least 0"):
+    with pytest.raises(ValueError, match=r"^eta=-1: must be at least 0$"):
         PolynomialAveraging(-1)

@@ -222,7 +222,7 @@ def test_more_tiles_make_more_pages(tmp_path):
 
 
 def test_too_few_tiles_are_refused():
-    with pytest.raises(ValueError, match="tiles is 3"):
+    with pytest.raises(ValueError, match=r"^tiles=3: must be at least 4$"):
         MaskPanels(tiles=3)
 
 

@@ -1,7 +1,8 @@
 """The data module as a whole: tiles, labels, loaders, workers, processes and resuming."""
 
+import itertools
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,11 @@ def test_invalid_pixels_count_nowhere(listed, make_scene):
     image[:, :, 40:52] = 0
     mask = np.zeros((64, 80), np.uint8)
     mask[:, 36:52] = 255
-    scenes = [make_scene(split, split, image=image, mask=mask, nodata=0) for split in SPLITS]
+    scenes = []
+    for number, split in enumerate(SPLITS):
+        own = image.copy()
+        own[0, -1, -1] += number  # no two scenes are the same
+        scenes.append(make_scene(split, split, image=own, mask=mask, nodata=0))
     made = RoadTileDataModule(listed(tuple(scenes)), tile_size=16, max_invalid=0.5)
     made.setup()
     shares = {tile.tile.col: tile.share for tile in made.tiles_of("val") if tile.tile.row == 0}
@@ -270,6 +275,38 @@ def test_datasets_are_sent_to_spawned_processes(datamodule):
     copy = pickle.loads(pickle.dumps(loader.dataset))
     keys = next(iter(loader.batch_sampler))
     assert torch.equal(copy.__getitems__(keys)[0], loader.dataset.__getitems__(keys)[0])
+
+
+def test_validation_limited_to_one_class_is_refused(datamodule, attach):
+    refused = 0
+    cases = itertools.product((1, 2), (2, 4, 40), (1, 2, 0.2, 0.5, 1.0))
+    for world_size, batch_size, limit in cases:
+        datamodule.settings = replace(datamodule.settings, batch_size=batch_size)
+        seen = set()
+        for rank in range(world_size):
+            attach(datamodule, rank=rank, world_size=world_size)
+            loader = datamodule.val_dataloader()
+            count = limit if isinstance(limit, int) else int(limit * len(loader))
+            for numbers in itertools.islice(loader.batch_sampler, count):
+                seen |= set(loader.dataset.labels[numbers].tolist())
+        datamodule.trainer.limit_val_batches = limit
+        if len(seen) == 1:
+            refused += 1
+            with pytest.raises(DataError, match=rf"^trainer\.limit_val_batches={limit}: leaves "):
+                datamodule.val_dataloader()
+        else:
+            assert len(datamodule.val_dataloader()) == len(loader)
+    assert 0 < refused < 30
+
+
+def test_a_batch_holds_two_tiles_for_each_process(make_datamodule, attach):
+    module = make_datamodule(batch_size=4)
+    module.setup()
+    attach(module, world_size=2)
+    assert len(module.train_dataloader())
+    attach(module, world_size=4)
+    with pytest.raises(DataError, match=r"^data\.batch_size=4: .* 2 tiles for each at least"):
+        module.train_dataloader()
 
 
 def test_without_a_test_split(listed, make_scene):

@@ -142,20 +142,18 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
     through = call("train.py", *longer, "data.num_workers=0", "hydra.run.dir=through")
     assert through.returncode == 0, through.stderr
 
-    killed = stopped(*longer, "data.num_workers=0")
-    # the folder is moved too: nothing in it may refer to the old place
-    shutil.copytree(killed, tmp_path / "older")
-    killed.rename(tmp_path / "moved")
-    as_version_0_1(tmp_path / "older")
-    for folder in ("moved", "older"):
-        resumed = call("train.py", f"resume={folder}")
-        assert resumed.returncode == 0, resumed.stderr
-        assert_same_end(tmp_path / "through", tmp_path / folder)
-
     killed = stopped(*longer, "data.num_workers=2")
-    resumed = run("train.py", "resume=stopped")
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_end(tmp_path / "through", killed)
+    shutil.copytree(killed, tmp_path / "older")
+    as_version_0_1(tmp_path / "older")
+    # the folder is moved too: nothing in it may refer to the old place
+    killed.rename(tmp_path / "moved")
+    for resumed in (
+        run("train.py", "resume=moved"),
+        call("train.py", "resume=older", "data.num_workers=0"),
+    ):
+        assert resumed.returncode == 0, resumed.stderr
+    for folder in ("moved", "older"):
+        assert_same_end(tmp_path / "through", tmp_path / folder)
 
 
 def assert_same_end(through, resumed):
@@ -360,13 +358,13 @@ def test_a_sweep_leaves_nothing_behind_in_its_process(run, tiny, tmp_path):
         "-m",
         *tiny,
         "debug=one_batch",
-        "seed=range(0,5)",
+        "seed=range(0,4)",
         "+hydra.callbacks.probe._target_=probe.Probe",
         PYTHONPATH=str(tmp_path),
         PROBE_FILE=str(tmp_path / "probe.jsonl"),
     )
     assert process.returncode == 0, process.stderr
     records = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
-    assert len(records) == 5
-    assert records[4] == records[1], records
-    assert records[4]["trainers"] <= 1
+    assert len(records) == 4
+    assert records[3] == records[1], records
+    assert records[3]["trainers"] <= 1

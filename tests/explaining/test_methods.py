@@ -61,7 +61,8 @@ def test_an_option_of_a_wrong_type_is_named_with_what_it_takes(name, option):
     for value in wrong:
         with pytest.raises(UserError) as caught:
             method_maker(name, options_with(name, **{option: value}))
-        assert caught.value.lines == (f"method.{name}.{option}={value}: must be {takes}",)
+        shown = {"True": "true", "None": "null"}.get(str(value), value)
+        assert caught.value.lines == (f"method.{name}.{option}={shown}: must be {takes}",)
 
 
 @pytest.mark.parametrize("name", list(CONFIG.method))

@@ -34,6 +34,13 @@ def test_a_long_line_is_set_smaller_instead_of_running_off_the_page():
     assert length("a headline that is much too long", 30) > 195
 
 
+def test_control_characters_are_drawn_as_escapes():
+    pages = [Canvas(300, 40), Canvas(300, 40)]
+    pages[0].text(5, 5, "a\nb\x1b[31m", 14)
+    pages[1].text(5, 5, r"a\nb\x1b[31m", 14)
+    np.testing.assert_array_equal(pages[0].pixels(), pages[1].pixels())
+
+
 def test_a_picture_is_pasted_and_enlarged():
     picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     page = Canvas(20, 10)

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score
 
 from vbp_lightning.plotting.curves import (
     calibration_figure,
     confusion_figure,
     figure_to_array,
+    literal,
     precision_recall_figure,
 )
 
@@ -127,3 +129,23 @@ def test_figures_are_freed_with_their_last_reference_and_select_no_backend():
     assert matplotlib.get_backend(auto_select=False) == backend
     if "matplotlib.pyplot" in sys.modules:
         assert sys.modules["matplotlib.pyplot"].get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("$x^2$", "$x^2$"),
+        (r"$\frac$ and $", r"$\frac$ and $"),
+        (r"a\$b", r"a\$b"),
+        ("_hidden", " _hidden"),
+        ("a\x1b[1m\nb", r"a\x1b[1m" + "\nb"),
+    ],
+)
+def test_text_from_files_is_drawn_as_it_is(text, drawn):
+    figure = Figure()
+    (line,) = figure.subplots().plot([0, 1], label=literal(text))
+    (legend,) = figure.axes[0].legend([line], [literal(text)]).get_texts()
+    shown, is_formula = legend._preprocess_math(legend.get_text())
+    assert not is_formula
+    assert shown == drawn
+    figure_to_array(figure)

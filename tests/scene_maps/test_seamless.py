@@ -142,8 +142,7 @@ def test_average_pooling_slides_as_well(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-@pytest.mark.parametrize("context", [8, 16])
-@pytest.mark.parametrize("tta", [False, True])
+@pytest.mark.parametrize(("context", "tta"), [(8, False), (16, False), (8, True)])
 def test_tiles_and_scenes_give_the_same_with_context(architecture, context, tta):
     shape = (155, 178)
     model = network(architecture, context=context)

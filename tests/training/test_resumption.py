@@ -114,20 +114,22 @@ def stored(tmp_path):
 
     def compare(*overrides, written="splits.csv"):
         if written:
-            (tmp_path / "run" / written).touch()
+            path = tmp_path / "run" / written
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
         refuse_other_settings(composed("train", *given, *overrides), tmp_path / "run")
 
     return compare
 
 
-@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints"])
+@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints/last.ckpt"])
 def test_a_run_with_the_settings_that_are_asked_for_is_the_same(stored, tmp_path, written):
     stored(written=written)
     stored("threads=3", "optimized_metric=test/f1", f"data.root={os.getcwd()}/scenes")
     stored(f"resume={tmp_path}", "data.root=elsewhere")
 
 
-@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints"])
+@pytest.mark.parametrize("written", ["metrics.json", "splits.csv", "checkpoints/last.ckpt"])
 @pytest.mark.parametrize(
     ("override", "named"),
     [
@@ -174,7 +176,7 @@ def test_a_run_of_another_file_of_splits_of_the_same_name_is_refused(tmp_path):
     add_origin(cfg)
     (run / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(asked_settings(cfg)), run / ".hydra" / "run.yaml")
-    (run / "checkpoints").mkdir()
+    (run / "splits.csv").touch()
     refuse_other_settings(composed("train", *given), run)
     listed.write_text("scene,split\na,test\n")
     with pytest.raises(UserError, match="split_file_sha256 was"):
@@ -202,6 +204,14 @@ def test_a_finished_run_without_stored_settings_is_refused(tmp_path):
     (tmp_path / "metrics.json").touch()
     with pytest.raises(UserError, match="holds a run with other settings"):
         refuse_other_settings(composed("train"), tmp_path)
+
+
+@pytest.mark.parametrize("option", ["-m", "--multirun"])
+def test_a_run_is_not_resumed_as_a_sweep(tmp_path, option):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("seed: 0")
+    with pytest.raises(UserError, match=rf"^{option}: {tmp_path} is no sweep"):
+        expand_resume([f"resume={tmp_path}", option, "seed=1,2"])
 
 
 @pytest.mark.parametrize("argument", ["resume=", "resume=''", "+resume="])
@@ -232,7 +242,7 @@ def with_changes(folder, changes, *, is_done):
     (folder / ".hydra").mkdir(exist_ok=True)
     OmegaConf.save(OmegaConf.create(STORED), folder / ".hydra" / "run.yaml")
     (folder / "metrics.json").unlink(missing_ok=True)
-    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "splits.csv").touch()
     if is_done:
         (folder / "metrics.json").write_text("{}")
     cfg = OmegaConf.create(STORED | {"resume": str(folder)})

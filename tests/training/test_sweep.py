@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from vbp_lightning.training.sweep import (
     SHOWN_METRICS,
@@ -81,6 +82,17 @@ def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
     write_job(tmp_path / "b", ["seed=2"], {"val/auroc": 0.5})
     table = summary_table(summarize(tmp_path), "val/auroc")
     assert [list(column.cells) for column in table.columns] == [["1"], ["0.500"]]
+
+
+def test_settings_with_markup_are_text(tmp_path):
+    for value in ("[bold]a[/bold]", "[/x]b\x1b[31m"):
+        metrics = dict.fromkeys(SHOWN_METRICS, 0.5)
+        write_job(tmp_path / str(len(value)), [f"data.root={value}"], metrics)
+    console = Console(width=200, force_terminal=True)
+    with console.capture() as printed:
+        console.print(summary_table(summarize(tmp_path), "val/auroc"))
+    assert "[bold]a[/bold]" in printed.get()
+    assert "[/x]b\\x1b[31m" in printed.get()
 
 
 def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path, capsys):

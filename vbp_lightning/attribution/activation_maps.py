@@ -15,6 +15,7 @@ from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.graph.exporting import UnsupportedNetworkError
 from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
 from vbp_lightning.graph.running import evaluated
+from vbp_lightning.records import PositiveCount, checked
 
 
 class GradCam:
@@ -36,8 +37,13 @@ class GradCam:
         ValueError: The model has no such layer.
     """
 
+    @checked
     def __init__(
-        self, model: nn.Module, layer: str | None = None, relu: bool = True, chunk: int = 64
+        self,
+        model: nn.Module,
+        layer: str | None = None,
+        relu: bool = True,
+        chunk: PositiveCount = 64,
     ) -> None:
         self._graphs = Graphs(model)
         self.layer = None if layer is None else layer_named(model, layer)
@@ -81,12 +87,13 @@ class GuidedGradCam:
         chunk: Samples per chunk.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         layer: str | None = None,
         form: Form = "absolute",
-        chunk: int = 64,
+        chunk: PositiveCount = 64,
     ) -> None:
         self._cam = GradCam(model, layer, chunk=chunk)
         self._guided = GuidedBackprop(model, form, chunk=chunk)
@@ -125,7 +132,8 @@ class Cam:
         chunk: Samples per chunk.
     """
 
-    def __init__(self, model: nn.Module, chunk: int = 64) -> None:
+    @checked
+    def __init__(self, model: nn.Module, chunk: PositiveCount = 64) -> None:
         self.model = model
         self.chunk = chunk
 

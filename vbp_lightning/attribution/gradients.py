@@ -1,12 +1,13 @@
 """Attributions from the gradient with respect to the pixels."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import NoiseTunnel
 from captum.attr import Saliency as CaptumSaliency
+from pydantic import Field
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import (
@@ -22,6 +23,7 @@ from vbp_lightning.attribution.scores import (
 from vbp_lightning.graph.exporting import UnsupportedNetworkError
 from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
 from vbp_lightning.graph.running import Rule, evaluated, is_relu
+from vbp_lightning.records import Count, PositiveCount, Seed, Size, checked
 
 Form = Literal["absolute", "signed"]
 
@@ -43,17 +45,6 @@ def over_channels(gradient: Tensor, form: Form) -> Tensor:
     if form == "absolute":
         return gradient.abs().amax(dim=1, keepdim=True)
     return gradient.sum(dim=1, keepdim=True)
-
-
-def checked_form(form: Form) -> Form:
-    """Returns a valid form unchanged.
-
-    Raises:
-        ValueError: The form is unknown.
-    """
-    if form not in ("absolute", "signed"):
-        raise ValueError(f"form is {form!r}; choose absolute or signed")
-    return form
 
 
 def pixel_gradient(
@@ -123,9 +114,12 @@ class Saliency:
         chunk: Samples per chunk.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
+    @checked
+    def __init__(
+        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
+    ) -> None:
         self._graphs = Graphs(model)
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -165,16 +159,17 @@ class GuidedBackprop:
         ValueError: The model has no such layer.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         form: Form = "absolute",
         layer: str | None = None,
-        unit: tuple[int, ...] = (0,),
-        chunk: int = CHUNK,
+        unit: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,),
+        chunk: PositiveCount = CHUNK,
     ) -> None:
         self._graphs = Graphs(model)
-        self.form = checked_form(form)
+        self.form = form
         self.layer = None if layer is None else layer_named(model, layer)
         self.unit = tuple(unit)
         self.chunk = chunk
@@ -223,9 +218,12 @@ class DeconvNet:
         chunk: Samples per chunk.
     """
 
-    def __init__(self, model: nn.Module, form: Form = "absolute", chunk: int = CHUNK) -> None:
+    @checked
+    def __init__(
+        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
+    ) -> None:
         self._graphs = Graphs(model)
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -267,20 +265,19 @@ class IntegratedGradients:
         chunk: Samples per chunk.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         baseline: Literal["mean", "zero"] = "mean",
-        steps: int = 32,
+        steps: PositiveCount = 32,
         form: Form = "signed",
-        chunk: int = CHUNK,
+        chunk: PositiveCount = CHUNK,
     ) -> None:
-        if baseline not in ("mean", "zero"):
-            raise ValueError(f"baseline is {baseline!r}; choose mean or zero")
         self.model = model
         self.baseline = baseline
         self.steps = steps
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(
@@ -326,19 +323,20 @@ class SmoothGrad:
         chunk: Noisy copies per chunk.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
-        samples: int = 16,
-        noise: float = 0.1,
+        samples: PositiveCount = 16,
+        noise: Size = 0.1,
         form: Form = "absolute",
-        seed: int = 0,
-        chunk: int = 64,
+        seed: Seed = 0,
+        chunk: PositiveCount = 64,
     ) -> None:
         self.model = model
         self.samples = samples
         self.noise = noise
-        self.form = checked_form(form)
+        self.form = form
         self.seed = seed
         self.chunk = chunk
 

@@ -4,11 +4,13 @@ Captum's ``LRP`` refuses the road networks: it has no rule for ``AdaptiveMaxPool
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.gradients import Form, checked_form, over_channels
+from vbp_lightning.attribution.gradients import Form, over_channels
 from vbp_lightning.attribution.relevance import RelevancePass
 from vbp_lightning.attribution.scores import (
     CHUNK,
@@ -18,6 +20,7 @@ from vbp_lightning.attribution.scores import (
     in_chunks,
 )
 from vbp_lightning.graph.network_graph import Graphs
+from vbp_lightning.records import PositiveCount, Size, checked
 
 TOLERANCE = 1e-4
 """Largest missing relevance, as a share of the total absolute relevance."""
@@ -77,20 +80,19 @@ class Lrp:
         torch.Size([2, 1, 8, 8])
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
-        epsilon: float = 1e-6,
-        gamma: float = 0.0,
+        epsilon: Size = 1e-6,
+        gamma: Annotated[float, Field(ge=0)] = 0.0,
         form: Form = "signed",
-        chunk: int = CHUNK,
+        chunk: PositiveCount = CHUNK,
     ) -> None:
-        if not (0 <= epsilon < float("inf") and gamma >= 0):
-            raise ValueError(f"epsilon is {epsilon} and gamma {gamma}; give at least 0")
         self._graphs = Graphs(model)
         self.epsilon = epsilon
         self.gamma = gamma
-        self.form = checked_form(form)
+        self.form = form
         self.chunk = chunk
 
     def attribute(

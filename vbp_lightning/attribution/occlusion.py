@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import CHUNK, Progress, Target, class_scores, in_chunks
 from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.records import Number, PositiveCount, checked
 
 _BLUR = 0.25
 """Standard deviation of the blur as a share of the side of the window."""
@@ -33,22 +34,16 @@ class Occlusion:
         ValueError: A setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
-        window: int = 16,
-        stride: int = 8,
-        fill: float | Literal["mean", "blur"] = "mean",
+        window: PositiveCount = 16,
+        stride: PositiveCount = 8,
+        fill: Number | Literal["mean", "blur"] = "mean",
         output: Literal["drop", "probability", "probability_drop"] = "drop",
-        chunk: int = CHUNK,
+        chunk: PositiveCount = CHUNK,
     ) -> None:
-        if window < 1 or stride < 1:
-            raise ValueError(f"window is {window} and stride {stride}; give at least 1")
-        if isinstance(fill, str) and fill not in ("mean", "blur"):
-            raise ValueError(f"fill is {fill!r}; choose mean, blur or a number")
-        if output not in ("drop", "probability", "probability_drop"):
-            known = "drop, probability or probability_drop"
-            raise ValueError(f"output is {output!r}; choose {known}")
         self.model = model
         self.window = window
         self.stride = stride

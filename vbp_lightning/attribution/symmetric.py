@@ -1,13 +1,16 @@
 """A class-specific variant of VisualBackProp, developed in this project."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
+from pydantic import StrictInt
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scaled_mask import min_max
 from vbp_lightning.attribution.scores import Progress, Target, in_chunks
 from vbp_lightning.attribution.visual_backprop import VisualBackProp
+from vbp_lightning.records import Count, PositiveCount, checked, one_of
 
 
 class SymmetricVisualBackProp:
@@ -43,16 +46,15 @@ class SymmetricVisualBackProp:
         ValueError: A setting is out of range.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         upsampling: str = "deconv_normalized",
-        skip: int = 2,
-        rotations: int = 4,
-        chunk: int = 64,
+        skip: Count = 2,
+        rotations: Annotated[StrictInt, one_of((1, 2, 4))] = 4,
+        chunk: PositiveCount = 64,
     ) -> None:
-        if rotations not in (1, 2, 4):
-            raise ValueError(f"rotations is {rotations}; choose 1, 2 or 4")
         self._all = VisualBackProp(model, upsampling, skip=skip)
         self._of_class = VisualBackProp(model, upsampling, "channels", skip)
         self.rotations = rotations

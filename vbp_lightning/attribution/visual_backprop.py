@@ -15,6 +15,7 @@ from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
 from vbp_lightning.graph.network_graph import Graphs, NetworkGraph, Step
 from vbp_lightning.graph.running import forward
+from vbp_lightning.records import Count, PositiveCount, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,23 +91,20 @@ class VisualBackProp:
         torch.Size([2, 1, 96, 96])
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         upsampling: str = "deconv",
         weighting: Literal["mean"] | Weighting = "mean",
-        skip: int = 0,
-        chunk: int = 64,
+        skip: Count = 0,
+        chunk: PositiveCount = 64,
         *,
         fuse: bool = True,
     ) -> None:
         if upsampling not in UPSAMPLINGS:
             known = ", ".join(UPSAMPLINGS)
             raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
-        if weighting not in ("mean", "gradient", "channels"):
-            raise ValueError(f"weighting is {weighting!r}; choose mean, gradient or channels")
-        if skip < 0:
-            raise ValueError(f"skip is {skip}; give at least 0")
         self._graphs = Graphs(model)
         self.upsampling = upsampling
         self.weighting: Literal["mean"] | Weighting = weighting

@@ -5,6 +5,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from vbp_lightning.records import Size, checked
+
 
 class PolynomialAveraging(WeightAveraging):
     r"""Validates and keeps a mean of the weights over the training steps instead of the last ones.
@@ -25,9 +27,8 @@ class PolynomialAveraging(WeightAveraging):
         ValueError: ``eta`` is negative.
     """
 
-    def __init__(self, eta: float = 5) -> None:
-        if eta < 0:
-            raise ValueError(f"eta is {eta}; give at least 0")
+    @checked
+    def __init__(self, eta: Size = 5) -> None:
         super().__init__(multi_avg_fn=self._move)
         self.eta = eta
         self._share = 1.0

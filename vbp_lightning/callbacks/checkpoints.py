@@ -2,15 +2,22 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pydantic import StrictStr
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from vbp_lightning.files import replacing
+from vbp_lightning.models.checkpoint import read_checkpoint
+from vbp_lightning.models.classifier import LOGGED
+from vbp_lightning.records import Number, PositiveCount, Size, checked, one_of
+
+Monitored = Annotated[StrictStr, one_of(LOGGED)]
+"""The name of a metric that is logged each epoch."""
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
@@ -30,8 +37,13 @@ class RunCheckpoint(ModelCheckpoint):
         mode: ``max`` or ``min``: which values of the metric are better.
     """
 
+    @checked
     def __init__(
-        self, dirpath: str, filename: str, monitor: str | None = None, mode: str = "max"
+        self,
+        dirpath: StrictStr,
+        filename: StrictStr,
+        monitor: Monitored | None = None,
+        mode: Literal["min", "max"] = "max",
     ) -> None:
         super().__init__(
             dirpath=dirpath,
@@ -68,7 +80,34 @@ class ResumableEarlyStopping(EarlyStopping):
     Lightning restores the patience from the checkpoint, but not the decision to stop: a run killed
     between that decision and its end would train another epoch. Here the patience is that of the
     present settings, and a run that stopped goes on if it is greater than before.
+
+    Args:
+        monitor: A logged metric.
+        min_delta: Smallest change that counts as better.
+        patience: Epochs without a better value after which training stops.
+        mode: ``max`` or ``min``: which values of the metric are better.
+        stopping_threshold: Value beyond which training stops; None for no such value.
+        divergence_threshold: Value that is so bad that training stops; None for no such value.
     """
+
+    @checked
+    def __init__(
+        self,
+        monitor: Monitored,
+        min_delta: Size = 0.0,
+        patience: PositiveCount = 3,
+        mode: Literal["min", "max"] = "min",
+        stopping_threshold: Number | None = None,
+        divergence_threshold: Number | None = None,
+    ) -> None:
+        super().__init__(
+            monitor,
+            min_delta,
+            patience,
+            mode=mode,
+            stopping_threshold=stopping_threshold,
+            divergence_threshold=divergence_threshold,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the best score and the number of epochs since then."""
@@ -84,6 +123,9 @@ class ResumableEarlyStopping(EarlyStopping):
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint under a temporary name in its own folder, then renames it.
+
+    Checkpoints are read by :func:`~vbp_lightning.models.checkpoint.read_checkpoint`, which checks
+    them.
 
     Lightning's own writer uses the system's temporary folder, and copies from there if that is on
     another file system. Measured: of 12 processes killed while they saved, it left an unreadable
@@ -105,3 +147,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with replacing(Path(path), subfolder=True) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = None,  # noqa: ANN401
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads a checkpoint onto the CPU; the other arguments are not used.
+
+        Raises:
+            CheckpointError: The file cannot be used.
+        """
+        return read_checkpoint(Path(path), config_key="resume")

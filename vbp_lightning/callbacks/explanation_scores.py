@@ -21,6 +21,8 @@ from vbp_lightning.evaluation.localisation import (
     relevance_mass,
 )
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.records import PositiveCount, checked
+from vbp_lightning.settings import UpsamplingName
 
 SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "explanation/average_precision": average_precision,
@@ -50,12 +52,11 @@ class ExplanationScores(pl.Callback):
         tiles: Number of road tiles, evenly spread over the validation split.
 
     Raises:
-        ValueError: ``tiles`` is below 1.
+        ValueError: ``tiles`` is below 1, or there is no such upsampling.
     """
 
-    def __init__(self, upsampling: str = "deconv", tiles: int = 64) -> None:
-        if tiles < 1:
-            raise ValueError(f"tiles is {tiles}; give at least 1")
+    @checked
+    def __init__(self, upsampling: UpsamplingName = "deconv", tiles: PositiveCount = 64) -> None:
         self.upsampling = upsampling
         self.tiles = tiles
         self._evaluation_tiles: tuple[Tensor, Truth] | None = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vbp_lightning.inspection.layer_gradients import RULE, diagnoses
+from vbp_lightning.records import PositiveCount, checked
 
 
 @dataclass
@@ -45,9 +46,8 @@ class GradientFlow(pl.Callback):
         ValueError: ``every`` is below 1.
     """
 
-    def __init__(self, every: int = 10) -> None:
-        if every < 1:
-            raise ValueError(f"every is {every}; give at least 1 (callbacks.gradient_flow.every)")
+    @checked
+    def __init__(self, every: PositiveCount = 10) -> None:
         self.every = every
         self._layers: dict[str, _Layer] = {}
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
+from pydantic import Field, StrictInt
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -27,6 +29,8 @@ from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
 from vbp_lightning.plotting.display import RGB, to_rgb
 from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel, truth_heading
 from vbp_lightning.plotting.png import compress_page, encode_png
+from vbp_lightning.records import checked
+from vbp_lightning.settings import UpsamplingName
 
 PANELS_FOLDER = "panels"
 LABEL_NAMES = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
@@ -68,12 +72,15 @@ class MaskPanels(pl.Callback):
         tiles: Number of validation tiles, at least 4, divided evenly among the groups.
 
     Raises:
-        ValueError: ``tiles`` is below 4.
+        ValueError: ``tiles`` is below 4, or there is no such upsampling.
     """
 
-    def __init__(self, upsampling: str = "deconv", tiles: int = 16) -> None:
-        if tiles < 4:
-            raise ValueError(f"tiles is {tiles}; the panel has four groups: give at least 4")
+    @checked
+    def __init__(
+        self,
+        upsampling: UpsamplingName = "deconv",
+        tiles: Annotated[StrictInt, Field(ge=4)] = 16,
+    ) -> None:
         self.upsampling = upsampling
         self.tiles = tiles
         self._note = f"VisualBackProp ({upsampling}): where features fire, not for which class"

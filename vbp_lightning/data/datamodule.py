@@ -17,18 +17,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.imagery.constant_areas import constant_area_notes
 from vbp_lightning.data.imagery.datum import shift_warnings
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
+from vbp_lightning.data.imagery.vector_files import vector_notes
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
+from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    other_scales,
     overlap_warnings,
     repeated_names,
     split_errors,
@@ -348,6 +352,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
         lines += [*more, *unfit]
         scan.scanned = scanned
+        scan.warnings += vector_notes(item.vectors for item in scanned if item.vectors is not None)
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
         self._label(scan, scenes, bool(gone))
         if statistics is None or statistics.count == 0:
@@ -362,10 +367,43 @@ class RoadTileDataModule(pl.LightningDataModule):
             )
             if spread == 0
         ]
-        scan.warnings += shift_warnings(scan.infos)
+        scan.warnings += other_scales(scanned, reading.mask_values)
+        scan.warnings += constant_area_notes(
+            [
+                (
+                    str(item.info.scene.image),
+                    item.info.grid.height * item.info.grid.width,
+                    item.info.dtype,
+                    item.constant,
+                )
+                for item in scanned
+            ]
+        )
+        vectors = [(item.info, item.vectors) for item in scanned if item.vectors is not None]
+        scan.warnings += shift_warnings(vectors)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
+        self._find_repeats(scan, [(infos[a].scene.name, infos[b].scene.name) for a, b in pairs])
         return scan
+
+    def _find_repeats(self, scan: Scan, overlapping: Sequence[tuple[str, str]]) -> None:
+        """Adds an error for each scene, and a warning for tiles, that several splits show.
+
+        Args:
+            scan: Its store is made.
+            overlapping: Names of scenes that overlap, whose common tiles are left out already.
+        """
+        assert scan.store is not None
+        numbers = {info.scene.name: number for number, info in enumerate(scan.infos)}
+        across, notes, same = repeated_scenes(scan.scanned, scan.regions, scan.store)
+        # a run that exists goes on with the splits that it has
+        is_of_run = self.known_splits is not None and self.known_splits.is_of_run
+        (scan.warnings if is_of_run else scan.errors).extend(across)
+        scan.warnings += notes
+        same |= {(numbers[a], numbers[b]) for a, b in overlapping if {a, b} <= numbers.keys()}
+        scan.warnings += repeated_tiles(
+            scan.scanned, scan.store, self.tile_size, self.settings.max_invalid, same
+        )
 
     def _regions(
         self,
@@ -410,7 +448,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             if split not in lost and None not in lost:
                 optional = fractions[split] == 0
                 scan.errors += split_errors(
-                    scan, split, settings.road_share, settings.mask_threshold, optional
+                    scan, split, settings.road_share, settings.reading.mask_values, optional
                 )
 
     def tiles_of(self, split: Split) -> TileTable:
@@ -482,10 +520,10 @@ class RoadTileDataModule(pl.LightningDataModule):
         """
         rank, world_size = self._process
         batch_size = self.settings.batch_size
-        if batch_size % world_size:
+        if batch_size % world_size or batch_size < 2 * world_size:
             raise DataError(
                 f"data.batch_size={batch_size}: cannot be divided evenly among {world_size} "
-                f"processes: make it a multiple of {world_size}"
+                f"processes: make it a multiple of {world_size}, with 2 tiles for each at least"
             )
         tiles = self._scan.tiles["train"]
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
@@ -512,8 +550,32 @@ class RoadTileDataModule(pl.LightningDataModule):
         return self._loader(dataset, batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Labelled validation tiles in order; with several processes, the part of this process."""
+        """Labelled validation tiles in order; with several processes, the part of this process.
+
+        Raises:
+            DataError: The trainer's limit leaves one class alone, so that nothing can be measured.
+        """
+        self._refuse_one_class()
         return self._ordered("val", labelled=True)
+
+    def _refuse_one_class(self) -> None:
+        """Checks that the batches that a trainer validates on hold both classes."""
+        limit: float = getattr(self.trainer, "limit_val_batches", 1.0)
+        labels = self._scan.tiles["val"].labels
+        labels = labels[labels != Label.IGNORED]
+        world_size = self._process[1]
+        seen: set[int] = set()
+        for rank in range(world_size):
+            batches = [*OrderedBatches(len(labels), self.settings.batch_size, rank, world_size)]
+            count = limit if isinstance(limit, int) else int(limit * len(batches))
+            for batch in batches[:count]:
+                seen |= {*labels[batch].tolist()}
+        if len(seen) == 1:
+            name = Label(seen.pop()).name.lower().replace("_", "-")
+            raise DataError(
+                f"trainer.limit_val_batches={limit}: leaves {name} tiles alone for validation, by "
+                "which no metric and no threshold can be computed: raise it, or data.batch_size"
+            )
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Labelled test tiles in order; with several processes, the part of this process."""

@@ -1,19 +1,36 @@
 """The settings of a data module: types, ranges, and the rules that concern several of them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    Field,
+    Strict,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
 from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.datasets.virtual_path import SourcePath
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
-from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
+from vbp_lightning.records import (
+    RECORD,
+    Count,
+    Number,
+    Positive,
+    PositiveCount,
+    Seed,
+    made,
+)
 
 SceneSource: TypeAlias = Callable[[], list[Scene]]
 """The layout of a data set, a dataclass; calling it returns the scenes."""
@@ -32,22 +49,29 @@ class DataSettings:
     Args:
         bands: Bands to read, each by its number counted from 1, its description or its colour
             interpretation; None reads all but an alpha band.
+        alpha: Whether an alpha band that is not selected is transparency; False ignores it. None
+            takes it for transparency, and refuses images where its values do not look like it.
         nodata: Image pixels of this value are nodata, besides those that the files declare.
         resolution: Ground sampling distance in metres that all images are resampled to; None leaves
             each its own.
         stretch: Two percentiles of each band's training pixels that become -1 and 1 in the network;
             values beyond them are clipped. None scales by mean and standard deviation.
-        tile_size: Tile size in pixels.
-        context: Margin in pixels that each tile is read with on every side, for networks whose
-            features are to come from real pixels up to the tile's border. Beyond the scene it
-            holds the fill value of nodata. Labels, shares and bounds are those of the tile alone.
+        tile_size: Tile size in pixels, at most 4096.
+        context: Margin in pixels, at most 1024, that each tile is read with on every side, for
+            networks whose features are to come from real pixels up to the tile's border. Beyond
+            the scene it holds the fill value of nodata. Labels, shares and bounds are those of the
+            tile alone.
         stride: Distance in pixels between validation and test tiles; None for ``tile_size``.
         train_stride: Distance in pixels between training tiles; None for half a tile.
         cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
         road_share: Least road share of a road tile, in (0, 1]; below it and above 0 a tile is
             ignored.
         max_invalid: Largest share of invalid pixels in [0, 1]; tiles above it are dropped.
-        mask_threshold: Values of a road mask above it are road.
+        mask_threshold: Values of a road mask above it are road, unless ``road_values`` are given.
+        road_values: Values of a road mask that are road; None for those above ``mask_threshold``.
+        non_road_values: Values of a road mask that are not road, if ``road_values`` are given; a
+            mask that holds values of neither list is refused.
+        ignore_values: Values of a road mask where the label is not known.
         val_fraction: Part of the scenes without a split of their own that validates, in [0, 1).
         test_fraction: Part of the scenes without a split of their own that tests, in [0, 1).
         split_by: ``scene`` draws whole scenes, ``block`` the blocks of a grid within scenes.
@@ -66,7 +90,8 @@ class DataSettings:
             seeds are evaluated on the same scenes.
         tiles_per_epoch: Training tiles drawn in an epoch, over all processes, rounded down to
             whole batches (one at least); None for the number of labelled training tiles.
-        batch_size: Tiles of a batch over all processes; must divide among them evenly.
+        batch_size: Tiles of a batch over all processes, at least 2 for each; must divide among
+            them evenly.
         memory: GiB that the main process may take. Decoded scenes of up to half of it are kept in
             memory; larger data sets are read from disk tile by tile, an epoch's tiles ordered by
             place.
@@ -76,34 +101,38 @@ class DataSettings:
     """
 
     bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
+    alpha: StrictBool | None = None
     nodata: Number | None = None
-    resolution: Positive | None = None
+    resolution: Annotated[Number, Field(ge=1e-3, le=1e5)] | None = None
     stretch: tuple[Number, ...] | None = None
-    tile_size: PositiveCount = 96
-    context: Count = 0
+    tile_size: Annotated[PositiveCount, Field(le=4096)] = 96
+    context: Annotated[Count, Field(le=256)] = 0
     stride: PositiveCount | None = None
     train_stride: PositiveCount | None = None
     cover_edges: StrictBool = False
     road_share: Annotated[Number, Field(gt=0, le=1)] = 0.05
     max_invalid: Annotated[Number, Field(ge=0, le=1)] = 0.25
     mask_threshold: Annotated[Number, Field(ge=0)] = 127
+    road_values: tuple[Number, ...] | None = None
+    non_road_values: tuple[Number, ...] = (0,)
+    ignore_values: tuple[Number, ...] = ()
     val_fraction: Number = 0.15
     test_fraction: Number = 0.15
     split_by: Literal["scene", "block"] = "scene"
     block_size: Positive = 500
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
-    split_file: Path | None = None
+    split_file: SourcePath | None = None
     train_fraction: (
         PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None
-    split_seed: Count = 0
+    split_seed: Seed = 0
     tiles_per_epoch: PositiveCount | None = None
-    batch_size: PositiveCount = 64
-    memory: Positive = 2.0
-    num_workers: Count = 0
+    batch_size: Annotated[StrictInt, Field(ge=2)] = 64
+    memory: Annotated[Positive, Field(le=1e6)] = 2.0
+    num_workers: Annotated[Count, Field(le=256)] = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
-    seed: Count = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -119,6 +148,18 @@ class DataSettings:
             lines.append(
                 f"val_fraction={self.val_fraction}, data.test_fraction={self.test_fraction}: "
                 "must not be negative and leave something to train on"
+            )
+        meanings = Counter(
+            value
+            for values in (self.road_values or (), self.non_road_values, self.ignore_values)
+            for value in set(values)
+        )
+        twice = [f"{value:g}" for value, count in meanings.items() if count > 1]
+        if self.road_values == () or (self.road_values is not None and twice):
+            wrong = f"{', '.join(twice)} has two meanings" if twice else "names no value"
+            lines.append(
+                f"road_values={list(self.road_values)}: {wrong}: give each value of the road masks "
+                "in one of data.road_values, data.non_road_values and data.ignore_values"
             )
         _, stride = self.strides
         if self.block_unit == "px" and self.block_size < self.tile_size + stride - 1:
@@ -140,7 +181,16 @@ class DataSettings:
     def reading(self) -> Reading:
         """How scenes are read."""
         bands = (self.bands,) if isinstance(self.bands, int | str) else self.bands
-        return Reading(bands, self.nodata, self.resolution, self.mask_threshold)
+        return Reading(
+            bands,
+            self.nodata,
+            self.resolution,
+            self.mask_threshold,
+            self.alpha,
+            self.road_values,
+            self.non_road_values,
+            self.ignore_values,
+        )
 
     @property
     def strides(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vbp_lightning.evaluation.bootstrap import Interval, mean_interval
@@ -130,7 +131,7 @@ def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
         table = Table("", *(column.title for column in shown), title=title)
         cells = [_cells(column, values[column.key]) for column in shown]
         for name, *texts in zip(values.index, *cells, strict=True):
-            table.add_row(name, *texts)
+            table.add_row(escape(name), *texts)
         _print(table)
     _print(_leads(rows, scenes))
 
@@ -160,7 +161,7 @@ def _leads(rows: Sequence[Row], scenes: Sequence[str]) -> Table:
         for shown, below in ((first, chance), (second, second)):
             lead = mean_interval(first.tiles[key] - below.tiles[key], scenes)
             bounds = f"{lead.mean:+.3f} [{lead.low:+.3f}, {lead.high:+.3f}]"
-            cells += [shown.name, f"{shown.tiles[key].mean():.3f}", bounds]
+            cells += [escape(shown.name), f"{shown.tiles[key].mean():.3f}", bounds]
         table.add_row(*cells)
     return table
 

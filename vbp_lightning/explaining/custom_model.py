@@ -1,6 +1,5 @@
 """Custom models: any callable that returns a module, and its weights."""
 
-import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 from vbp_lightning.errors import UserError, reason
 from vbp_lightning.explaining.image_inputs import ResizedImages
 from vbp_lightning.models import Normalize
+from vbp_lightning.models.fetching import local_file
+from vbp_lightning.models.tensor_file import ForeignContentError, UnreadableError, load_tensors
 
 _LONGEST = 400
 """Characters of torch's list of the keys that do not match."""
@@ -48,7 +49,7 @@ def custom_model(cfg: DictConfig) -> nn.Sequential:
             "callable that returns an nn.Module (network._target_)"
         )
     if weights is not None:
-        load_weights(network, Path(weights))
+        load_weights(network, local_file(str(weights), "network.weights"))
     scale = cfg.preprocess.scale
     mean, std = ([scale * value for value in cfg.preprocess[key]] for key in ("mean", "std"))
     parts = {"normalize": Normalize(mean, std), "network": network}
@@ -60,16 +61,8 @@ def photo_reader(cfg: DictConfig) -> ResizedImages:
 
     Args:
         cfg: The composed config of ``explain.py``: ``preprocess``.
-
-    Raises:
-        UserError: Bands, means and deviations differ in number.
     """
     settings = cfg.preprocess
-    if not len(settings.bands) == len(settings.mean) == len(settings.std):
-        raise UserError(
-            f"preprocess: {len(settings.bands)} bands, {len(settings.mean)} means and "
-            f"{len(settings.std)} deviations: give one per band (preprocess.bands, mean, std)"
-        )
     fill = tuple(settings.scale * float(value) for value in settings.mean)
     return ResizedImages(tuple(settings.bands), fill, settings.resize, settings.crop)
 
@@ -83,38 +76,56 @@ def load_weights(network: nn.Module, path: Path) -> None:
             dict, or a dict with one under the key ``state_dict``.
 
     Raises:
-        UserError: The file is missing, unreadable or holds pickled objects, or its keys or shapes
-            do not match the network.
+        UserError: The file is missing, unreadable or holds pickled objects, its keys, shapes or
+            types do not match the network, or its numbers are not finite.
     """
+    state = _read_state(path)
+    own = network.state_dict()
+    others = [
+        f"{name} holds {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in state.items()
+        if name in own
+        and (tensor.is_floating_point(), tensor.is_complex())
+        != (own[name].is_floating_point(), own[name].is_complex())
+    ]
     try:
-        network.load_state_dict(_read_state(path))
-    except RuntimeError as error:
+        if others:
+            raise ValueError("; ".join(others))
+        network.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: does not fit the network: {shorten(str(error), _LONGEST)} (network.weights): "
             "give the weights of this network, or its arguments as +network.NAME=VALUE"
         ) from error
+    wrong = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} of its {len(state)} tensors hold numbers that are not finite, "
+            f"{shorten(wrong[0], _LONGEST)} among them (network.weights): its training diverged; "
+            "give other weights"
+        )
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file (network.weights): give a state dict")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        stored = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
+    except ForeignContentError as error:
         raise UserError(
             f"{path}: holds more than tensors, which could run code when loaded; it was not "
             "loaded (network.weights): save the network's state_dict, best as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (UnreadableError, SafetensorError, RuntimeError, OSError, MemoryError) as error:
         raise UserError(
             f"{path}: cannot be read as weights (network.weights): the file is cut off or of "
             "another type; give a state dict as .safetensors or .pt"
         ) from error
     if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
         stored = stored["state_dict"]
-    if not isinstance(stored, dict) or not all(isinstance(v, Tensor) for v in stored.values()):
+    if not isinstance(stored, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in stored.items()
+    ):
         raise UserError(
             f"{path}: holds no state dict (network.weights): save the network's state_dict()"
         )

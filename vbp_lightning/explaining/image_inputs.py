@@ -18,6 +18,7 @@ from vbp_lightning.data.imagery.unlabelled import (
 )
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.tile import Tile
+from vbp_lightning.errors import plain
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class CutImages:
         """
         grid = checked_grid(path, self.reading, len(self.fill), self.tile_size)
         corners = tile_grid(grid.shape, self.tile_size, self.tile_size, cover_edges=True)
-        return [Tile(path.stem, int(row), int(col)) for row, col in corners]
+        return [Tile(plain(path.stem), int(row), int(col)) for row, col in corners]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
         """Reads the tiles at some places of an image.
@@ -95,8 +96,9 @@ class ResizedImages:
         Raises:
             DataError: The file is missing or damaged, or has other bands.
         """
-        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY):
-            return [Tile(path.stem, 0, 0)]
+        with without_place(), OpenImage(path, Reading(self.bands), key=INPUT_KEY) as image:
+            image.sample_alpha()
+            return [Tile(plain(path.stem), 0, 0)]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
         """Reads the image and resizes it by bilinear interpolation with antialiasing.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from inspect import Parameter, signature
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,15 @@ import numpy.typing as npt
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from rich.markup import escape
 from torch import nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
-from vbp_lightning.errors import UserError, one_line, reason
-from vbp_lightning.explaining.options import option_errors
+from vbp_lightning.errors import UserError, one_line, plain, reason
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
+from vbp_lightning.records import argument_errors
 
 
 def chosen_methods(cfg: DictConfig) -> dict[str, DictConfig]:
@@ -54,17 +54,13 @@ def method_maker(
     Raises:
         UserError: A line for each option that is unknown or of a wrong type.
     """
+    if not isinstance(options, Mapping) or "_target_" not in options:
+        raise UserError(f"method.{name}={options}: is no method; choose among those of method=")
     try:
         maker: partial[Any] = instantiate(options, _partial_=True, _convert_="all", **changes)
     except InstantiationException as error:
         raise UserError(f"method.{name}: {reason(error)}") from error
-    _, *parameters = signature(maker.func, eval_str=True).parameters.values()  # without the model
-    types = {
-        each.name: Any if each.annotation is Parameter.empty else each.annotation
-        for each in parameters
-    }
-    lines = option_errors(f"method.{name}", maker.keywords, types)
-    if lines:
+    if lines := argument_errors(f"method.{name}", maker.func, maker.keywords, "model"):
         raise UserError(*lines)
     return maker
 
@@ -93,7 +89,7 @@ def attributions(
     with progress_bar() as progress:
         task = progress.add_task("Explaining", total=len(makers) * len(inputs))
         for number, (name, maker) in enumerate(makers.items()):
-            progress.update(task, description=name, completed=number * len(inputs))
+            progress.update(task, description=escape(name), completed=number * len(inputs))
             try:
                 result = maker(subject.model).attribute(
                     inputs, target, progress=lambda done: progress.advance(task, done)
@@ -101,7 +97,7 @@ def attributions(
             except (UnsupportedNetworkError, ValueError) as error:
                 if not cfg.skip_unsupported:
                     raise UserError(f"method.{name}: {one_line(error)}") from error
-                progress.print(f"{name} is left out: {one_line(error)}")
+                progress.print(f"{name} is left out: {plain(one_line(error))}", markup=False)
                 continue
             maps[name] = result[:, 0].float().cpu().numpy()
     if not maps:

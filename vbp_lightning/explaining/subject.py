@@ -1,23 +1,25 @@
 """The network that ``explain.py`` explains, the meaning of its scores, and how it takes images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from vbp_lightning.data.imagery.raster import Reading
+from vbp_lightning.data.settings import DataSettings
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.custom_model import custom_model, photo_reader
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.files import file_digest
 from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
-from vbp_lightning.models.networks import TILE_SIZE
+from vbp_lightning.models.fetching import local_file
+from vbp_lightning.models.metrics import numbers
+from vbp_lightning.records import made
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class Subject:
 
     def scores(self, tiles: Tensor) -> Tensor:
         """``(N, K)`` outputs on the CPU for ``(N, C, H, W)``, computed in chunks."""
-        return self._in_chunks(self.model, tiles)
+        return numbers(self._in_chunks(self.model, tiles))
 
     @torch.no_grad()
     def _in_chunks(self, function: Callable[[Tensor], Tensor], tiles: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class Subject:
             and ``(N,)`` names of the classes that they belong to.
 
         Raises:
-            UserError: There is no such class.
+            UserError: There is no such class, or a score is not a number.
         """
         if self.classifier is None:
             scores = self.scores(tiles).double()
@@ -132,7 +134,6 @@ def load_subject(cfg: DictConfig) -> Subject:
         UserError: Both or neither are given, they cannot be loaded, or the device is missing.
     """
     device = device_named(cfg.device)
-    check_options(cfg, tta=bool | None)
     is_custom = cfg.network.get("_target_") is not None
     if is_custom == (cfg.ckpt is not None):
         raise UserError(
@@ -140,17 +141,21 @@ def load_subject(cfg: DictConfig) -> Subject:
             "(network._target_=CALLABLE network.weights=FILE)"
         )
     if not is_custom:
-        path = Path(cfg.ckpt)
+        path = local_file(str(cfg.ckpt), "ckpt")
         model = _classifier(path, cfg.tta)
         fill = tuple(model.hparams["mean"])
         model.to(device)
-        return Subject(model, _tile_reader(model, fill), fill, model, file_digest(path), device)
+        return Subject(
+            model, _tile_reader(model, fill, path), fill, model, file_digest(path), device
+        )
     reader = photo_reader(cfg)
     weights = cfg.network.weights
     if weights is None:
         print("network.weights is not given: the weights are those that the callable returns")
     custom = custom_model(cfg).to(device)
-    fingerprint = "" if weights is None else file_digest(Path(weights))
+    fingerprint = (
+        "" if weights is None else file_digest(local_file(str(weights), "network.weights"))
+    )
     return Subject(custom, reader, reader.fill, None, fingerprint, device)
 
 
@@ -201,19 +206,21 @@ def _classifier(path: Path, tta: bool | None) -> RoadClassifier:
     return model
 
 
-def _tile_reader(model: RoadClassifier, fill: tuple[float, ...]) -> CutImages:
+def _tile_reader(model: RoadClassifier, fill: tuple[float, ...], path: Path) -> CutImages:
+    """How images were read in training; the settings in the checkpoint are checked first."""
     data = model.hparams["data"] or {}
-    bands = data.get("bands")
-    reading = Reading(
-        None if bands is None else tuple(bands), data.get("nodata"), data.get("resolution")
-    )
-    return CutImages(
-        reading,
-        fill,
-        data.get("tile_size", TILE_SIZE),
-        model.hparams["context"],
-        (data.get("source") or {}).get("white_area", 0),
-    )
+    plain = {key: data[key] for key in data if key not in ("root", "source") and key[:1] != "_"}
+    settings, lines = made(DataSettings, "data", plain)
+    source = data.get("source") or {}
+    white_area: Any = source.get("white_area", 0) if isinstance(source, Mapping) else None
+    if not isinstance(white_area, int) or isinstance(white_area, bool) or white_area < 0:
+        lines.append("data.source.white_area: must be a whole number of at least 0")
+    if settings is None or lines:
+        raise UserError(
+            *(f"{path}: its data settings do not fit this version (ckpt): {line}" for line in lines)
+        )
+    context: int = model.hparams["context"]
+    return CutImages(settings.reading, fill, settings.tile_size, context, white_area)
 
 
 def layer_name(name: str) -> str:

@@ -1,10 +1,14 @@
 """The tiles that ``explain.py`` explains: of a split of the run's own data, or of images."""
 
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +21,34 @@ from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
+from vbp_lightning.data.settings import SceneSource
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.selection import choose_by_share
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages, ImageReader
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.records import PositiveCount
 
 MOST_TILES = 20_000
 """Largest number of tiles of a source that are compared with each other in memory."""
 
 _BATCH = 64
+
+_REMOTE = re.compile("://|/vsi")
+"""What names of files on servers and in GDAL's virtual file systems hold."""
+
+_SYSTEM = tuple(map(Path, ("/proc", "/sys", "/dev")))
+
+_MEMORY = 8.0
+"""GiB that a checkpoint may claim for its imagery."""
+
+_LONGEST = 200
+"""Characters of a text of a checkpoint that an error quotes."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,14 +207,18 @@ def open_tiles(cfg: DictConfig, subject: Subject, split: Split | None = None) ->
     Raises:
         UserError: There are none, or the imagery cannot be used.
     """
-    check_options(cfg, tiles=PositiveCount, split=Split)
     if cfg.input is not None:
-        tiles = ImageTiles(subject.reader, image_files(Path(cfg.input)))
+        tiles = ImageTiles(subject.reader, image_files(str(cfg.input)))
         if subject.classifier is not None and isinstance(subject.reader, CutImages):
             trained = subject.classifier.hparams["imagery"]
             warn_of_other_imagery(tiles.files, subject.reader, trained)
         return tiles
-    return SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
+    found = SplitTiles(own_data(subject.classifier, cfg.data), split or cfg.split)
+    if not len(found.known):
+        raise UserError(
+            f"split={found.split}: the run's own data have no tile of it: choose another"
+        )
+    return found
 
 
 def own_data(
@@ -205,13 +226,17 @@ def own_data(
 ) -> RoadTileDataModule:
     """The data that a classifier was trained with and its splits, set up.
 
+    A checkpoint may come from anybody. The folder that it names is read, and the log names it, but
+    nothing is written there, nothing is fetched from servers that it names, and no whole file
+    system is searched.
+
     Args:
         classifier: None for a custom model, which does not name its data.
         changes: ``root`` of imagery that was moved, and a ``split_file`` to replace the splits of
             the run; None for no change.
 
     Raises:
-        UserError: The data are not known, or the imagery cannot be used.
+        UserError: The data are not known, are in no usual place, or cannot be used.
     """
     if classifier is None:
         raise UserError(
@@ -223,8 +248,57 @@ def own_data(
         splits = KnownSplits.of_checkpoint(settings["splits"], settings.get("digests") or {})
     given = {key: value for key, value in changes.items() if value is not None}
     datamodule = RoadTileDataModule.from_config(settings["data"] or {}, splits, **given)
+    _check_place(datamodule.source, settings["data"], given.get("root"))
+    memory = min(datamodule.settings.memory, _MEMORY)
+    datamodule.settings = replace(datamodule.settings, memory=memory)
     datamodule.setup()
     return datamodule
+
+
+def _check_place(source: SceneSource, config: Mapping[str, Any], given: str | None) -> None:
+    """Refuses places that a checkpoint must not name, unless the user names them.
+
+    Args:
+        source: The layout, with the folder that counts.
+        config: The data settings of the checkpoint.
+        given: The folder that the user names, or None.
+    """
+    remedy = "name the folder of the imagery (data.root), or give an image (input)"
+    root = Path(str(getattr(source, "root", ".")))
+    named = [config["source"]] if given is not None else [config["source"], config.get("root")]
+    remote = [text for text in _texts(named) if _REMOTE.search(text)]
+    if remote and not _REMOTE.search(given or ""):
+        raise UserError(
+            f"{shorten(remote[0], _LONGEST)}: is not on this machine, and the checkpoint names it"
+            f" (ckpt): nothing was fetched; {remedy}"
+        )
+    if given is not None:
+        return
+    for folder in (root, root / str(getattr(source, "images", "")).split("{")[0]):
+        place = folder.resolve()
+        if place == Path(place.anchor) or any(map(place.is_relative_to, _SYSTEM)):
+            raise UserError(
+                f"{folder}: the checkpoint names this as the folder of its imagery (ckpt): it is"
+                f" not searched; {remedy}"
+            )
+    if isinstance(source, SyntheticScenes) and (missing := source.missing()):
+        raise UserError(
+            f"{source.folder}: {missing} of {source.scenes} procedural scenes are missing (ckpt):"
+            " nothing is written to a folder that a checkpoint names; to write them, name it or"
+            " another one (data.root)"
+        )
+    _log.info("The imagery is read from %s, which the checkpoint names (data.root)", root)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in nested containers."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def label_names(source: TileSource) -> list[str]:

@@ -2,23 +2,39 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from textwrap import shorten
+from typing import Annotated, Any, Self
 
 import pytorch_lightning as pl
 import torch
+from pydantic import Field
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import CatMetric, MeanMetric
+from torchmetrics import CatMetric, MeanMetric, MinMetric
 
-from vbp_lightning.errors import one_line
+from vbp_lightning.errors import UserError
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.format import FORMAT, converted
-from vbp_lightning.models.metrics import best_threshold, binary_metrics
+from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics, numbers
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
 from vbp_lightning.models.symmetries import mean_over_views
+from vbp_lightning.records import Positive, Size
 
 Batch = tuple[Tensor, Tensor]
+
+_LOSSES_AT_ONCE = 50
+"""Training steps whose losses are looked at together."""
+
+LOGGED = (
+    *(f"val/{name}" for name in ("loss", "threshold", *METRICS)),
+    *("train/loss", "learning_rate"),
+)
+"""The names of the metrics that are logged each epoch."""
+_IN_FLOAT32 = Field(le=1e38)
+
+_LONGEST = 400
+"""Characters of torch's list of the weights that do not fit."""
 
 
 class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
@@ -75,8 +91,8 @@ class RoadClassifier(pl.LightningModule):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         context: int = 0,
-        learning_rate: float = 5e-3,
-        weight_decay: float = 5e-2,
+        learning_rate: Annotated[Positive, _IN_FLOAT32] = 5e-3,
+        weight_decay: Annotated[Size, _IN_FLOAT32] = 5e-2,
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
         digests: Mapping[str, str] | None = None,
@@ -89,7 +105,8 @@ class RoadClassifier(pl.LightningModule):
         self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
-        self.logits = CatMetric()
+        self.first_failure = MinMetric(nan_strategy="disable")
+        self.logits = CatMetric(nan_strategy="disable")
         self.labels = CatMetric()
 
     @classmethod
@@ -102,33 +119,37 @@ class RoadClassifier(pl.LightningModule):
 
         Args:
             checkpoint_path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
-            **overrides: Passed on to Lightning, ``map_location`` for instance.
+            **overrides: Arguments that replace the stored ones; and ``map_location``, the device
+                of the classifier, by default the CPU.
 
         Returns:
             The classifier, in evaluation mode.
 
         Raises:
             CheckpointError: The file is missing, is no checkpoint of this project, does not fit
-                this version's network, or contains pickled objects.
+                this version's network, holds pickled objects, or values that no checkpoint has.
             UserError: A later version of the project wrote it.
         """
-        data = read_checkpoint(Path(checkpoint_path))["hyper_parameters"].get("data")
+        checkpoint = read_checkpoint(Path(checkpoint_path))
+        device = overrides.pop("map_location", None) or "cpu"
+        settings = checkpoint["hyper_parameters"] | overrides
+        del settings["format"]
         try:
-            model = super().load_from_checkpoint(
-                checkpoint_path, weights_only=True, **{"data": data, **overrides}
-            )
+            model = cls(**settings)
+            model.load_state_dict(dict(checkpoint["state_dict"]))
         except (RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint_path}: does not fit this version of the project (ckpt): "
-                f"{one_line(error)}"
+                f"{shorten(str(error), _LONGEST)}"
             ) from error
-        return model.eval()
+        return model.to(device).eval()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that a checkpoint fits this network before its weights are loaded.
 
         Raises:
-            CheckpointError: It holds another architecture, head or number of bands.
+            CheckpointError: It holds another architecture, head or number of bands, or, where a
+                training goes on, no optimiser state of this network.
             UserError: A later version of the project wrote it.
         """
         stored = converted(checkpoint["hyper_parameters"], "the checkpoint (resume)")
@@ -139,6 +160,26 @@ class RoadClassifier(pl.LightningModule):
                     f"the checkpoint is of a network with {theirs[key]}, not {ours[key]} ({key});"
                     " give the settings and the imagery it was trained with"
                 )
+        if self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._check_optimizer(checkpoint.get("optimizer_states"))
+
+    def _check_optimizer(self, stored: Any) -> None:  # noqa: ANN401
+        """Checks the sizes of the running averages of AdamW, which torch does not."""
+        try:
+            (own,) = stored
+            shapes = [
+                tuple(own["state"][number][name].shape)
+                for number in range(sum(map(len, self._weights_and_others)))
+                for name in ("exp_avg", "exp_avg_sq")
+            ]
+        except (LookupError, TypeError, ValueError, AttributeError):
+            shapes = []
+        parameters = [each for group in self._weights_and_others for each in group]
+        if shapes != [tuple(each.shape) for each in parameters for _ in range(2)]:
+            raise CheckpointError(
+                "the checkpoint holds no state of the optimiser that fits the network (resume): put"
+                " an older copy back, or start a new run, with init_from=… to keep the weights"
+            )
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Raw tiles ``(N, C, 96, 96)``, plus context, to logits ``(N, 1)``; P(road): sigmoid."""
@@ -150,8 +191,50 @@ class RoadClassifier(pl.LightningModule):
         tiles, labels = batch
         logits = self(tiles).squeeze(1).float()
         loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
-        self.train_loss.update(loss.detach(), weight=len(labels))
+        is_finite = loss.detach().isfinite()
+        step = torch.full_like(loss.detach(), batch_index)
+        self.first_failure.update(torch.where(is_finite, torch.inf, step))
+        self.train_loss.update(torch.where(is_finite, loss.detach(), 0), weight=len(labels))
         return loss
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Stops a training whose loss is no number any more, soon after the step where it began.
+
+        The steps are looked at together, so that a GPU need not wait for each of them, and in
+        all processes at the same step, so that all of them stop.
+
+        Raises:
+            UserError: The loss of a step was infinite or not a number.
+        """
+        if (batch_idx + 1) % _LOSSES_AT_ONCE == 0 or self.trainer.is_last_batch:
+            first = float(self.first_failure.compute())
+            self.first_failure.reset()
+            if first != float("inf"):
+                since = (batch_idx - int(first)) // self.trainer.accumulate_grad_batches
+                raise self._failure(f"the loss of step {self.trainer.global_step - since}")
+
+    def on_train_epoch_end(self) -> None:
+        """Stops before weights that are no numbers are kept.
+
+        Raises:
+            UserError: A weight is infinite or not a number.
+        """
+        if not all(bool(each.isfinite().all()) for each in self.parameters()):
+            raise self._failure("a weight")
+        if not sum(self.trainer.num_val_batches):  # without a validation split
+            self._log_training()
+            self.log("step", float(self.trainer.current_epoch))
+
+    def _failure(self, what: str) -> UserError:
+        """The error of a fit whose numbers are lost."""
+        epoch = self.trainer.current_epoch
+        kept = f"those of epoch {epoch} are kept" if epoch else "there is none yet"
+        return UserError(
+            f"epoch {epoch + 1}: {what} is infinite or not a number, so the training stops (of the"
+            f" checkpoints, {kept}): start a new run with a learning rate below"
+            f" model.learning_rate={self.hparams['learning_rate']:g}, or with more digits than"
+            f" trainer.precision={self.trainer.precision}"
+        )
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Collects logits and labels: the metrics are exact, over the whole split at its end."""
@@ -167,9 +250,12 @@ class RoadClassifier(pl.LightningModule):
         """
         self._log_metrics("val")
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.log("train/loss", float(self.train_loss.compute()))
-            self.train_loss.reset()
-            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._log_training()
+
+    def _log_training(self) -> None:
+        self.log("train/loss", float(self.train_loss.compute()))
+        self.train_loss.reset()
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """As the validation step; with ``tta`` of the mean over the symmetric views."""
@@ -192,12 +278,16 @@ class RoadClassifier(pl.LightningModule):
         """P(road) of raw tiles ``(N, C, H, W)``: ``(N,)`` float64 on the CPU.
 
         With ``tta`` it is the mean over the eight symmetric views of each tile.
+
+        Raises:
+            UserError: A probability is not a number.
         """
 
         def of_one_view(view: Tensor) -> Tensor:
             return self._float32_logits(view).cpu().double().sigmoid()  # MPS has no float64
 
-        return mean_over_views(of_one_view, tiles) if self.hparams["tta"] else of_one_view(tiles)
+        views = mean_over_views(of_one_view, tiles) if self.hparams["tta"] else of_one_view(tiles)
+        return numbers(views)
 
     def _float32_logits(self, tiles: Tensor) -> Tensor:
         """Logits ``(N,)`` without autocast: bfloat16 has 8 bits, so probabilities would tie."""
@@ -213,6 +303,10 @@ class RoadClassifier(pl.LightningModule):
         self.labels.reset()
         if self.trainer.sanity_checking:
             return
+        if not logits.isfinite().all():
+            if self.trainer.state.fn == TrainerFn.FITTING:
+                raise self._failure("P(road) of a validation tile")
+            numbers(logits)
         probabilities = logits.double().sigmoid()
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.threshold.fill_(best_threshold(probabilities, labels))
@@ -227,11 +321,16 @@ class RoadClassifier(pl.LightningModule):
         # Lightning takes a metric named "step" as the logger's x axis
         self.log("step", float(self.current_epoch))
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW under a one-cycle schedule over all epochs that is stepped every batch."""
+    @property
+    def _weights_and_others(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters with and those without weight decay, in the order of the optimiser."""
         parameters = list(self.network.parameters())
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
-        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        return weights, [parameter for parameter in parameters if parameter.ndim <= 1]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW under a one-cycle schedule over all epochs that is stepped every batch."""
+        weights, others = self._weights_and_others
         optimizer = torch.optim.AdamW(
             [
                 {"params": weights, "weight_decay": self.hparams["weight_decay"]},

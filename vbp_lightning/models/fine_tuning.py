@@ -31,7 +31,8 @@ def initialize_from(model: RoadClassifier, path: Path) -> str:
     found = read_checkpoint(path, config_key="init_from")["state_dict"]
     wanted = model.state_dict()
     fresh = set(_OWN)
-    bands_before = found[_FIRST_WEIGHT].shape[1] if _FIRST_WEIGHT in found else None
+    first = found.get(_FIRST_WEIGHT)
+    bands_before = first.shape[1] if first is not None and first.ndim > 1 else None
     bands_now = wanted[_FIRST_WEIGHT].shape[1]
     if bands_before != bands_now:
         fresh.add(_FIRST_WEIGHT)

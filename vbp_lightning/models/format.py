@@ -31,14 +31,17 @@ def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
             f" version reads formats up to {FORMAT} (0.2): install the later version"
         )
     data = stored.get("data")
-    return {**stored, "format": FORMAT, "data": data and converted_data(data)}
+    if isinstance(data, Mapping):
+        data = converted_data(data)
+    return {**stored, "format": FORMAT, "data": data}
 
 
 def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data settings of version 0.1 in the present format.
 
     Args:
-        data: Plain builtins: ``RoadTileDataModule.data_config``, or a run's ``data`` node.
+        data: Plain builtins: ``RoadTileDataModule.data_config``, or a run's ``data`` node. Values
+            of other types than those of version 0.1 are left as they are.
 
     Returns:
         The converted settings.
@@ -46,12 +49,12 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(data)
     if "_target_" in new:
         new |= {"_recursive_": False, "_convert_": "all"}
-    if new.get("augment"):
+    if isinstance(new.get("augment"), Mapping):
         new["augment"] = {
             "rotations" if name == "quarter_turns" else name: value
             for name, value in _without_targets(new["augment"]).items()
         }
-    if new.get("source"):
+    if isinstance(new.get("source"), Mapping):
         new["source"] = _converted_layout(new["source"])
     return new
 
@@ -59,8 +62,8 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
 def _converted_layout(source: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the three layouts of 0.1 that paired files by patterns to ``PatternScenes``."""
     settings = _without_targets(source)
-    layout = str(source["_target_"]).rsplit(".", 1)[-1]
-    if settings.get("widths"):
+    layout = str(source.get("_target_")).rsplit(".", 1)[-1]
+    if isinstance(settings.get("widths"), Mapping):
         settings["widths"] = _without_targets(settings["widths"])
     if layout == "LabelledImages":
         settings.pop("suffixes", None)

@@ -10,8 +10,26 @@ from torchmetrics.functional.classification import (
     binary_specificity,
 )
 
+from vbp_lightning.errors import UserError
+
 METRICS = ("auroc", "average_precision", "balanced_accuracy", "f1")
 """The names of the metrics, in the order of tables."""
+
+
+def numbers(scores: Tensor) -> Tensor:
+    """Returns scores or probabilities of tiles unchanged.
+
+    Raises:
+        UserError: One of them is infinite or not a number.
+    """
+    lost = int((~scores.isfinite()).sum())
+    if lost:
+        raise UserError(
+            f"{lost} of {scores.numel()} scores of the network are infinite or not a number:"
+            " its weights are lost (ckpt, network.weights, init_from), or the imagery holds values"
+            " that it cannot take (input, data.root)"
+        )
+    return scores
 
 
 def binary_metrics(probabilities: Tensor, labels: Tensor, threshold: float) -> dict[str, float]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from vbp_lightning.plotting.curves import literal
+
 _BLUE = "#0072B2"  # Okabe and Ito 2008
 _ORANGE = "#D55E00"
 _GREY = "#888888"
@@ -43,7 +45,7 @@ def score_figure(scores: Mapping[str, Mapping[str, Interval]], chance: str, titl
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlim(left=0)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(places, names, fontsize=9)
+    panels[0].set_yticks(places, [*map(literal, names)], fontsize=9)
     panels[0].set_ylim(-0.7, len(names) - 0.3)
     figure.suptitle(f"{title}; 95 % intervals over scenes; dashed: chance", fontsize=11)
     return figure
@@ -67,8 +69,10 @@ def cascade_figure(curves: Mapping[str, Mapping[str, float]], title: str) -> Fig
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", size=8, color=colour)
-    axes.set_xticks(range(len(layers)), layers, rotation=30, ha="right", fontsize=9)
-    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_xticks(
+        range(len(layers)), [*map(literal, layers)], rotation=30, ha="right", fontsize=9
+    )
+    axes.set_yticks(range(len(names)), [*map(literal, names)], fontsize=9)
     axes.set_xlabel("randomised down to")
     axes.set_title(f"Rank correlation with the trained map\n{title}", fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.8)

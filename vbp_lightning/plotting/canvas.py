@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vbp_lightning.errors import plain
 from vbp_lightning.plotting.display import RGB
 
 Colour = tuple[int, int, int]
@@ -109,6 +110,7 @@ class Canvas:
             from_right: Whether the line ends at ``x`` instead of beginning there.
             room: Greatest length in pixels; by default, the distance to the edge of the page.
         """
+        text = plain(text)
         if room is None:
             room = x if from_right else self.width - x
         while size > 8 and font(size, bold).getlength(text) > room:

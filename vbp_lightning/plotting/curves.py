@@ -5,6 +5,7 @@ with their last reference.
 """
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from sklearn.metrics import (
     precision_recall_curve,
 )
 
+from vbp_lightning.errors import plain
 from vbp_lightning.plotting.display import RGB
 
 _BLUE = "#0072B2"  # Okabe and Ito 2008
@@ -130,6 +132,17 @@ def confusion_figure(
     axes.set(xlabel="predicted", ylabel="true")
     display.im_.colorbar.set_label("share of the true class")
     return figure
+
+
+def literal(text: str) -> str:
+    """A text that matplotlib draws as it is, without formulas, and shows in legends.
+
+    Args:
+        text: Also of several lines. A leading underscore, which hides a line from a legend, is
+            preceded by a space.
+    """
+    lines = map(plain, text.split("\n"))
+    return "\n".join(re.sub("^_", " _", line).replace("$", r"\$") for line in lines)
 
 
 def figure_to_array(figure: Figure) -> RGB:

@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from vbp_lightning.plotting.canvas import Canvas
+from vbp_lightning.plotting.curves import literal
 from vbp_lightning.plotting.display import RGB
 
 Floats = npt.NDArray[np.float64]
@@ -46,16 +47,16 @@ def step_curves(panels: Sequence[Curves], title: str) -> Figure:
     """
     figure = Figure(figsize=(10, 1 + 2.4 * len(panels)), dpi=100, layout="constrained")
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    grid[0].set_title(title, fontsize=12)
+    grid[0].set_title(literal(title), fontsize=12)
     for axes, panel in zip(grid, panels, strict=True):
         for (name, values), colour in zip(panel.lines.items(), cycle(_LINES), strict=False):
-            axes.plot(values, color=colour, label=name)
+            axes.plot(values, color=colour, label=literal(name))
         for (name, level), colour in zip(panel.levels.items(), cycle(_LEVELS), strict=False):
             axes.axhline(level, color=colour, linestyle="--", label=f"{name}: {level:.4g}")
         axes.grid(alpha=0.3)
         if len(panel.lines) + len(panel.levels) > 1:
             axes.legend(loc="best")
-        axes.set_ylabel(panel.quantity)
+        axes.set_ylabel(literal(panel.quantity))
     grid[-1].set_xlabel("step")
     return figure
 
@@ -73,14 +74,16 @@ def scatter_figure(
         title: Headline.
     """
     figure = Figure(figsize=(6 * len(panels), 5.6), dpi=100, layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(literal(title), fontsize=13)
     names = np.asarray(labels)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (heading, (points, axis_names)) in zip(grid, panels.items(), strict=True):
         for name in sorted(set(labels), reverse=True):
             own = points[names == name]
             colour = LABEL_COLOURS.get(name, _OTHER)
-            axes.scatter(*own.T, s=9, alpha=0.6, c=colour, label=f"{name} ({len(own)})", lw=0)
+            axes.scatter(
+                *own.T, s=9, alpha=0.6, c=colour, label=literal(f"{name} ({len(own)})"), lw=0
+            )
         axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         axes.set_title(heading, fontsize=11)
         axes.grid(alpha=0.3)
@@ -143,7 +146,7 @@ def gradient_figure(layers: Mapping[str, GradientBar], title: str, rule: str) ->
     places = np.arange(len(bars))
     figure = Figure(figsize=(max(9.0, 0.48 * len(bars) + 3), 8), dpi=100, layout="constrained")
     sizes, zeros = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    sizes.set_title(title, fontsize=12)
+    sizes.set_title(literal(title), fontsize=12)
     known = [place for place in places if np.isfinite(bars[place].quantiles).all()]
     names = ("whislo", "q1", "med", "q3", "whishi")
     boxes = [dict(zip(names, bars[place].quantiles, strict=True)) for place in known]
@@ -160,7 +163,8 @@ def gradient_figure(layers: Mapping[str, GradientBar], title: str, rule: str) ->
     zeros.set(ylim=(0, 1), ylabel="share of zeros")
     zeros.set_xlabel(f"layers from the input on; in the bars: channels without gradient\n{rule}")
     zeros.set_xticks(
-        places, [f"{bar.diagnosis.upper()} {name}".lstrip() for name, bar in layers.items()]
+        places,
+        [literal(f"{bar.diagnosis.upper()} {name}".lstrip()) for name, bar in layers.items()],
     )
     zeros.tick_params(axis="x", rotation=90)
     for label, bar in zip(zeros.get_xticklabels(), bars, strict=True):

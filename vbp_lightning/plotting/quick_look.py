@@ -6,7 +6,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from vbp_lightning.plotting.curves import figure_to_array
+from vbp_lightning.plotting.curves import figure_to_array, literal
 from vbp_lightning.plotting.display import COLOUR_MAP, RGB, SALIENCY_GAMMA, overlay
 
 _PANEL = 5.0
@@ -75,6 +75,6 @@ def quick_look(
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1), colours), cax=bar_axes)
         bar.set_ticks([v**gamma for v in values], labels=[f"{v:g}" for v in values])
         bar_axes.tick_params(labelsize=7)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(literal(title), fontsize=11)
     figure.supxlabel(note, fontsize=8, color="#444444")
     return figure_to_array(figure)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import shapes
-from rasterio.warp import transform_geom
 from scipy import ndimage
 
-_WGS84 = CRS.from_epsg(4326)
+from vbp_lightning.data.imagery.extent import WGS84, Points, projected, projection, transformer
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class RoadArea:
     """A connected area of cells that are classified as road.
 
     Args:
-        geometry: A GeoJSON polygon in degrees, WGS 84.
+        geometry: A GeoJSON polygon in degrees, WGS 84; several where it is cut at the
+            antimeridian.
         probability: Mean P(road) of its cells.
         cells: Number of its cells.
     """
@@ -48,10 +49,16 @@ def road_areas(
     labels, _ = ndimage.label(above)
     counts = np.bincount(labels.ravel())
     sums = np.bincount(labels.ravel(), np.where(above, probability, 0).ravel())
+    change = transformer(projection(crs.to_wkt()), WGS84)
+
+    def move(points: Points) -> Points:
+        return np.stack(change.transform(*points.T), axis=1)
+
     for geometry, label in shapes(labels.astype(np.int32), mask=above, transform=transform):
         area = int(label)
+        outline = np.array([shapely.geometry.shape(geometry)])
         yield RoadArea(
-            transform_geom(crs, _WGS84, geometry),
+            shapely.geometry.mapping(projected(outline, move, WGS84)[0]),
             float(sums[area] / counts[area]),
             int(counts[area]),
         )

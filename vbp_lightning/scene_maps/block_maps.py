@@ -87,6 +87,9 @@ def block_maps(mapper: Mapper, read: ReadPixels, shape: tuple[int, int], block: 
 
     Returns:
         The maps, NaN where they have no value.
+
+    Raises:
+        FloatingPointError: P(road) of a window is not a number.
     """
     grid = CellGrid(shape, mapper.window, mapper.step)
     inputs = mapper.inputs(grid, block)
@@ -94,6 +97,8 @@ def block_maps(mapper: Mapper, read: ReadPixels, shape: tuple[int, int], block: 
     bands, valid = read(area.row, area.col, area.height, area.width)
     usable = usable_windows(valid, inputs, grid, mapper.max_invalid)
     values, mask = mapper.compute(bands, inputs, usable)
+    if not np.isfinite(values[usable]).all():
+        raise FloatingPointError("P(road) is not a number in a window")
 
     row, col = block.row - area.row, block.col - area.col
     own = np.s_[row : row + block.height, col : col + block.width]

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import without_place
+from vbp_lightning.errors import plain
 from vbp_lightning.files import replacing
 
 CACHE = 64 << 20
@@ -148,7 +149,7 @@ def _gdal_errors() -> Iterator[None]:
     reasons = [line for line in printed if line.startswith("_tiff")]
     others = [line for line in printed if not line.startswith("_tiff")]
     if others:
-        print(*others, sep="\n", file=sys.stderr)
+        print(*map(plain, others), sep="\n", file=sys.stderr)
     if reasons:
         raise OSError(reasons[0].partition(": ")[2].rstrip(".")) from failure
     if failure is not None:

@@ -160,10 +160,17 @@ class SceneJob:
         """Computes the maps of a block and stores them.
 
         Raises:
-            DataError: The image is damaged.
+            DataError: The image is damaged, or holds values that the network cannot take.
         """
         with self.opened() as read:
-            self.store.write(block, block_maps(mapper, read, self.grid.shape, block))
+            try:
+                maps = block_maps(mapper, read, self.grid.shape, block)
+            except FloatingPointError as error:
+                raise DataError(
+                    f"{self.image}: {error}: it holds values that the network cannot take (input):"
+                    " give imagery like that of the training"
+                ) from error
+            self.store.write(block, maps)
 
     def check_image(self) -> None:
         """Deletes the blocks if the image is not the one that they were begun with.
@@ -222,7 +229,9 @@ class SceneJob:
     def _tags(self) -> dict[str, str]:
         """What the values of the maps depend on."""
         its = self.settings
-        inputs = (its.reading, its.fill, its.window, its.step, its.white_area)
+        inputs: tuple[object, ...] = (its.reading, its.fill, its.window, its.step, its.white_area)
+        if its.reading.alpha is not None:
+            inputs += (its.reading.alpha,)
         return {
             **its.tags,
             "MASK_SCALING": its.scaling,

@@ -7,7 +7,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from vbp_lightning.data.imagery.raster import without_place
+from vbp_lightning.data.imagery.raster import readable, without_place
 from vbp_lightning.scene_maps.geotiff import CACHE, MASK_NODATA, MASK_STEPS
 from vbp_lightning.scene_maps.scene_job import PERCENT, SceneJob, stretched
 
@@ -41,8 +41,12 @@ def reduced_image(job: SceneJob, factor: int) -> NDArray[np.float32]:
 
 
 def probabilities_of(path: Path) -> NDArray[np.float32]:
-    """The values (rows, cols) of a probability raster, NaN for cells without a value."""
-    with without_place(), rasterio.open(path) as dataset:
+    """The values (rows, cols) of a probability raster, NaN for cells without a value.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    with readable(path, "output"), without_place(), rasterio.open(path) as dataset:
         values: NDArray[np.float32] = dataset.read(1)
         return values
 
@@ -58,7 +62,12 @@ def reduced_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     Returns:
         (h, w), NaN at nodata pixels.
     """
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), without_place(), rasterio.open(path) as dataset:
+    with (
+        readable(path, "output"),
+        rasterio.Env(GDAL_CACHEMAX=CACHE),
+        without_place(),
+        rasterio.open(path) as dataset,
+    ):
         values = dataset.read(1, out_shape=shape, resampling=Resampling.average)
         is_bytes = dataset.dtypes[0] == "uint8"
     if is_bytes:

@@ -9,9 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.models import read_checkpoint
 from vbp_lightning.training.folder import SPLITS_FILE
+from vbp_lightning.training.predictions import refuse_missing_metric
 from vbp_lightning.training.preparation import resolve_auto_settings
 from vbp_lightning.training.resumption import add_origin
 
@@ -47,6 +49,33 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
     elif not is_new_check:
         datamodule.known_splits = _stored_splits(run_dir)
     return datamodule
+
+
+def refuse_small_data(datamodule: RoadTileDataModule, optimized_metric: str) -> None:
+    """Checks that a data set is large enough for a training.
+
+    Args:
+        datamodule: Set up.
+        optimized_metric: The setting of this name.
+
+    Raises:
+        UserError: A batch is larger than the training split, or the metric cannot be computed.
+    """
+    refuse_missing_metric(datamodule, optimized_metric)
+    if line := batch_error(datamodule):
+        raise DataError(line)
+
+
+def batch_error(datamodule: RoadTileDataModule) -> str | None:
+    """The line about a batch that is larger than the training split, if it is."""
+    counts, batch_size = datamodule.counts["train"], datamodule.settings.batch_size
+    labelled = counts["road"] + counts["non_road"]
+    if labelled >= batch_size:
+        return None
+    return (
+        f"data.batch_size={batch_size}: must be at most {labelled}, the number of labelled training"
+        " tiles: lower it, or add scenes (data.root)"
+    )
 
 
 def refuse_other_scenes(cfg: DictConfig, run_dir: Path) -> None:

@@ -1,7 +1,6 @@
 """The folder of a run: its name, the lock on it, and the metrics of a finished run."""
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.jobs import is_first_process, job_name, job_start
+from vbp_lightning.training.stored_files import stored_metrics
 
 METRICS_FILE = "metrics.json"
 SPLITS_FILE = "splits.csv"
@@ -155,13 +155,15 @@ def has_begun(run_dir: Path) -> bool:
     A run that ended before, for an error in its data for example, leaves the settings only, and may
     be started again with others.
     """
-    return any((run_dir / name).exists() for name in (SPLITS_FILE, "checkpoints", METRICS_FILE))
+    files = (SPLITS_FILE, METRICS_FILE, Path("checkpoints") / "last.ckpt")
+    return any((run_dir / name).is_file() for name in files)
 
 
 def finished_metrics(run_dir: Path) -> dict[str, float] | None:
-    """The metrics of a finished run, or None: they are written last."""
+    """The metrics of a finished run, or None: they are written last.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     path = run_dir / METRICS_FILE
-    if not path.is_file():
-        return None
-    metrics: dict[str, float] = json.loads(path.read_text())
-    return metrics
+    return stored_metrics(path) if path.is_file() else None

@@ -1,17 +1,14 @@
 """The classifier of a run."""
 
-from pathlib import Path
-
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.checkpoint import CheckpointError
+from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
-from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.training.resumption import START
 
 
@@ -27,13 +24,7 @@ def build_model(
 
     Raises:
         CheckpointError: ``init_from`` cannot be used.
-        UserError: The context of the tiles does not fit the networks.
     """
-    if datamodule.context % TOTAL_STRIDE:
-        raise UserError(
-            f"data.context={datamodule.context}: must be a multiple of {TOTAL_STRIDE}, the distance"
-            " of the network's features in pixels"
-        )
     model: RoadClassifier = instantiate(
         cfg.model,
         mean=datamodule.mean,
@@ -49,7 +40,7 @@ def build_model(
         _recursive_=False,  # the data's config is stored as it is
     )
     if cfg.init_from and not is_continued:
-        path = Path(cfg.init_from)
+        path = local_file(str(cfg.init_from), "init_from")
         if path.is_file() and file_digest(path) != cfg.get(START):
             raise CheckpointError(
                 f"{path}: is not the checkpoint that the run was started with (init_from, resume):"

@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -32,6 +33,8 @@ def evaluate(
 ) -> dict[Split, Tensor]:
     """P(road) of every tile of the validation and the test split, ignored tiles included.
 
+    A split without tiles is left out.
+
     Args:
         trainer: Its ``predict`` is used; with several processes each predicts all tiles.
         model: With the weights to evaluate.
@@ -40,9 +43,13 @@ def evaluate(
     Returns:
         ``(N,)`` float64 by split, in the order of ``datamodule.tiles_of(split)``.
     """
-    batches = trainer.predict(model, datamodule=datamodule)
-    assert batches is not None
-    return dict(zip(EVALUATED_SPLITS, map(torch.cat, batches), strict=True))
+    splits = [split for split in EVALUATED_SPLITS if len(datamodule.tiles_of(split))]
+    if not splits:
+        return {}
+    batches: Any = trainer.predict(model, datamodule.predict_dataloader(splits))
+    # Lightning returns the batches of a single loader without a list around them
+    parts = batches if len(splits) > 1 else [batches]
+    return dict(zip(splits, map(torch.cat, parts), strict=True))
 
 
 def tile_labels(datamodule: RoadTileDataModule, split: Split) -> Tensor:
@@ -100,11 +107,36 @@ def optimized_value(metrics: Mapping[str, float] | None, name: str) -> float:
         UserError: There is no such metric.
     """
     if metrics is None:
-        names = [f"{split}/{metric}{end}" for split, end in COLUMNS for metric in METRICS]
-        metrics = dict.fromkeys((*names, *SCORES, "threshold"), float("nan"))
+        metrics = dict.fromkeys(_names(EVALUATED_SPLITS), float("nan"))
     if name not in metrics:
         raise UserError(f"optimized_metric={name}: choose one of {', '.join(sorted(metrics))}")
     return metrics[name]
+
+
+def refuse_missing_metric(datamodule: RoadTileDataModule, name: str) -> None:
+    """Checks before a training that it can return its metric to a sweep.
+
+    Args:
+        datamodule: Set up.
+        name: The setting ``optimized_metric``.
+
+    Raises:
+        UserError: The metric is of a split that has no tiles.
+    """
+    splits = [split for split in EVALUATED_SPLITS if len(datamodule.tiles_of(split))]
+    if name not in _names(splits):
+        missing = next(split for split in EVALUATED_SPLITS if split not in splits)
+        raise UserError(
+            f"optimized_metric={name}: cannot be computed without tiles of split {missing}"
+            f" (data.{missing}_fraction): choose one of {', '.join(_names(splits))}"
+        )
+
+
+def _names(splits: Sequence[Split]) -> list[str]:
+    """The names of the metrics of a run with some splits."""
+    ends = [(split, end) for split, end in COLUMNS if split in splits]
+    names = [f"{split}/{name}{end}" for split, end in ends for name in METRICS]
+    return [*names, *(SCORES if "val" in splits else ()), "threshold"]
 
 
 def write_predictions(

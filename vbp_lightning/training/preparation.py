@@ -5,7 +5,10 @@ import gc
 import os
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import pytorch_lightning as pl
 import torch
@@ -14,13 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import STORED_CONFIG, hide_notes_of_lightning
+from vbp_lightning.cli import STORED_CONFIG, explain_failure, hide_notes_of_lightning
 from vbp_lightning.errors import UserError
 from vbp_lightning.jobs import is_first_process
-from vbp_lightning.models import read_checkpoint
+from vbp_lightning.models import CheckpointError, read_checkpoint
 from vbp_lightning.training.folder import METRICS_FILE, write_config
-from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import add_origin, asked_settings
+
+_LONGEST = 300
+"""Characters of an exception's message that an error quotes."""
 
 # constants of glibc's malloc.h
 _M_TRIM_THRESHOLD = -1
@@ -107,8 +112,8 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, ``optimized_metric`` or ``tta`` is no possible
-            value, or the run has trained for more epochs than asked for.
+        UserError: A sweep asks for several devices, or the run has trained for more epochs than
+            asked for.
     """
     trainer = cfg.trainer
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -119,9 +124,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
             " with trainer.devices=1, distribute jobs with hydra/launcher=joblib or"
             " submitit_slurm, or start each run by itself"
         )
-    optimized_value(None, cfg.optimized_metric)
-    if not isinstance(cfg.tta, bool):
-        raise UserError(f"tta={cfg.tta}: must be true or false")
     add_origin(cfg)
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
@@ -166,6 +168,38 @@ class SettingsOfResumedRun(Callback):
     def __init__(self, cfg: DictConfig, run_dir: Path) -> None:
         self._cfg = cfg
         self._run_dir = run_dir
+        self._is_restored = False
+
+    @contextmanager
+    def refusing(self, checkpoint: Path | None) -> Iterator[None]:
+        """Refuses a checkpoint whose training state cannot be restored, in one line.
+
+        Args:
+            checkpoint: The checkpoint that ``Trainer.fit`` continues from, inside of the block;
+                None for none.
+
+        Raises:
+            CheckpointError: What the checkpoint says about optimiser, schedule, epochs or callbacks
+                does not fit.
+        """
+        try:
+            yield
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if checkpoint is None or self._is_restored or explain_failure(error) is not None:
+                raise
+            raise CheckpointError(
+                f"{checkpoint}: the training cannot be continued from it (resume):"
+                f" {type(error).__name__}: {shorten(str(error), _LONGEST)}; put an older copy back,"
+                " or start a new run, with init_from=… to keep the weights"
+            ) from error
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is restored before the first batch."""
+        self._is_restored = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Everything is restored, and there was no sanity check."""
+        self._is_restored = True
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Removes the metrics first: a run without them is never regarded as finished."""

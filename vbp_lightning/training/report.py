@@ -58,7 +58,7 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     chosen |= {f"training/{name}": cfg.trainer[name] for name in ("max_epochs", "precision")}
     chosen |= {f"training/{name}": cfg.model[name] for name in ("learning_rate", "weight_decay")}
     if cfg.tags:
-        chosen["tags"] = ", ".join(cfg.tags)
+        chosen["tags"] = ", ".join(map(str, cfg.tags))
     return {
         key: value if isinstance(value, bool | int | float | str) else str(value)
         for key, value in chosen.items()
@@ -131,7 +131,7 @@ def report_end(
     predictions = evaluate(trainer, model, datamodule)
     if not trainer.is_global_zero:
         return float("nan")
-    if not threshold_fits:
+    if not threshold_fits and "val" in predictions:
         choose_threshold(model, datamodule, predictions["val"])
         if best.is_file():
             stored = read_checkpoint(best)
@@ -142,14 +142,15 @@ def report_end(
     metrics = run_metrics(datamodule, predictions, threshold)
     write_predictions(run_dir / PREDICTIONS_FILE, datamodule, predictions, threshold)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, ExplanationScores):
+        if isinstance(callback, ExplanationScores) and "val" in predictions:
             metrics |= callback.scores(model, datamodule)
-    labels = tile_labels(datamodule, "test")
-    test = predictions["test"][labels >= 0].numpy(), labels[labels >= 0].numpy()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, MaskPanels):
+        if isinstance(callback, MaskPanels) and "val" in predictions:
             callback.log_example_predictions(trainer, model, datamodule, predictions["val"])
-        if isinstance(callback, RunSummary):
+        if isinstance(callback, RunSummary) and "test" in predictions:
+            labels = tile_labels(datamodule, "test")
+            known = labels >= 0
+            test = predictions["test"][known].numpy(), labels[known].numpy()
             callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
@@ -160,9 +161,10 @@ def report_end(
 
 def metrics_table(metrics: dict[str, float]) -> Table:
     """The printed table: metrics by split, with and without the ignored tiles."""
-    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in COLUMNS))
+    columns = [each for each in COLUMNS if f"{each[0]}/{METRICS[0]}{each[1]}" in metrics]
+    table = Table("metric", *(f"{split}{end.replace('_', ' ')}" for split, end in columns))
     for name in METRICS:
-        values = (f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in COLUMNS)
+        values = (f"{metrics[f'{split}/{name}{end}']:.4f}" for split, end in columns)
         table.add_row(name.replace("_", " "), *values)
     table.caption = f"a tile is called road if P(road) ≥ {metrics['threshold']:.3f}"
     return table

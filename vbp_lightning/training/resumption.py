@@ -12,6 +12,10 @@ from vbp_lightning.cli import STORED_CONFIG
 from vbp_lightning.errors import UserError
 from vbp_lightning.files import file_digest
 from vbp_lightning.training.folder import METRICS_FILE, has_begun, write_config
+from vbp_lightning.training.stored_files import stored_mapping
+
+_MULTIRUN = ("-m", "--multirun")
+"""Hydra's options that start a sweep."""
 
 _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
@@ -27,6 +31,9 @@ _MACHINE = (
     ),
 )
 """Settings that say where and how fast a run goes; they leave the plan of a run as it is."""
+
+_GROUPS = ("data", "trainer", "model", "callbacks", "paths")
+"""Settings that hold further ones."""
 
 _REPORT = (
     *("tags", "optimized_metric", "logger", "data.split_file", "upsampling.name"),
@@ -78,7 +85,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
         The command line for Hydra; the same if nothing is resumed.
 
     Raises:
-        UserError: The folder is empty text, neither a run nor a sweep, or a later version wrote it.
+        UserError: The folder is empty text, neither a run nor a sweep, a file in it cannot be read,
+            or a later version wrote it.
     """
     # Lightning starts further processes with the arguments that this function has returned
     if any(argument.startswith("--config-path=") for argument in arguments):
@@ -90,27 +98,31 @@ def expand_resume(arguments: list[str]) -> list[str]:
     if not folders[-1]:
         raise UserError("resume= is empty: give the folder of a run or a sweep, or leave it out")
     folder = Path(folders[-1]).absolute()
-    others = [a for a, match in matches if not match]
+    is_sweep = (folder / "multirun.yaml").is_file()
+    others = [a for a, match in matches if not match and not (is_sweep and a in _MULTIRUN)]
     for other in others:
         if other.startswith(("hydra.run.dir=", "hydra.sweep.dir=")):
             raise UserError(f"{other}: a run or a sweep continues in its own folder (resume)")
+        if other in _MULTIRUN:
+            raise UserError(f"{other}: {folder} is no sweep (resume): leave {other} out")
     quoted = "'" + os.fspath(folder).replace("'", "\\'") + "'"
-    if (folder / "multirun.yaml").is_file():
-        given = OmegaConf.load(folder / "multirun.yaml").hydra.overrides
-        if any("quarter_turns" in axis for axis in given.task):
+    if is_sweep:
+        task, launch = _sweep_overrides(folder / "multirun.yaml")
+        if any("quarter_turns" in axis for axis in task):
             raise UserError(
                 f"{folder}: is a sweep of version 0.1 that sets data.augment.quarter_turns, which"
                 " is data.augment.rotations now (resume): start a new sweep"
             )
-        launcher = [a for a in given.hydra if not a.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+        launcher = [a for a in launch if not a.startswith(("hydra.mode=", "hydra.sweep.dir="))]
         place = [f"hydra.sweep.dir={quoted}", f"resume={quoted}"]
-        return ["--multirun", *given.task, *launcher, *place, *others]
+        return ["--multirun", *task, *launcher, *place, *others]
     stored = folder / STORED_CONFIG
     if stored.is_file():
         _convert(stored)
     else:  # the run was killed before it stored them: what Hydra composed
         stored = stored.with_name("config.yaml")
     if stored.is_file():
+        _check_groups(stored_mapping(stored), stored)
         return [
             f"--config-path={stored.parent}",
             f"--config-name={stored.stem}",
@@ -127,11 +139,39 @@ def expand_resume(arguments: list[str]) -> list[str]:
     )
 
 
+def _sweep_overrides(path: Path) -> tuple[list[str], list[str]]:
+    """The overrides of a sweep's jobs, and those of Hydra."""
+    found: Any = stored_mapping(path)
+    for key in ("hydra", "overrides"):
+        found = found.get(key) if isinstance(found, dict) else None
+    parts: list[Any] = [
+        found.get(key) if isinstance(found, dict) else None for key in ("task", "hydra")
+    ]
+    for part in parts:
+        if not isinstance(part, list) or not all(isinstance(each, str) for each in part):
+            raise UserError(
+                f"{path}: names no overrides under hydra.overrides.task and .hydra (resume): put"
+                " an older copy back, or start the sweep again in its folder with hydra.sweep.dir"
+            )
+    return parts[0], parts[1]
+
+
+def _check_groups(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuses settings with another value in the place of a group."""
+    wrong = [key for key in _GROUPS if not isinstance(settings.get(key, {}), dict)]
+    if wrong:
+        raise UserError(
+            f"{path}: holds no settings under {', '.join(wrong)} (resume): put an older copy back,"
+            " or start a new run"
+        )
+
+
 def _convert(path: Path) -> dict[str, Any]:
     """Returns the settings of a run; those of an older version are converted and replaced."""
     from vbp_lightning.models.format import converted
 
-    stored: Any = OmegaConf.to_container(OmegaConf.load(path))
+    stored = stored_mapping(path)
+    _check_groups(stored, path)
     settings: dict[str, Any] = _ADDED | converted(stored, f"{path} (resume)")
     if settings != stored:
         write_config(settings, path)
@@ -184,17 +224,22 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
         cfg: The composed config of ``train.py``.
         anew: Whether a resumed run has another file of splits now.
     """
+    from vbp_lightning.data.datasets.virtual_path import source_path
+    from vbp_lightning.models.fetching import local_file
+
     given: Any = OmegaConf.to_container(cfg)
     with open_dict(cfg):
         for key in ("root", "split_file"):
             if cfg.data.get(key) is not None:
-                cfg.data[key] = str(Path(str(cfg.data[key])).absolute())
+                cfg.data[key] = str(source_path(str(cfg.data[key])).absolute())
         if _AUTO not in cfg:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
         for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):
             is_known = key in cfg and not (anew and key == _SPLITS)
-            if not is_known and path is not None and Path(path).is_file():
-                cfg[key] = file_digest(Path(path))
+            if not is_known and path is not None:
+                file = local_file(str(path), "init_from") if key == START else source_path(path)
+                if file.is_file():
+                    cfg[key] = file_digest(file)
 
 
 def asked_settings(cfg: DictConfig) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
-from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
+from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +39,21 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
     rows = []
     for stored in sorted(sweep_dir.glob("*/.hydra/overrides.yaml")):
         job = stored.parent.parent
-        overrides = [str(override).partition("=") for override in OmegaConf.load(stored)]
-        tags = OmegaConf.select(OmegaConf.load(job / ".hydra" / "config.yaml"), "tags")
+        overrides: list[tuple[str, str, str]] = []
+        tags: Any = None
+        metrics: dict[str, float] | None = None
         # a job that was refused is not the finished one whose metrics its folder holds
         failed = (job / FAILURE_FILE).is_file()
-        metrics = None if failed else finished_metrics(job)
+        with suppress(UserError):  # it names the file when the job is continued
+            given = stored_yaml(stored)
+            overrides = [str(each).partition("=") for each in given if isinstance(given, list)]
+            tags = stored_mapping(job / ".hydra" / "config.yaml").get("tags")
+            metrics = None if failed else finished_metrics(job)
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key: value for key, _, value in overrides if key != "resume"},
-                **({"tags": " ".join(tags)} if tags else {}),
+                **({"tags": " ".join(map(str, tags))} if isinstance(tags, list) and tags else {}),
                 **(metrics or {}),
                 "path": str(job),
             }
@@ -71,6 +77,7 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
         jobs: As :func:`summarize` gives them.
         optimized_metric: Shown beside the usual metrics.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     settings = [
@@ -81,7 +88,12 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
     axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
     shown = [m for m in dict.fromkeys((*SHOWN_METRICS, optimized_metric)) if m in jobs.columns]
     heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
-    table = Table(*axes, "seeds", *heads, title="Sweep: mean ± standard deviation over seeds")
+    table = Table(
+        *(escape(plain(axis)) for axis in axes),
+        "seeds",
+        *heads,
+        title="Sweep: mean ± standard deviation over seeds",
+    )
     done = jobs[jobs["status"] == "done"].fillna(dict.fromkeys(axes, ""))
     for choice, members in done.groupby(axes, sort=False) if axes else [((), done)][: len(done)]:
         spread = members[shown].std()
@@ -89,7 +101,7 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
             f"{mean:.3f}" + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
             for name, mean in members[shown].mean().items()
         ]
-        table.add_row(*choice, str(len(members)), *cells)
+        table.add_row(*(escape(plain(str(value))) for value in choice), str(len(members)), *cells)
     return table
 
 
@@ -140,8 +152,8 @@ class SweepSummary(Callback):
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
-            reason = (Path(path) / FAILURE_FILE).read_text().strip()
-            print(f"error: {path} failed: {reason}", file=sys.stderr)
+            reasons = (Path(path) / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
+            print_error(UserError(f"{path} failed: {'; '.join(reasons)}"))
         if len(failures):
             print(
                 f"error: {len(failures)} of {len(jobs)} jobs failed; correct the cause, then"

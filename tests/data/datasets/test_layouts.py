@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -283,7 +284,7 @@ def test_errors_of_vector_settings(tmp_path):
     assert lines_of(caught) == (
         "data.source.widths.default=0: must be above 0",
         "data.source.widths.table.a=-1: must be above 0",
-        "data.source.widths.table.2=True: must be a number",
+        "data.source.widths.table.2=true: must be a number",
         "data.source.widths.per_unit=-2: must be above 0 or null",
     )
     with pytest.raises(
@@ -294,6 +295,14 @@ def test_errors_of_vector_settings(tmp_path):
     (tmp_path / "images" / "a.tif").write_bytes(b"")
     with pytest.raises(DataError, match=r"roads\.geojson: there is no such vector file"):
         PatternScenes(tmp_path, labels="roads.geojson")()
+    (tmp_path / "roads.gdb").mkdir()
+    (scene,) = PatternScenes(tmp_path, labels="roads.gdb")()
+    assert scene.labels.path == tmp_path / "roads.gdb"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("folder/roads.shp", b"")
+    for folder in ("images", f"zip://{tmp_path}/a.zip"):
+        with pytest.raises(DataError, match=r": is a folder: name .*\(data\.source\.labels\)"):
+            PatternScenes(tmp_path, labels=folder)()
 
 
 _WHOLE = "must be a whole number"
@@ -542,6 +551,17 @@ def test_errors_of_a_table(tmp_path, write):
     ]
     with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read as a CSV"):
         LabelledImages(tmp_path, "nowhere.csv")()
+
+
+def test_fields_beyond_the_header_are_not_lost(tmp_path, write):
+    write(tmp_path / "train/a.tif", np.zeros((4, 4), np.uint8))
+    table = tmp_path / "train.csv"
+    for rows in ("a,water, road\n", "b,road\na,water, road\n"):
+        table.write_text(f"image_name,tags\n{rows}")
+        with pytest.raises(DataError, match=r"train\.csv: cannot be read as a CSV"):
+            LabelledImages(tmp_path)()
+    table.write_text("image_name,tags\na,None\n")
+    assert [s.labels.is_road for s in LabelledImages(tmp_path)()] == [False]
 
 
 def test_a_split_whose_images_have_one_label(tmp_path, write):

@@ -18,6 +18,7 @@ from vbp_lightning.data.imagery.extent import (
     ground_sampling_distance,
     longitude_latitude,
 )
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.raster import without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
 from vbp_lightning.data.imagery.vectors import draw_roads, road_shapes
@@ -37,7 +38,7 @@ def grid_of(crs="EPSG:32632", transform=AT, height=120, width=160):
 
 def roads(labels, grid, threshold=127, window=None, stored=None):
     scene = Scene("a", Path("a.tif"), labels)
-    with open_roads(scene, grid, stored or grid, threshold) as opened:
+    with open_roads(scene, grid, stored or grid, MaskValues(threshold)) as opened:
         result = opened.read(window or grid.window)
         opened.check()
         return result

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import array_bounds
 
+from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.tiles.grid import (
     exceeds,
@@ -116,3 +117,9 @@ def test_overlap_of_a_window_with_a_scene(row, col, height, width, shape):
     window[own] = scene[inside]
     wide = np.pad(scene, 30, constant_values=-1)
     assert (window == wide[30 + row :, 30 + col :][:height, :width]).all()
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((10**9, 10**9), 96), ((5000, 5000), 1)])
+def test_a_grid_of_too_many_tiles_is_refused_before_it_is_made(shape, stride):
+    with pytest.raises(DataError, match=r"20 million tiles .*data\.stride.*data\.resolution"):
+        tile_grid(shape, 96, stride, False)

@@ -15,11 +15,11 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene
-from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
+from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude, pixels_of
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles import planning
 from vbp_lightning.data.tiles.grid import tile_grid
-from vbp_lightning.data.tiles.planning import assign_tiles, in_pixels_of, overlaps, plan_tiles
+from vbp_lightning.data.tiles.planning import assign_tiles, overlaps, plan_tiles
 from vbp_lightning.data.tiles.splits import (
     KnownSplits,
     Region,
@@ -251,9 +251,9 @@ def test_training_tiles_near_held_out_pixels_of_another_crs(angle, margin):
 
 def test_shapes_in_pixels_of_a_scene_of_the_same_crs_are_shifted_by_whole_pixels():
     own, other = info_of("a").grid, info_of("b", x=20.0).grid
-    (moved,) = in_pixels_of(own, rectangles([Region(2, 3, 16, 24, "val")], 0.5), other)
+    (moved,) = pixels_of(own, rectangles([Region(2, 3, 16, 24, "val")], 0.5), other)
     assert moved.bounds == pytest.approx((43.5, 2.5, 66.5, 17.5), abs=1e-6)
-    assert in_pixels_of(own, rectangles([]), other).tolist() == []
+    assert pixels_of(own, rectangles([]), other).tolist() == []
 
 
 def degrees(first, last, side):
@@ -269,6 +269,27 @@ def test_a_held_out_scene_of_the_whole_world():
     regions = {"a": [Region(0, 0, 64, 80, "train")], "b": [Region(0, 0, 1800, 3600, "val")]}
     plan, _ = plan_tiles(infos, regions, [(0, 1)], 16, 16, 16, False, 0)
     assert (len(plan.corners), plan.shared) == (0, 4 * 5)
+
+
+def test_scenes_across_the_antimeridian_overlap_where_they_show_the_same_place():
+    x, y = Transformer.from_crs(4326, 32760, always_xy=True).transform(180, -17)
+    utm = CRS.from_epsg(32760)
+
+    def scene(name, shift, split="train"):
+        place = Affine(1, 0, x - 40 + shift, 0, -1, y + 32)
+        return replace(info_of(name, split=split), grid=PixelGrid(64, 80, place, utm))
+
+    step = 1e-5  # degrees, about a metre
+    place = Affine(step, 0, -180 - 10 * step, 0, -step, -17 + 10 * step)
+    held = replace(info_of("held", split="val"), grid=PixelGrid(20, 20, place, CRS.from_epsg(4326)))
+    infos = [scene("across", 0), scene("west", -80), scene("east", 80), scene("far", -7000), held]
+    assert overlaps(infos) == [(0, 4)]
+    regions = scene_regions(infos, [], 0, 0, 0)
+    plan = plan_tiles(infos, regions, [(0, 4)], 8, 8, 8, False, 0)[0]
+    # The held-out scene reaches about 10 px to each side of row 32, column 40.
+    near = {(row, col) for row in range(0, 64, 8) for col in range(0, 80, 8)}
+    near -= {tuple(corner) for corner in plan.corners.tolist()}
+    assert near == {(row, col) for row in (16, 24, 32, 40) for col in (24, 32, 40, 48)}
 
 
 def test_a_training_scene_of_a_continent():
@@ -388,3 +409,10 @@ def test_no_warning_for_scenes_without_reference(listed, make_scene, caplog):
     scenes = tuple(make_scene(split, split) for split in ("train", "val", "test"))
     RoadTileDataModule(listed(scenes), tile_size=16).setup()
     assert caplog.messages == []
+
+
+def test_fields_beyond_the_header_are_refused(tmp_path):
+    path = tmp_path / "splits.csv"
+    path.write_text("scene,split\na,train,7\nb,val,8\n")
+    with pytest.raises(DataError, match=r"splits\.csv: cannot be read as a CSV"):
+        KnownSplits.read(path)

@@ -230,7 +230,8 @@ def test_streaming_allocates_a_fraction_of_the_pixels(tmp_path, write):
     mask = np.zeros((3072, 3072), np.uint8)
     pixels[:, :512, :512] = np.random.default_rng(0).integers(1, 255, (3, 512, 512), np.uint8)
     mask[:256, :256] = 255
-    for split in SPLITS:
+    for number, split in enumerate(SPLITS):
+        pixels[0, 0, 0] = number  # no two scenes are the same
         for folder, raster in (("i", pixels), ("m", mask)):
             write(
                 tmp_path / split / folder / "a.tif",

@@ -1,20 +1,28 @@
 """File patterns with placeholders: ``{split}/sat/{name}.tif*``."""
 
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
+
+from vbp_lightning.data.datasets.listing import files_below
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, below, source_path
 
 _COMPANIONS = {
     *(".aux", ".xml", ".ovr", ".msk", ".prj", ".cpg", ".txt", ".md", ".csv", ".json", ".html"),
     *(".hdr", ".dbf", ".shx", ".qix", ".sbn", ".sbx", ".qmd", ".ind", ".qpj", ".qml", ".sld"),
+    *(".gfs", ".atx", ".cst", ".lyr", ".lyrx", ".qlr", ".gpkg-wal", ".gpkg-shm", ".gpkg-journal"),
     *(".tfw", ".tifw", ".tiffw", ".jgw", ".jpgw", ".pgw", ".pngw", ".wld", ".tab", ".rpb", ".imd"),
+    *(".j2w", ".bpw", ".gfw", ".rrd", ".enp", ".clr", ".stx"),
     *(".yaml", ".yml", ".log", ".pdf", ".zip", ".gz", ".tar", ".db", ".ini", ".py", ".sh"),
 }
 """Suffixes of files beside images and vector files that are neither."""
 
 VECTOR_SUFFIXES = frozenset(
-    {".geojson", ".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".parquet", ".sqlite"}
+    {
+        *(".geojson", ".gpkg", ".shp", ".fgb", ".kml", ".kmz", ".gml", ".gpx", ".sqlite"),
+        *(".parquet", ".geoparquet", ".pbf", ".osm", ".geojsonl", ".mif", ".mid", ".dxf"),
+    }
 )
 """Suffixes of vector files, which are no images."""
 
@@ -32,7 +40,7 @@ class FilePattern:
     Upper and lower case are the same.
 
     Args:
-        pattern: Relative path with slashes.
+        pattern: Path with slashes: below the folder, or absolute, also of GDAL or rasterio.
         excluded: Suffixes of files that are left out, as companions of images are, unless the
             pattern ends with them.
 
@@ -44,30 +52,57 @@ class FilePattern:
         self.pattern = pattern
         self.names = tuple(_PLACEHOLDER.findall(pattern))
         self._excluded = {*_COMPANIONS, *excluded} - {Path(pattern).suffix.lower()}
-        self._depth = None if "**" in pattern else pattern.count("/")
 
-    def find(self, root: Path) -> list[Found]:
+    def find(self, root: Path, key: str = "data.root") -> list[Found]:
         """Finds the files below a folder.
 
+        See :func:`~vbp_lightning.data.datasets.listing.files_below`.
+
         Args:
-            root: The folder. Hidden files and folders in it are left out.
+            root: The folder. Hidden files, those that other programs leave, and special files in
+                it are left out; with ``**``, each folder in it is visited once.
+            key: The config key that names it, for messages.
 
         Returns:
             The files, ordered by folder and name.
+
+        Raises:
+            DataError: A folder cannot be listed.
         """
-        regex = re.compile(_to_regex(self.pattern), re.IGNORECASE)
+        if self.is_remote_file:
+            return [({}, source_path(self.pattern))]
+        fixed, pattern = self._divided
+        root = fixed if fixed.is_absolute() else root
+        regex = re.compile(_to_regex(pattern), re.IGNORECASE)
         found = []
-        for folder, inner, files in os.walk(root, followlinks=True):
-            relative = Path(folder).relative_to(root)
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            if self._depth is not None and len(relative.parts) >= self._depth:
-                inner.clear()
-            for file in sorted(files):
-                if file.startswith(".") or Path(file).suffix.lower() in self._excluded:
-                    continue
-                if match := regex.fullmatch((relative / file).as_posix()):
-                    found.append((match.groupdict(), Path(folder) / file))
+        for file in files_below(root, key, self._enters, once="**" in pattern):
+            match = regex.fullmatch(file.as_posix())
+            if match and file.suffix.lower() not in self._excluded:
+                found.append((match.groupdict(), root / file))
         return found
+
+    @property
+    def is_remote_file(self) -> bool:
+        """Whether the pattern is the name of one file in an archive or on a server."""
+        path = source_path(self.pattern)
+        is_pattern = re.search(r"[*?{]", _glob_part(path))
+        return isinstance(path, VirtualPath) and not is_pattern
+
+    @cached_property
+    def _divided(self) -> tuple[Path, str]:
+        """The fixed folders at the beginning of an absolute pattern, and the rest of it."""
+        path = source_path(self.pattern)
+        if not path.is_absolute():
+            return Path(), self.pattern
+        fixed = next(each for each in path.parents if not re.search(r"[*?{]", _glob_part(each)))
+        return fixed, path.relative_to(fixed).as_posix()
+
+    def _enters(self, folders: tuple[str, ...]) -> bool:
+        """Whether a folder may hold files that match."""
+        segments = self._divided[1].split("/")
+        if any("**" in each and each != "**" for each in segments):
+            return True
+        return _leads_on(folders, segments)
 
     def key(self, values: Mapping[str, str]) -> tuple[str, ...]:
         """The values of this pattern's placeholders among those of another pattern."""
@@ -82,7 +117,26 @@ class FilePattern:
 
     def path(self, root: Path, values: Mapping[str, str]) -> Path:
         """The path of a file by the values of the placeholders; those without one stay."""
-        return root / _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.pattern)
+        name = _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.pattern)
+        return below(root, name)
+
+
+def _glob_part(path: Path) -> str:
+    """A path without what looks like a pattern in names of GDAL: archives in braces, queries."""
+    if isinstance(path, VirtualPath):
+        return re.sub(r"/vsi\w+/\{[^{}]*\}|(?<=[^/*])\?.*=", "", str(path))
+    return str(path)
+
+
+def _leads_on(folders: tuple[str, ...], segments: list[str]) -> bool:
+    """Whether the path of a folder is the beginning of a path that matches a pattern."""
+    if not folders:
+        return True
+    if segments[0] == "**":
+        return _leads_on(folders[1:], segments) or _leads_on(folders, segments[1:])
+    if len(segments) == 1 or not re.fullmatch(_to_regex(segments[0]), folders[0], re.IGNORECASE):
+        return False
+    return _leads_on(folders[1:], segments[1:])
 
 
 def _to_regex(pattern: str) -> str:

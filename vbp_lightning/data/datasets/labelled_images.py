@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import StrictInt, StrictStr
 from pydantic.dataclasses import dataclass
 
+from vbp_lightning.data.datasets.listing import files_below, is_folder, why_no_folder
 from vbp_lightning.data.datasets.scene import USUAL_SPLITS, DataError, ImageLabel, Scene, Split
-from vbp_lightning.errors import one_line
+from vbp_lightning.data.datasets.text_table import read_text_table
+from vbp_lightning.data.datasets.virtual_path import SourcePath, below
 from vbp_lightning.records import RECORD, PositiveCount
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class LabelledImages:
         tile_size: Side in pixels that ``resize`` makes; the data module's tile size.
     """
 
-    root: Path
+    root: SourcePath
     table: StrictStr = "train.csv"
     images: StrictStr = "train"
     image_column: StrictStr = "image_name"
@@ -55,7 +57,7 @@ class LabelledImages:
         Raises:
             DataError: The CSV cannot be used, or lines of it are wrong; one line for each error.
         """
-        path, folder = self.root / self.table, self.root / self.images
+        path, folder = below(self.root, self.table), below(self.root, self.images)
         rows = self._rows(path)
         splits = USUAL_SPLITS if self.splits is None else self.splits
         listed = self.road if isinstance(self.road, tuple) else (self.road,)
@@ -107,15 +109,7 @@ class LabelledImages:
         Raises:
             DataError: It is missing, no CSV, empty, or lacks a column.
         """
-        import pandas as pd
-
-        try:
-            rows = pd.read_csv(path, dtype=str, encoding="utf-8-sig", index_col=False)
-        except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-            raise DataError(
-                f"{path}: cannot be read as a CSV ({one_line(error)}): set data.root and "
-                "data.source.table"
-            ) from error
+        rows = read_text_table(path, "data.source.table", "set it, and data.root")
         needed = {"image_column": self.image_column, "label_column": self.label_column}
         if self.split_column is not None:
             needed["split_column"] = self.split_column
@@ -129,7 +123,7 @@ class LabelledImages:
             lines = [f"{path}: lists no image (data.source.table): give a CSV with lines"]
         if lines:
             raise DataError(*lines)
-        return rows.fillna("").apply(lambda column: column.str.strip())
+        return rows.apply(lambda column: column.str.strip())
 
 
 def _images_in(folder: Path) -> dict[str, Path]:
@@ -137,7 +131,10 @@ def _images_in(folder: Path) -> dict[str, Path]:
 
     One listing takes less time than asking the file system for each of many thousand lines.
     """
-    files = [file for file in folder.glob("**/*") if file.suffix.lower() in _SUFFIXES]
+    if not is_folder(folder, "data.source.images"):
+        raise DataError(why_no_folder(folder, "data.source.images"))
+    listed = files_below(folder, "data.source.images")
+    files = [file for file in listed if file.suffix.lower() in _SUFFIXES]
     files.sort(key=lambda file: (-_SUFFIXES.index(file.suffix.lower()), file))
-    found = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    return found | {file.relative_to(folder).as_posix(): file for file in files}
+    found = {file.with_suffix("").as_posix(): folder / file for file in files}
+    return found | {file.as_posix(): folder / file for file in files}

@@ -1,52 +1,49 @@
 """How accurately vector labels can be placed on scenes whose CRS has another datum."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from math import ceil, floor, inf
-from pathlib import Path
 
 import numpy as np
 import pyproj
 from pyproj.aoi import AreaOfInterest
 from pyproj.transformer import TransformerGroup
 
-from vbp_lightning.data.datasets.scene import VectorLabels
 from vbp_lightning.data.imagery.extent import (
-    WGS84,
-    footprint,
+    degrees_around,
     ground_sampling_distance,
     projection,
 )
-from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
 from vbp_lightning.data.imagery.reading import SceneInfo
+from vbp_lightning.data.imagery.vector_files import VectorSummary
 
 
-def shift_warnings(infos: Sequence[SceneInfo]) -> list[str]:
+def shift_warnings(scenes: Iterable[tuple[SceneInfo, VectorSummary]]) -> list[str]:
     """Returns a line if roads may be shifted by more than a pixel; it names the worst scene.
 
     PROJ knows the accuracy of a transformation between two datums, and which grid file would make
     it better.
 
     Args:
-        infos: The scenes; their files can be read.
+        scenes: The scenes and their vector files.
     """
     found: list[tuple[float, str]] = []
-    for info in infos:
-        labels, size = info.scene.labels, ground_sampling_distance(info.grid)
-        if not isinstance(labels, VectorLabels) or labels.path is None or size is None:
+    for info, vectors in scenes:
+        size = ground_sampling_distance(info.grid)
+        if size is None:
             continue
         assert info.grid.crs is not None
-        source = _crs_of(labels.path, labels.layer, vector_stamps(labels.path))
+        source = vectors.crs
         target = projection(info.grid.crs.to_wkt())
-        west, south, east, north = footprint(info.grid).bounds
+        west, south, east, north = degrees_around(info.grid)
         area = (floor(west), floor(south), ceil(east), ceil(north))
         metres, grid = accuracy(source, target, area)
         if metres > min(size):
             shift = "an unknown distance" if metres == inf else f"up to {metres:g} m"
             remedy = f"; install its grid {grid} (projsync --file {grid})" if grid else ""
             line = (
-                f"{labels.path}: its roads may be shifted by {shift} on {info.scene.image}, whose "
+                f"{vectors.path}: its roads may be shifted by {shift} on {info.scene.image}, whose "
                 f"pixels are {min(size):.3g} m: PROJ has no better transformation from "
                 f"{source.name} to {target.name} (data.source.labels){remedy}"
             )
@@ -91,12 +88,3 @@ def accuracy(
     better.sort(key=lambda op: op.accuracy)
     missing = [grid.short_name for op in better for grid in op.grids if not grid.available]
     return metres, next(iter(missing), "")
-
-
-@lru_cache(maxsize=256)
-def _crs_of(path: Path, layer: str | None, files: tuple[Stamp, ...]) -> pyproj.CRS:
-    """The CRS of a vector file; ``files`` are its files, so that a new version is read again."""
-    import pyogrio
-
-    crs = pyogrio.read_info(path, layer=layer)["crs"]
-    return WGS84 if crs is None else pyproj.CRS(crs)

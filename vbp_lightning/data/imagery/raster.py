@@ -4,15 +4,16 @@ An image is opened for reading windows and closed by its context. A DataLoader's
 inherit an open file: forked handles share their file offset, and wrong pixels are read silently.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
@@ -23,14 +24,27 @@ from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import refuse_special, remedy
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.datasets.virtual_path import VirtualPath
+from vbp_lightning.data.datasets.vsi import last_error
 from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance, metric_projection
+from vbp_lightning.data.imagery.integrity import CompressedBlocks, gdal_reports, transform_of
+from vbp_lightning.data.imagery.mask_values import MaskValues
+from vbp_lightning.data.imagery.opening import COPIES, opened_raster
 from vbp_lightning.data.imagery.resampling import read_resampled
+from vbp_lightning.data.imagery.transparency import AlphaCounts
 from vbp_lightning.data.imagery.windows import rescaled
-from vbp_lightning.errors import reason
+from vbp_lightning.errors import plain, reason
 
 _SAME_SIZE = 0.001
 """Relative difference of pixel sizes up to which an image is not resampled."""
+
+_SAMPLE = 64
+"""Side in pixels of the windows in which an alpha band is sampled."""
+
+_MAX_BANDS = 1000
+"""Largest number of bands that are read."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +57,61 @@ class Reading:
         nodata: A nodata value beside those that the file itself declares; None for none.
         resolution: Ground sampling distance in metres that images are resampled to; None for no
             resampling.
-        mask_threshold: Values of a road mask above it are road.
+        alpha: Whether an alpha band that is not read as imagery is transparency; False ignores it.
+            None takes it for transparency and refuses one of many values (``check_alpha``).
+        mask_threshold: Values of a road mask above it are road, unless ``road_values`` are given.
+        road_values: Values of a road mask that are road; None for those above the threshold.
+        non_road_values: Its values that are not road, if ``road_values`` are given.
+        ignore_values: Its values where the label is not known.
     """
 
     bands: tuple[int | str, ...] | None = None
     nodata: float | None = None
     resolution: float | None = None
     mask_threshold: float = 127
+    # No part of the repr, by which scene maps are recognised. Masks do not concern them, and
+    # ``SceneJob`` adds ``alpha``.
+    alpha: bool | None = field(default=None, repr=False)
+    road_values: tuple[float, ...] | None = field(default=None, repr=False)
+    non_road_values: tuple[float, ...] = field(default=(0,), repr=False)
+    ignore_values: tuple[float, ...] = field(default=(), repr=False)
+
+    @property
+    def mask_values(self) -> MaskValues:
+        """The meaning of the values of a road mask."""
+        return MaskValues(
+            self.mask_threshold, self.road_values, self.non_road_values, self.ignore_values
+        )
 
 
 @contextmanager
 def readable(path: Path, key: str = "data.root") -> Iterator[None]:
-    """Turns GDAL's errors about a file into a ``DataError`` of one line that names it."""
+    """Turns GDAL's errors and warnings about a file into a ``DataError`` that names it.
+
+    Nothing is opened that is no regular file.
+    """
+    refuse_special(path, key)
+    advice = f"{remedy(path)} ({key})"
     try:
-        yield
+        with gdal_reports() as reports:
+            yield
     except (RasterioError, CPLE_BaseError, OSError, ValueError, MemoryError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({reason(error)}): the file is damaged or not a raster; "
-            f"replace it ({key})"
-        ) from error
+        why = _reason(path, error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: cannot be read ({_without_copies(why)}): {advice}") from error
+    if reports:
+        why = _without_copies(" ".join(reports[0].split()))
+        raise DataError(f"{path}: cannot be read ({why}): {advice}")
+
+
+def _without_copies(text: str) -> str:
+    """A message without the folder of copies (``opened_raster``)."""
+    return re.sub(rf"[^\s'\"(]*{COPIES}[^/\s]*/", "", text)
+
+
+def _reason(path: Path, error: BaseException) -> str:
+    """The reason of an error; of a file that seems to be missing, that of the last request."""
+    of_request = last_error() if isinstance(path, VirtualPath) else ""
+    return of_request if of_request and "does not exist" in reason(error) else reason(error)
 
 
 @contextmanager
@@ -117,8 +167,9 @@ class OpenImage(ExitStack):
             raise
 
     def _open(self, reading: Reading, resize: int | None) -> None:
-        raster: Any = self.enter_context(rasterio.open(self.path))
+        raster: Any = self.enter_context(opened_raster(self.path))
         self._raster = raster
+        self._blocks = CompressedBlocks(raster)
         if raster.count == 0:
             inner = raster.subdatasets
             hint = f"give one of its {len(inner)} subdatasets, as {inner[0]}" if inner else "remove"
@@ -132,6 +183,11 @@ class OpenImage(ExitStack):
         self._bands = self._chosen(reading.bands, colours, names)
         self.band_names = [names[band - 1] for band in self._bands]
         self.count = len(self._bands)
+        if self.count > _MAX_BANDS:
+            raise DataError(
+                f"{self.path}: has {self.count} bands, and at most {_MAX_BANDS} can be read: "
+                f"choose some with data.bands ({self.key})"
+            )
         self._sources = sources = self._bands if self._palette is None else [1]
         types = [raster.dtypes[band - 1] for band in sources]
         if any("complex" in name for name in types):
@@ -145,7 +201,10 @@ class OpenImage(ExitStack):
         # that is named is imagery.
         alpha = [n for n, each in enumerate(raster.colorinterp, 1) if each is ColorInterp.alpha]
         is_named = self._palette is None and not set(alpha).isdisjoint(self._bands)
-        self._alpha = 0 if is_named else min(alpha, default=0)
+        self._alpha = 0 if is_named or reading.alpha is False else min(alpha, default=0)
+        is_asked = self._alpha and reading.alpha is None
+        self._alpha_counts = AlphaCounts() if is_asked else None
+        self._read_bands = {*sources, self._alpha} - {0}
         self._nodata = [[raster.nodatavals[band - 1] for band in sources]]
         if reading.nodata is not None:
             self._nodata.append([reading.nodata] * len(sources))
@@ -154,7 +213,7 @@ class OpenImage(ExitStack):
         self.has_mask = bool(self._has_mask or self._alpha)
         self.is_striped = raster.block_shapes[0][1] == raster.width
         is_placed = raster.crs is not None or not raster.gcps[0]
-        transform = raster.transform if is_placed else Affine.identity()
+        transform = transform_of(raster) if is_placed else Affine.identity()
         self.grid = PixelGrid(raster.height, raster.width, transform, raster.crs)
         self.stored_grid = self.grid
         shrinks = False
@@ -236,9 +295,13 @@ class OpenImage(ExitStack):
             shape = int(window.height), int(window.width)
             pixels = np.empty((*shape, len(self._sources)), self._stored_dtype).transpose(2, 0, 1)
             self._raster.read(self._sources, window=window, out=pixels)
+            self._blocks.verify(window, self._read_bands)  # GDAL has fetched them of a server
             valid = np.ones(shape, dtype=bool)
             if self._alpha:
-                valid &= self._raster.read(self._alpha, window=window) != 0
+                opacity = self._raster.read(self._alpha, window=window)
+                if self._alpha_counts is not None:
+                    self._alpha_counts.add(opacity)
+                valid &= opacity != 0
             if self._has_mask:
                 valid &= self._raster.read_masks(self._sources[0], window=window) != 0
         for values in self._nodata:
@@ -251,6 +314,51 @@ class OpenImage(ExitStack):
         if np.issubdtype(pixels.dtype, np.floating):
             valid &= np.isfinite(pixels).all(axis=0)
         return pixels, valid
+
+    def check_alpha(self) -> None:
+        """Refuses an alpha band that looks like imagery, by the pixels that were read.
+
+        Raises:
+            DataError: Many of its values are neither 0 nor the largest, and ``Reading.alpha`` does
+                not say what it is.
+        """
+        if self._alpha_counts is None or not self._alpha_counts.are_imagery:
+            return
+        every = ",".join(map(str, self._raster.indexes))
+        remedy = (
+            f"set data.bands=[{every}] if it is imagery, data.alpha=true if it is transparency, or "
+            "data.alpha=false to leave it out"
+        )
+        if self.key == "input":
+            colours = " ".join(f"-b {band}" for band in self._bands)
+            remedy = (
+                f"leave it out (gdal_translate {colours} IMAGE COLOURS.tif), or train with "
+                f"data.bands=[{every}], data.alpha=true or data.alpha=false"
+            )
+        raise DataError(
+            f"{self.path}: its band {self._alpha} is called alpha, but "
+            f"{self._alpha_counts.partial:.0%} of its values are neither 0 nor the largest "
+            f"({self.key}): {remedy}"
+        )
+
+    def sample_alpha(self) -> None:
+        """Reads an alpha band at places all over the image, and refuses it as ``check_alpha``."""
+        counts = self._alpha_counts
+        if counts is not None:
+            with readable(self.path, self.key):
+                for window in _spread(*self.stored_grid.shape):
+                    counts.add(self._raster.read(self._alpha, window=window))
+            self.check_alpha()
+
+
+def _spread(height: int, width: int) -> Iterator[Window]:
+    """Small windows all over an image."""
+    tops, lefts = (
+        np.unique(np.linspace(0, max(0, side - _SAMPLE), 8).astype(int)).tolist()
+        for side in (height, width)
+    )
+    for top, left in product(tops, lefts):
+        yield Window(left, top, min(_SAMPLE, width), min(_SAMPLE, height))
 
 
 def _holds_nodata(pixels: NDArray[Any], nodata: Sequence[float | None]) -> NDArray[np.bool_]:
@@ -301,9 +409,9 @@ def palette_of(raster: Any) -> NDArray[np.uint8] | None:  # noqa: ANN401
 
 def _band_names(raster: Any) -> list[str]:  # noqa: ANN401
     """The description of each band, else its colour, else its number."""
-    plain = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+    unnamed = (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
     return [
-        description or (str(number) if meaning in plain else meaning.name)
+        plain(description or (str(number) if meaning in unnamed else meaning.name))
         for number, (description, meaning) in enumerate(
             zip(raster.descriptions, raster.colorinterp, strict=True), 1
         )

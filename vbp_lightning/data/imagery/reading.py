@@ -15,11 +15,14 @@ from rasterio.windows import Window
 from rich.console import Console
 from rich.progress import track
 
+from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import DataError, ImageLabel, Scene, VectorLabels
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import scene_digest
+from vbp_lightning.data.imagery.opening import opened_raster
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, readable, without_place
 from vbp_lightning.data.imagery.road_mask import open_roads
+from vbp_lightning.data.imagery.vector_files import VectorSummary
 from vbp_lightning.data.imagery.white import is_searched, read_white_nodata, white_nodata
 
 BLOCK_CACHE = 64 << 20
@@ -68,11 +71,13 @@ class Pixels:
         bands: (C, h, w) in the raster's own type, real numbers.
         road: (h, w) whether a pixel is road; false where it is not valid.
         valid: (h, w) whether a pixel holds values and its label is known.
+        imaged: (h, w) whether a pixel holds values.
     """
 
     bands: NDArray[Any]
     road: NDArray[np.bool_]
     valid: NDArray[np.bool_]
+    imaged: NDArray[np.bool_]
 
 
 class OpenScene(ExitStack):
@@ -103,7 +108,7 @@ class OpenScene(ExitStack):
             self._has_white_areas = scene.white_area > 0 and is_searched(image)
         with _collected(lines):
             self._roads = self.enter_context(
-                open_roads(scene, image.grid, image.stored_grid, reading.mask_threshold)
+                open_roads(scene, image.grid, image.stored_grid, reading.mask_values)
             )
         if lines:
             self.close()
@@ -113,6 +118,11 @@ class OpenScene(ExitStack):
     def largest_mask_value(self) -> float:
         """The largest mask value that was read."""
         return self._roads.largest
+
+    @property
+    def vectors(self) -> VectorSummary | None:
+        """What was read from the vector file of the labels, if there is one."""
+        return self._roads.vectors
 
     @cached_property
     def _white_nodata(self) -> NDArray[np.bool_]:
@@ -135,27 +145,33 @@ class OpenScene(ExitStack):
         window = window or self.info.grid.window
         lines: list[str] = []
         with _collected(lines):
-            bands, valid = self._image.read(window)
+            bands, imaged = self._image.read(window)
         with _collected(lines):
             road, known = self._roads.read(window)
         if lines:
             raise DataError(*lines)
-        valid &= known
         if self._has_white_areas:
-            if valid.shape == self.info.grid.shape:
-                valid &= ~white_nodata(bands, self.info.scene.white_area)
+            if imaged.shape == self.info.grid.shape:
+                imaged &= ~white_nodata(bands, self.info.scene.white_area)
             else:
-                valid &= ~self._white_nodata[window.toslices()]
+                imaged &= ~self._white_nodata[window.toslices()]
+        valid = imaged & known
         road &= valid
-        return Pixels(bands, road, valid)
+        return Pixels(bands, road, valid, imaged)
 
     def check(self) -> None:
-        """Refuses labels that cannot be right, once all of them were read.
+        """Refuses labels and transparency that cannot be right, once all of them were read.
 
         Raises:
-            DataError: A road mask is a picture.
+            DataError: The values of a road mask have no meaning, or an alpha band is imagery; one
+                line for each.
         """
-        self._roads.check()
+        lines: list[str] = []
+        for check in (self._image.check_alpha, self._roads.check):
+            with _collected(lines):
+                check()
+        if lines:
+            raise DataError(*lines)
 
 
 def scene_info(scene: Scene, reading: Reading) -> SceneInfo:
@@ -237,7 +253,7 @@ def _missing_files(scene: Scene) -> list[str]:
     """Returns a line for each missing file of a scene."""
     labels = scene.labels.path if isinstance(scene.labels, VectorLabels) else scene.labels
     lines = []
-    if not _exists(scene.image):
+    if not is_file(scene.image, "data.root"):
         if isinstance(scene.labels, ImageLabel):
             lines.append(f"{scene.image}: is listed, but there is no such image (data.root)")
         else:
@@ -245,7 +261,8 @@ def _missing_files(scene: Scene) -> list[str]:
                 f"{labels}: is a mask without an image: put one at {scene.image} or remove the "
                 "mask (data.root)"
             )
-    if isinstance(labels, Path) and not _exists(labels):
+    # a vector file may be a folder, as a File Geodatabase is
+    if isinstance(scene.labels, Path) and not is_file(scene.labels, "data.root"):
         lines.append(
             f"{scene.image}: has no road mask: put one at {labels} or remove the image (data.root)"
         )
@@ -256,13 +273,8 @@ def _unreadable(labels: object) -> list[str]:
     """Returns a line if a road mask cannot be opened."""
     if isinstance(labels, Path):
         try:
-            with readable(labels), rasterio.open(labels):
+            with readable(labels), opened_raster(labels):
                 pass
         except DataError as error:
             return list(error.lines)
     return []
-
-
-def _exists(path: Path) -> bool:
-    # GDAL's virtual file systems, such as /vsizip/…, are unknown to the operating system.
-    return path.is_file() or str(path).startswith("/vsi")

@@ -12,7 +12,15 @@ from rasterio.io import MemoryFile
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from vbp_lightning.data.imagery.extent import PixelGrid, edge_points, projection, transformer
+from vbp_lightning.data.imagery.extent import (
+    PixelGrid,
+    centre_x,
+    edge_points,
+    for_warp,
+    nearest_turn,
+    projection,
+    transformer,
+)
 from vbp_lightning.data.imagery.windows import coordinates, rescaled
 
 Read = Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]]]
@@ -55,6 +63,7 @@ def read_resampled(
     place = _source_window(source, target, window, reach)
     pixels, valid = read(place)
     wide = np.float64 if pixels.dtype.itemsize > 2 and pixels.dtype != np.float32 else np.float32
+    own, to = for_warp(source), for_warp(target, True)
     known = np.where(valid, pixels, np.array(np.nan, wide))
     with MemoryFile() as memory:
         with memory.open(
@@ -64,16 +73,17 @@ def read_resampled(
             width=known.shape[2],
             dtype=wide,
             nodata=np.nan,
-            crs=source.crs or _ANY_CRS,
-            transform=rescaled(source.transform, place.col_off, place.row_off),
+            crs=own.crs or _ANY_CRS,
+            transform=rescaled(own.transform, place.col_off, place.row_off),
         ) as written:
             written.write(known)
         with (
             memory.open() as stored,
             WarpedVRT(
                 stored,
-                crs=target.crs or _ANY_CRS,
-                transform=rescaled(target.transform, window.col_off, window.row_off),
+                src_crs=own.crs or _ANY_CRS,  # GeoTIFFs do not hold its extension
+                crs=to.crs or _ANY_CRS,
+                transform=rescaled(to.transform, window.col_off, window.row_off),
                 width=shape[1],
                 height=shape[0],
                 nodata=np.nan,
@@ -126,6 +136,7 @@ def _places_in_source(
     """Columns and rows in the source of points of the target."""
     xs, ys = coordinates(target.transform, cols, rows)
     if source.crs is not None and target.crs is not None and source.crs != target.crs:
-        change = transformer(projection(target.crs.to_wkt()), projection(source.crs.to_wkt()))
-        xs, ys = change.transform(xs, ys)
+        own = projection(source.crs.to_wkt())
+        xs, ys = transformer(projection(target.crs.to_wkt()), own).transform(xs, ys)
+        xs = nearest_turn(xs, own, centre_x(source))
     return coordinates(~source.transform, xs, ys)

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from vbp_lightning.data.datasets.listing import files_below, is_file, is_folder, remedy
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.normalisation import nodata_values
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
@@ -30,19 +32,27 @@ INPUT_KEY = "input"
 """The config key that names images without labels."""
 
 
-def image_files(path: Path) -> list[Path]:
-    """Returns the image that a path names, or all images in a folder and below, sorted by name.
+def image_files(name: str | Path) -> list[Path]:
+    """Returns the image that a name stands for, or all images in a folder, sorted by name.
+
+    Args:
+        name: See :func:`~vbp_lightning.data.datasets.virtual_path.source_path`. Folders in the
+            folder are searched too: see
+            :func:`~vbp_lightning.data.datasets.listing.files_below`.
 
     Raises:
         DataError: There is no such file, or no image in the folder.
     """
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(
-                f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder"
-            )
+    path = source_path(name)
+    if is_file(path, INPUT_KEY):
         return [path]
-    files = [each for each in path.rglob("*") if each.suffix.lower() in IMAGE_SUFFIXES]
+    if not is_folder(path, INPUT_KEY):
+        if isinstance(path, VirtualPath):
+            on_web = "; folders of web servers cannot be listed" * (not path.can_be_listed)
+            raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): {remedy(path)}{on_web}")
+        raise DataError(f"{path}: no such file or folder ({INPUT_KEY}): give an image or a folder")
+    listed = files_below(path, INPUT_KEY)
+    files = [path / each for each in listed if each.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         known = ", ".join(IMAGE_SUFFIXES)
         raise DataError(f"{path}: holds no image ({INPUT_KEY}): give a folder with {known} files")
@@ -59,7 +69,8 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
         tile_size: Tile size in pixels.
 
     Raises:
-        DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        DataError: The file is missing or damaged, has other bands, is smaller than a tile, or has
+            an alpha band that is imagery.
     """
     with without_place(), OpenImage(path, reading, key=INPUT_KEY) as image:
         if image.count != bands:
@@ -72,6 +83,7 @@ def checked_grid(path: Path, reading: Reading, bands: int, tile_size: int) -> Pi
                 f"{path}: is {image.grid.width} × {image.grid.height} px, smaller than a tile of "
                 f"{tile_size} px ({INPUT_KEY}): give a larger image"
             )
+        image.sample_alpha()
         return image.grid
 
 

@@ -1,8 +1,6 @@
-"""Roads as lines and areas: read, widened on the ground, drawn onto a scene's pixels."""
+"""Roads as lines and areas: widened on the ground, drawn onto a scene's pixels."""
 
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyproj
@@ -13,15 +11,17 @@ from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import (
-    WGS84,
     PixelGrid,
-    footprint,
+    Points,
+    ball,
+    centre_x,
     metric_projection,
+    projected,
     projection,
+    transformer,
 )
-from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
+from vbp_lightning.data.imagery.vector_files import road_features
 from vbp_lightning.data.imagery.windows import rescaled
-from vbp_lightning.errors import one_line
 
 _QUADRANT_SEGMENTS = 4
 """Of a round line end: off the circle by 2 % of the half width, far less than a pixel."""
@@ -30,7 +30,8 @@ _QUADRANT_SEGMENTS = 4
 def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """Returns the road areas of a scene, in the coordinates of its CRS.
 
-    Lines are widened in a metric projection, independent of the CRSs of file and scene.
+    Lines are widened in a metric projection, independent of the CRSs of file and scene. Areas that
+    cross themselves are filled wherever their outline leads around.
 
     Args:
         labels: The vectors.
@@ -44,46 +45,34 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     """
     if labels.path is None:
         return np.zeros(0, dtype=object)
-    files = vector_stamps(labels.path)
-    roads = _read(labels.path, labels.layer, labels.where, labels.widths.attribute, files)
+    roads = road_features(labels)
     metric, units = metric_projection(grid)
-    types = roads.geom_type.to_numpy()
-    lines, areas = np.isin(types, ("LineString", "LinearRing")), types == "Polygon"
-    widths = np.array([labels.widths.of(value) for value in roads["value"].tolist()])
-    widths = np.where(lines, widths, 0.0) * units
-    candidates = _near(roads, grid, metric, float(widths.max(initial=0.0)))
-    candidates = candidates[(lines | areas)[candidates]]
-    shapes = roads.geometry.iloc[candidates].to_crs(metric)
-    half = widths[candidates] / 2
-    wide = half > 0
-    shapes[wide] = shapes[wide].buffer(half[wide], _QUADRANT_SEGMENTS)
+    widths = np.array([labels.widths.of(value) for value in roads.values])
+    widths = np.where(roads.is_line, widths, 0.0)
+    # A file may cover a country.
+    near = np.flatnonzero(roads.balls.touches(ball(grid), float(widths.max(initial=0.0))))
+    shapes = shapely.transform(roads.shapes[near], _mover(roads.summary.crs, metric))
+    finite = np.isfinite(shapely.bounds(shapes)).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"{labels.path}: {int((~finite).sum())} of its roads reach further around the earth "
+            "than a map of the scene can: divide them (data.source.labels)"
+        )
+    is_line = roads.is_line[near]
+    half = widths[near[is_line]] * units / 2
+    shapes[is_line] = shapely.buffer(shapes[is_line], half, quad_segs=_QUADRANT_SEGMENTS)
+    crossed = ~shapely.is_valid(shapes)
+    shapes[crossed] = shapely.make_valid(shapes[crossed], method="structure", keep_collapsed=False)
+    shapes = shapes[~shapely.is_empty(shapes)]
     assert grid.crs is not None
-    own: NDArray[np.object_] = shapes.to_crs(projection(grid.crs.to_wkt())).to_numpy()
-    return own
+    own = projection(grid.crs.to_wkt())
+    return projected(shapes, _mover(metric, own), own, centre_x(grid))
 
 
-def _near(
-    roads: Any,  # noqa: ANN401
-    grid: PixelGrid,
-    metric: pyproj.CRS,
-    reach: float,
-) -> NDArray[np.int64]:
-    """Numbers of the roads around a scene: a file may cover a country.
-
-    Args:
-        roads: A GeoDataFrame.
-        grid: The scene.
-        metric: A metric projection.
-        reach: Distance from the scene up to which roads are returned, in units of ``metric``.
-    """
-    import geopandas
-
-    box = geopandas.GeoSeries([footprint(grid)], crs=WGS84).to_crs(metric).envelope
-    box = box.buffer(reach, join_style="mitre")
-    bounds = box.segmentize(box.length / 64).to_crs(roads.crs).total_bounds
-    if not np.isfinite(bounds).all():  # the CRS of the file does not reach so far
-        return np.arange(len(roads))
-    return np.sort(roads.sindex.query(shapely.box(*bounds)))
+def _mover(source: pyproj.CRS, target: pyproj.CRS) -> Callable[[Points], Points]:
+    """Returns a function that transforms points."""
+    change = transformer(source, target)
+    return lambda points: np.stack(change.transform(*points.T), axis=1)
 
 
 def draw_roads(
@@ -107,79 +96,3 @@ def draw_roads(
     drawn: NDArray[np.uint8] = rasterize(shapes, shape, transform=transform, dtype=np.uint8)
     road: NDArray[np.bool_] = drawn.view(np.bool_)
     return road
-
-
-@lru_cache(maxsize=4)
-def _read(
-    path: Path,
-    layer: str | None,
-    where: str | None,
-    attribute: str | None,
-    files: tuple[Stamp, ...],
-) -> Any:  # noqa: ANN401
-    """Reads the features of a file as a GeoDataFrame of single geometries.
-
-    Its column ``value`` is the attribute's. ``files`` are its files, so that a new version is read
-    again.
-    """
-    import geopandas
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    try:
-        table = pyogrio.read_dataframe(
-            path, layer=layer, columns=[attribute] if attribute else [], where=where, force_2d=True
-        )
-    except pyproj.exceptions.CRSError as error:
-        raise _not_on_earth(path) from error
-    except shapely.errors.ShapelyError as error:
-        raise DataError(
-            f"{path}: holds a broken geometry ({error}): repair it (data.source.labels)"
-        ) from error
-    except (DataSourceError, DataLayerError, ValueError, IndexError, OSError) as error:
-        hint = ", data.source.layer" if isinstance(error, DataLayerError) else ""
-        hint += ", data.source.where" if where else ""
-        raise DataError(
-            f"{path}: its roads cannot be read ({one_line(error)}): give a vector file that GDAL "
-            f"opens (data.source.labels{hint})"
-        ) from error
-    if path.suffix.lower() == ".shp" and _is_cut_off(path):
-        raise DataError(
-            f"{path}: is shorter than it says: it is damaged; replace it (data.source.labels)"
-        )
-    if attribute and attribute not in table and len(table):
-        columns = ", ".join(pyogrio.read_info(path, layer=layer)["fields"]) or "none"
-        raise DataError(
-            f"{path}: has no column {attribute}: data.source.widths.attribute may name {columns}"
-        )
-    shapes = table.geometry if isinstance(table, geopandas.GeoDataFrame) else None
-    values = table.get(attribute)
-    roads = geopandas.GeoDataFrame({"value": values}, geometry=shapes, index=table.index)
-    roads = roads[~(roads.geometry.isna() | roads.geometry.is_empty)]
-    if roads.crs is None and len(roads):
-        raise DataError(
-            f"{path}: does not say its CRS: add a .prj file or convert it with one "
-            "(data.source.labels)"
-        )
-    if roads.crs is None:
-        roads = roads.set_crs(WGS84)
-    if not (roads.crs.is_geographic or roads.crs.is_projected):
-        raise _not_on_earth(path)
-    return roads.explode(ignore_index=True)
-
-
-def _not_on_earth(path: Path) -> DataError:
-    return DataError(
-        f"{path}: its CRS does not place it on the earth (data.source.labels): give its roads in a "
-        "geographic or projected CRS"
-    )
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a Shapefile is shorter than its header states (ESRI 1998, page 3).
-
-    GDAL reads the missing records as features without a geometry.
-    """
-    with path.open("rb") as file:
-        header = file.read(28)
-    return 2 * int.from_bytes(header[24:28], "big") > path.stat().st_size

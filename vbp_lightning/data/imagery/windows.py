@@ -71,7 +71,8 @@ def scan_windows(shape: tuple[int, int], is_striped: bool, pixels: int) -> Itera
     """Yields windows that cover a scene once, in rows from left to right.
 
     They begin at multiples of ``BLOCK``. If the image is stored row by row, they span its width, so
-    that each row is decoded once; otherwise they hold whole tiles of the usual 512 pixels.
+    that each row is decoded once, up to a width of 32 768 pixels at least; otherwise they hold
+    whole tiles of the usual 512 pixels.
 
     Args:
         shape: Height and width of the scene.
@@ -80,7 +81,9 @@ def scan_windows(shape: tuple[int, int], is_striped: bool, pixels: int) -> Itera
     """
     height, width = shape
     rows = BLOCK if is_striped else 2 * BLOCK
-    cols = width if is_striped else max(1, pixels // (2 * BLOCK) ** 2) * 2 * BLOCK
+    blocks = max(1, pixels // (2 * BLOCK) ** 2)
+    # rows of an absurdly wide image would not fit into memory
+    cols = (max(64, 16 * blocks) if is_striped else blocks) * 2 * BLOCK
     if height * width <= pixels:
         rows, cols = height, width
     for top in range(0, height, rows):

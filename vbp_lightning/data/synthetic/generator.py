@@ -5,12 +5,12 @@ import logging
 from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, model_validator
 from pydantic.dataclasses import dataclass
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import track
 
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
 from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
 from vbp_lightning.files import file_digest, remove_leftovers, replacing
-from vbp_lightning.records import RECORD, Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PathName, PositiveCount
 
 GENERATOR_VERSION = 1
 """Increased whenever the same seed gives other pixels."""
@@ -58,9 +59,9 @@ class SyntheticScenes:
         root: Folder for the scenes of all settings.
         seed: Seed of the series, not negative. The same seed gives the same bytes (with the same
             versions of NumPy, SciPy and GDAL).
-        scenes: Number of scenes, at least 3: one for each split.
-        size: Height and width of a scene, pixels, at least 192. The ground sampling distance is 0.5
-            to 0.8 m, drawn for each scene.
+        scenes: Number of scenes, from 3 (one for each split) to 100 000.
+        size: Height and width of a scene, pixels, from 192 to 8192. The ground sampling distance
+            is 0.5 to 0.8 m, drawn for each scene.
         mark: Amplitude, in grey levels, of a faint mark beside the roads of training and validation
             scenes. Test scenes have none, so that a network that relies on it fails there. 0 for no
             mark.
@@ -75,12 +76,18 @@ class SyntheticScenes:
         ('scene_000', 'train')
     """
 
-    root: Path
+    root: PathName
     seed: Count = 0
-    scenes: Annotated[StrictInt, Field(ge=3)] = 144
-    size: Annotated[StrictInt, Field(ge=MIN_SIZE)] = 480
-    mark: Count = 0
-    workers: PositiveCount = 2
+    scenes: Annotated[StrictInt, Field(ge=3, le=100_000)] = 144
+    size: Annotated[StrictInt, Field(ge=MIN_SIZE, le=8192)] = 480
+    mark: Annotated[Count, Field(le=255)] = 0
+    workers: Annotated[PositiveCount, Field(le=256)] = 2
+
+    @model_validator(mode="after")
+    def _check_root(self) -> Self:
+        if isinstance(source_path(self.root), VirtualPath):
+            raise ValueError(f"root={self.root}: scenes are written there: name a folder on disk")
+        return self
 
     def __call__(self) -> list[Scene]:
         """Writes what is missing and returns the scenes in order.
@@ -100,6 +107,10 @@ class SyntheticScenes:
                 " repeat the command"
             ) from error
         return [self._scene(index) for index in range(self.scenes)]
+
+    def missing(self) -> int:
+        """The number of scenes that calling the object would write."""
+        return len(self._missing(self._finished()))
 
     @property
     def folder(self) -> Path:

@@ -7,8 +7,12 @@ import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
+from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.windows import coordinates
 from vbp_lightning.data.tiles.tile import Label
+
+_MOST_TILES = 20_000_000
+"""Tiles of a scene; their places take 16 bytes each, and several times as much while planned."""
 
 
 def tile_origins(length: int, tile_size: int, stride: int, cover_edges: bool) -> list[int]:
@@ -43,8 +47,16 @@ def tile_grid(
 
     Returns:
         (N, 2) rows and columns.
+
+    Raises:
+        DataError: There are more than 20 million.
     """
     height, width = shape
+    if (height // stride + 1) * (width // stride + 1) > _MOST_TILES:
+        raise DataError(
+            f"a scene of {width} × {height} px has more than {_MOST_TILES // 10**6} million tiles"
+            f" {stride} px apart (data.stride, data.train_stride, data.resolution): enlarge them"
+        )
     rows = tile_origins(height, tile_size, stride, cover_edges)
     cols = tile_origins(width, tile_size, stride, cover_edges)
     axes = np.meshgrid(np.array(rows, np.int64), np.array(cols, np.int64), indexing="ij")

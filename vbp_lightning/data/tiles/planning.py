@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import SPLITS
 from vbp_lightning.data.imagery.extent import (
-    PixelGrid,
-    footprint,
+    Ball,
+    ball,
     ground_sampling_distance,
-    projection,
-    transformer,
+    overlap_on_ground,
+    pixels_of,
 )
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.imagery.windows import coordinates
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
 
@@ -28,9 +27,6 @@ _HALF = 0.5
 
 _CHUNK = 100_000
 """Tiles whose outlines exist at once: each takes some 400 bytes."""
-
-_LONGEST_EDGE = 256
-"""Pixels; longer edges are divided, since straight edges are curved in another CRS."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,39 +55,16 @@ def overlaps(infos: Sequence[SceneInfo]) -> list[tuple[int, int]]:
         Indices into ``infos``, the smaller one first, in ascending order.
     """
     placed = [n for n, info in enumerate(infos) if ground_sampling_distance(info.grid) is not None]
-    grids = [infos[number].grid for number in placed]
-    tree = shapely.STRtree([footprint(grid, inset=_HALF) for grid in grids])
-    found = tree.query(tree.geometries, predicate="intersects").T.tolist()
-    return sorted((placed[a], placed[b]) for a, b in found if a < b)
-
-
-def in_pixels_of(
-    other: PixelGrid, shapes: NDArray[np.object_], grid: PixelGrid
-) -> NDArray[np.object_]:
-    """Shapes in the pixel coordinates of another scene.
-
-    Args:
-        other: The other scene, georeferenced.
-        shapes: (N,) polygons in the pixels of ``grid``; x is the column and y the row.
-        grid: The scene of the shapes, georeferenced.
-
-    Returns:
-        (N,) polygons in the pixels of ``other``.
-    """
-    assert grid.crs is not None
-    assert other.crs is not None
-    to_other = transformer(projection(grid.crs.to_wkt()), projection(other.crs.to_wkt()))
-
-    def to_pixels(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = to_other.transform(*coordinates(grid.transform, *points.T))
-        # Infinite outside the domain of the other CRS: far away from all its pixels.
-        x, y = np.nan_to_num(x, posinf=1e12), np.nan_to_num(y, posinf=1e12)
-        return np.stack(coordinates(~other.transform, x, y), axis=1)
-
-    moved: NDArray[np.object_] = shapely.transform(
-        shapely.segmentize(shapes, _LONGEST_EDGE), to_pixels
-    )
-    return moved
+    if not placed:
+        return []
+    balls = [ball(infos[number].grid) for number in placed]
+    every = Ball(np.stack([each.centre for each in balls]), np.array([e.radius for e in balls]))
+    found = []
+    for n, (first, own) in enumerate(zip(placed, balls, strict=True)):
+        for other in np.flatnonzero(every.touches(own)[:n]).tolist():
+            if overlap_on_ground(infos[first].grid, infos[placed[other]].grid, _HALF):
+                found.append((placed[other], first))
+    return sorted(found)
 
 
 def intersecting(shapes: NDArray[np.object_], others: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -188,7 +161,7 @@ def plan_tiles(
             held_out = rectangles(parts, _HALF)
             for chunk in _chunks(len(train)):
                 widened = _squares(train[chunk], tile_size, margin - _HALF)
-                moved = in_pixels_of(other.grid, widened, info.grid)
+                moved = pixels_of(other.grid, widened, info.grid)
                 shared[chunk] |= intersecting(moved, held_out)
         train = train[~shared]
         plans.append(

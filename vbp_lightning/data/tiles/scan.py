@@ -7,9 +7,11 @@ from itertools import permutations
 from pathlib import Path
 
 from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split, VectorLabels
+from vbp_lightning.data.imagery.extent import pixels_of
+from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
-from vbp_lightning.data.tiles.planning import in_pixels_of, intersecting
+from vbp_lightning.data.tiles.planning import intersecting
 from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
 from vbp_lightning.data.tiles.store import ScannedScene, SceneStore
 from vbp_lightning.data.tiles.tile_table import TileTable
@@ -86,7 +88,7 @@ def too_small(infos: Sequence[SceneInfo], tile_size: int) -> list[str]:
 
 
 def split_errors(
-    scan: Scan, split: Split, road_share: float, mask_threshold: float, optional: bool
+    scan: Scan, split: Split, road_share: float, values: MaskValues, optional: bool
 ) -> list[str]:
     """The reasons why a split cannot be used, one line each.
 
@@ -94,7 +96,7 @@ def split_errors(
         scan: The scan; all scenes of the split could be read.
         split: The split.
         road_share: Smallest road share of a road tile.
-        mask_threshold: Values of a road mask above it are road.
+        values: The meaning of the values of road masks.
         optional: Whether the split may be empty.
     """
     members = [
@@ -131,8 +133,7 @@ def split_errors(
         largest = max(item.largest_mask_value for item in members)
         lines.append(
             f"{labels.parent}: no road mask of split {split} has a road: the largest value is "
-            f"{largest:g} and road lies above data.mask_threshold={mask_threshold:g}: lower it or "
-            "add scenes with roads"
+            f"{largest:g} and {values}: change it or add scenes with roads"
         )
     elif tiles.counts["road"] == 0:
         check = "check that the vectors lie on the images, " * isinstance(labels, VectorLabels)
@@ -145,6 +146,24 @@ def split_errors(
             f"{where} non-road tile, every one holds some road: add scenes, or lower data.tile_size"
         )
     return lines
+
+
+def other_scales(scanned: Sequence[ScannedScene], values: MaskValues) -> list[str]:
+    """A warning if some road masks have no road, but low values that may mean road.
+
+    Args:
+        scanned: The scenes.
+        values: The meaning of the values of road masks.
+    """
+    masks = [item for item in scanned if isinstance(item.info.scene.labels, Path)]
+    low = [item for item in masks if 0 < item.largest_mask_value <= values.threshold]
+    if values.road is not None or not low or not any(item.road_pixels for item in masks):
+        return []
+    return [
+        f"{len(low)} of {len(masks)} road masks have no road, but values up to "
+        f"{max(item.largest_mask_value for item in low):g}, as {low[0].info.scene.labels}, and "
+        f"{values}: if they mean road there, store all road masks alike (data.root)"
+    ]
 
 
 def overlap_warnings(
@@ -165,7 +184,7 @@ def overlap_warnings(
             for one, other in permutations(infos[number] for number in pair):
                 own = rectangles([r for r in regions[one.scene.name] if r.split == split], 0.5)
                 theirs = [r for r in regions[other.scene.name] if r.split in others]
-                moved = in_pixels_of(other.grid, own, one.grid)
+                moved = pixels_of(other.grid, own, one.grid)
                 if intersecting(moved, rectangles(theirs, 0.5)).any():
                     return f", as {one.scene.image} and {other.scene.image}"
         return ""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
+from vbp_lightning.data.datasets.text_table import read_text_table
 from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.imagery.windows import overlap
-from vbp_lightning.errors import reason
 from vbp_lightning.files import replacing
 
 _FIELDS = ("scene", "row", "col", "height", "width", "split")
@@ -27,6 +27,9 @@ _WAY_OUT = (
 
 _SHOWN = 10
 """Scenes that a line names."""
+
+_LONGEST = 40
+"""Characters of a value that a line quotes."""
 
 
 @dataclass(frozen=True)
@@ -240,17 +243,9 @@ class KnownSplits:
         Raises:
             DataError: It is no such file.
         """
-        import pandas as pd
-
-        key = "(resume)" if run else "(data.split_file)"
-        try:
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-            )
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: cannot be read as a CSV ({reason(error)}) {key}: give another"
-            ) from error
+        name = "resume" if run else "data.split_file"
+        key = f"({name})"
+        table = read_text_table(path, name, "give another")
         if table.empty or not {"scene", "split"} <= set(table.columns):
             raise DataError(
                 f"{path}: needs a header with scene and split, and lines below it {key}"
@@ -295,7 +290,7 @@ class KnownSplits:
             f"{self.way_out}"
             for name in gone * self.is_of_run
         ]
-        return _shortened(lines, "more scenes are gone")
+        return shortened(lines, "more scenes are gone")
 
     def later(self, names: Collection[str]) -> list[str]:
         """A line that names the scenes that came after a run."""
@@ -321,7 +316,7 @@ class KnownSplits:
                 lines.append(
                     f"{scene.image}: {change}: scene {scene.name} {self.origin[1]}: {self.way_out}"
                 )
-        return _shortened(lines, "more scenes")
+        return shortened(lines, "more scenes")
 
     def check(self, name: str, image: Path, digest: str) -> None:
         """Compares a scene with that of the run.
@@ -351,7 +346,7 @@ class KnownSplits:
             for line, rectangle, split in self.parts.get(name, ()):
                 if split not in (*SPLITS, "none"):
                     lines.append(
-                        f"{path}: {line} says split {split!r} {key}: give one of "
+                        f"{path}: {line} says split {split[:_LONGEST]!r} {key}: give one of "
                         f"{', '.join(SPLITS)}, none"
                     )
                     continue
@@ -384,8 +379,8 @@ class KnownSplits:
         return regions
 
 
-def _shortened(lines: list[str], others: str) -> list[str]:
-    """The first lines, and one with the number of the others."""
+def shortened(lines: list[str], others: str) -> list[str]:
+    """The first lines, and one with the number of the others, as ``and 3 more scenes``."""
     more = len(lines) - _SHOWN
     return lines[:_SHOWN] + [f"and {more} {others}"] * (more > 0)
 

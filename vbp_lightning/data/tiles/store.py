@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import Scene
+from vbp_lightning.data.imagery.constant_areas import ConstantArea, constant_areas, united
 from vbp_lightning.data.imagery.normalisation import (
     BandStatistics,
     combined,
@@ -19,9 +20,11 @@ from vbp_lightning.data.imagery.normalisation import (
 )
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.imagery.reading import OpenScene, SceneInfo, for_each_scene
+from vbp_lightning.data.imagery.vector_files import VectorSummary
 from vbp_lightning.data.imagery.windows import scan_windows
 from vbp_lightning.data.tiles.grid import tile_counts
 from vbp_lightning.data.tiles.planning import TilePlan
+from vbp_lightning.data.tiles.signatures import Signatures
 from vbp_lightning.data.tiles.splits import Region, Regions, training_pixels
 from vbp_lightning.data.tiles.streaming import (
     INVALID_PIXEL,
@@ -39,6 +42,9 @@ _CACHE_SHARE = 1 / 8
 """Fraction of the memory budget that GDAL's caches of all processes may take together."""
 
 _SCANNING_THREADS = 2
+
+_TILE_SAMPLES, _SCENE_SAMPLES = 8, 32
+"""Rows and columns of a tile, and of a scene, by which equal ones are found."""
 
 
 class SharedArray:
@@ -80,8 +86,13 @@ class ScannedScene:
         road_pixels: Valid road pixels of the scene.
         valid_pixels: Valid pixels of the scene.
         largest_mask_value: The largest value of the road mask.
+        vectors: What was read from the vector file of its labels, if there is one.
         labels: Its pixel labels.
         bands: (C, H, W) its imagery; None if that stays on disk.
+        signature: Of its pixels, see :class:`~vbp_lightning.data.tiles.signatures.Signatures`; 0
+            for a scene of one constant value.
+        signatures: (N,) the same of each tile.
+        constant: Areas of one value that no tag declares as nodata.
     """
 
     info: SceneInfo
@@ -91,8 +102,12 @@ class ScannedScene:
     road_pixels: int
     valid_pixels: int
     largest_mask_value: float
+    vectors: VectorSummary | None
     labels: NDArray[np.uint8] | CompressedLabels
     bands: NDArray[Any] | None
+    signature: int
+    signatures: NDArray[np.uint64]
+    constant: tuple[ConstantArea, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +207,9 @@ def _scan(
     road, valid = np.zeros((2, len(rows)), np.int64)
     road_pixels = valid_pixels = 0
     samples = []
+    of_tiles = Signatures(plan.corners, (tile_size, tile_size), _TILE_SAMPLES)
+    of_scene = Signatures(np.zeros((1, 2), np.int64), (height, width), _SCENE_SAMPLES)
+    constant: list[ConstantArea] = []
     info.digest  # noqa: B018  # computed here, in a thread, just before the file is read anyway
     with OpenScene(info.scene, reading) as opened:
         chunk_pixels = height * width * (info.nbytes if limit is None else limit) // info.nbytes
@@ -206,14 +224,24 @@ def _scan(
             corners = plan.corners[here] - [top, left]
             road[here] += tile_counts(pixels.road, corners, tile_size)
             valid[here] += tile_counts(pixels.valid, corners, tile_size)
+            for signatures in (of_tiles, of_scene):
+                signatures.add(pixels.bands, pixels.valid, top, left)
             road_pixels += int(np.count_nonzero(pixels.road))
             valid_pixels += int(np.count_nonzero(pixels.valid))
             training = pixels.valid & training_pixels(regions, chunk)
             samples.append(sample_bands(pixels.bands, training, (top, left), steps))
+            where = (top, left), (height, width), tile_size
+            constant += constant_areas(pixels.bands, pixels.imaged, *where)
         opened.check()
-        largest = opened.largest_mask_value
-    held = (labels, pixels.bands) if limit is None else (compressed, None)
-    scanned = ScannedScene(info, plan, road, valid, road_pixels, valid_pixels, largest, *held)
+        largest, vectors = opened.largest_mask_value, opened.vectors
+    scanned = ScannedScene(
+        *(info, plan, road, valid, road_pixels, valid_pixels, largest, vectors),
+        labels=labels if limit is None else compressed,
+        bands=pixels.bands if limit is None else None,
+        signature=int(of_scene.values[0]),
+        signatures=of_tiles.values,
+        constant=united(constant),
+    )
     return scanned, combined(samples)
 
 

@@ -7,11 +7,12 @@ from timeit import repeat
 
 import numpy as np
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.errors import UserError, one_line
+from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.evaluation.artefacts import artefacts, block_ratio, comb_energy
 from vbp_lightning.evaluation.baselines import Attribution
 from vbp_lightning.evaluation.bootstrap import mean_interval
@@ -39,15 +40,15 @@ from vbp_lightning.explaining.compared_methods import (
     maps_of,
     road_tiles,
 )
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_arrays
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.png import write_picture
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount
 
 _FIGURE_SCORES = {
     "average_precision": "average precision",
@@ -59,6 +60,16 @@ _TIMED = 16
 """Tiles in the batch whose time is measured."""
 
 Rows = dict[ComparedMethod, Row]
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    tuned: PositiveCount
+    perturbed: Count
+    cascaded: Count
+    draw: Count
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -77,7 +88,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are no road pixels.
     """
-    check_options(cfg, tuned=PositiveCount, perturbed=Count, cascaded=Count, draw=Count)
     target = class_of(cfg.target)
     if target not in (None, 1):
         raise UserError(f"target={cfg.target}: only road can be scored: leave it out")
@@ -123,7 +133,9 @@ def _scored(
                 method = compared.build(model)
                 maps = maps_of(method, tiles.tiles, target)
             except (UnsupportedNetworkError, ValueError) as error:
-                print(f"{compared.method} {compared.upsampling} is left out: {one_line(error)}")
+                print(
+                    f"{compared.method} {compared.upsampling} is left out: {plain(one_line(error))}"
+                )
                 continue
             if compared.method == "lrp":
                 of_lrp = maps

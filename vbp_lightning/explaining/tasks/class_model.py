@@ -8,14 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig
+from pydantic import StrictStr
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import ScoreModel, class_scores
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.tile import Label
-from vbp_lightning.explaining.options import Size, check_options, option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import compared_tiles, in_batches, open_tiles
 from vbp_lightning.inspection.class_model import Ascent, Standardised, ascend
@@ -24,7 +27,25 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount, Size
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    layer: StrictStr | None
+    unit: Count
+    position: tuple[Count, Count] | None
+    start: Literal["mean", "zero", "noise"]
+    penalty: Size
+    steps: PositiveCount
+    step: Size
+    jitter: Count
+    blur: Size
+    snapshots: PositiveCount
+    seed: Count
+    tiles_of: Split
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -42,16 +63,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    check_options(
-        cfg,
-        **dict.fromkeys(("steps", "snapshots"), PositiveCount),
-        **dict.fromkeys(("unit", "jitter", "seed"), Count),
-        **dict.fromkeys(("penalty", "step", "blur"), Size),
-        layer=str | None,
-        position=tuple[int, int] | None,
-        start=Literal["mean", "zero", "noise"],
-        tiles_of=Split,
-    )
     model = subject.standardised
     start = _start(cfg, subject, model)
     with option_as_user_error():

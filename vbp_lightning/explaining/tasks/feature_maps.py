@@ -4,16 +4,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig
+from pydantic import StrictStr
+from pydantic.dataclasses import dataclass
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.options import Scale, check_options, option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.layers import layer_outputs, resolve_layer
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.layer_sheets import feature_map_sheet
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    tile: Count
+    layer: StrictStr | None
+    channels: PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -30,7 +42,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    check_options(cfg, tile=Count, layer=str | None, channels=PositiveCount, scale=Scale)
     source = open_tiles(cfg, subject)
     chosen = source.choose(cfg.tiles)
     if cfg.tile >= len(chosen.places):

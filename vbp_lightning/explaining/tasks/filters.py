@@ -5,15 +5,26 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from pydantic import StrictStr
+from pydantic.dataclasses import dataclass
 
-from vbp_lightning.explaining.options import check_options, option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.inspection.filters import exciting_colours, filters_of
 from vbp_lightning.plotting.layer_sheets import filter_sheet
-from vbp_lightning.records import PositiveCount
+from vbp_lightning.records import RECORD, PositiveCount
 
 _RGB = ("red", "green", "blue")
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    layer: StrictStr | None
+    filters: PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -29,7 +40,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there is no such convolution.
     """
-    check_options(cfg, layer=str | None, filters=PositiveCount)
     inputs = torch.zeros(1, *subject.input_shape, device=subject.device)
     with option_as_user_error():
         found = filters_of(subject.model, inputs, cfg.layer)

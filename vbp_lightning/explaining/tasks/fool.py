@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vbp_lightning.cli import shown_progress
-from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.options import check_options, option_as_user_error
+from vbp_lightning.errors import UserError, plain
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.class_model import Fooling, LogOdds, Standardised, fool
@@ -19,7 +21,18 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import standardised_to_rgb
 from vbp_lightning.plotting.inspection_figures import Curves, step_curves
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, Number, PositiveCount
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    probability: Number
+    noise: Count
+    images: Count
+    steps: PositiveCount
+    seed: Count
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -36,8 +49,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong.
     """
-    counts = dict.fromkeys(("noise", "images", "seed"), Count)
-    check_options(cfg, **counts, steps=PositiveCount, probability=float)
     target = subject.one_class(cfg.target)
     model = subject.standardised
     odds = LogOdds(model, target)
@@ -71,7 +82,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         Curves("change", {start: path.distances / root for start, path in paths.items()}, {}),
     ]
     for row in rows:
-        print(row.heading)
+        print(plain(row.heading))
     sheet = picture_grid(rows, title, notes, columns=9, side=128)
     figure = figure_to_array(step_curves(curves, "During the steps"))
     found = list(paths.values())

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from omegaconf import DictConfig
+from pydantic import Field, StrictStr
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.explaining.options import check_options, option_as_user_error
+from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
 from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer
@@ -17,7 +21,16 @@ from vbp_lightning.inspection.maximal_patches import Activations, crop, stronges
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 from vbp_lightning.plotting.display import patches_to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    layer: StrictStr | None
+    channels: PositiveCount | Annotated[tuple[Count, ...], Field(min_length=1)]
+    patches: PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -35,9 +48,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or the receptive field cannot be computed.
     """
-    check_options(
-        cfg, layer=str | None, channels=PositiveCount | tuple[Count, ...], patches=PositiveCount
-    )
     source = open_tiles(cfg, subject)
     sample = source.read([0]).to(subject.device)
     every = range(len(source.places))

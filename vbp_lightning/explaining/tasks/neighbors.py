@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     TileSource,
@@ -22,7 +23,15 @@ from vbp_lightning.explaining.tile_sources import (
 from vbp_lightning.inspection.neighbors import Neighbors, nearest
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    queries: PositiveCount | tuple[Count, ...]
+    neighbors: PositiveCount
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -40,7 +49,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
-    check_options(cfg, queries=PositiveCount | tuple[Count, ...], neighbors=PositiveCount)
     source = open_tiles(cfg, subject)
     if len(source.places) < 2:
         raise UserError("there is only one tile (input, split): neighbours need at least two")

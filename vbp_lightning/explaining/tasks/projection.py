@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig
+from pydantic.dataclasses import dataclass
 from torch.utils.tensorboard import SummaryWriter
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.features import features_of
-from vbp_lightning.explaining.options import check_options
 from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import (
     compared_tiles,
@@ -27,11 +28,21 @@ from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.inspection_figures import scatter_figure, thumbnail_map
 from vbp_lightning.plotting.picture_grid import GridRow, below_each_other, picture_grid
-from vbp_lightning.records import Count, Positive, PositiveCount
+from vbp_lightning.records import RECORD, Positive, PositiveCount, Seed
 
 _LEAST = 4
 _PROJECTOR = "projector_config.pbtxt"
 _SPRITE = 32
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    points: PositiveCount
+    thumbnails: PositiveCount
+    perplexity: Positive
+    seed: Seed
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -49,9 +60,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     Raises:
         UserError: A setting is wrong, or there are too few tiles.
     """
-    check_options(
-        cfg, points=PositiveCount, thumbnails=PositiveCount, perplexity=Positive, seed=Count
-    )
     source = open_tiles(cfg, subject)
     count = len(source.places)
     if count < _LEAST:

@@ -8,22 +8,22 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt
+from pydantic.dataclasses import dataclass
 
 from vbp_lightning.cli import hide_notes_of_lightning
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
-from vbp_lightning.explaining.options import Scale, check_options
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
+from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
-from vbp_lightning.records import Count, PositiveCount
+from vbp_lightning.records import RECORD, Count, PositiveCount
 from vbp_lightning.scene_maps.block_maps import Mapper
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -31,6 +31,24 @@ from vbp_lightning.scene_maps.seamless import SeamlessMapper
 from vbp_lightning.scene_maps.tile_errors import scored_tiles
 from vbp_lightning.scene_maps.tilewise import TileMapper
 from vbp_lightning.scene_maps.views import probabilities_of
+from vbp_lightning.settings import TrainerSettings
+
+
+@dataclass(frozen=True, config=RECORD)
+class Options(ExplainSettings):
+    """The settings of the task, with their ranges."""
+
+    mode: Literal["seamless", "tiles"]
+    stride: Annotated[StrictInt, Field(ge=2, multiple_of=2)]
+    blend: Literal["mean", "centre"]
+    block: Annotated[StrictInt, Field(ge=TOTAL_STRIDE, multiple_of=TOTAL_STRIDE)]
+    scaling: Literal["percentile", "extremes", "none"]
+    overwrite: StrictBool
+    quick_look: StrictBool
+    roads: StrictBool
+    hardest: Count
+    threads: PositiveCount | None
+    trainer: TrainerSettings
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -49,7 +67,11 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     classifier = subject.classifier
     if classifier is None or not isinstance(subject.reader, CutImages):
         raise UserError("task=scene needs a road classifier (ckpt=RUN/checkpoints/best.ckpt)")
-    _check_options(cfg)
+    if cfg.input is not None and cfg.hardest:
+        raise UserError(
+            f"hardest={cfg.hardest}: an image has no labels (input): leave input=null, and the "
+            "scenes of the run's own split are mapped"
+        )
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     mapper = _mapper(cfg, classifier, subject.reader)
@@ -98,27 +120,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         yield from write_hardest(settings.output, tiles, datamodule, cfg.hardest)
     if errors:
         raise UserError(*errors)
-
-
-def _check_options(cfg: DictConfig) -> None:
-    check_options(
-        cfg,
-        mode=Literal["seamless", "tiles"],
-        blend=Literal["mean", "centre"],
-        scaling=Literal["percentile", "extremes", "none"],
-        scale=Scale,
-        split=Split,
-        block=Annotated[int, Field(ge=TOTAL_STRIDE, multiple_of=TOTAL_STRIDE)],
-        stride=Annotated[int, Field(ge=2, multiple_of=2)],
-        hardest=Count,
-        threads=PositiveCount | None,
-        **dict.fromkeys(("overwrite", "quick_look", "roads"), bool),
-    )
-    if cfg.input is not None and cfg.hardest:
-        raise UserError(
-            f"hardest={cfg.hardest}: an image has no labels (input): leave input=null, and the "
-            "scenes of the run's own split are mapped"
-        )
 
 
 def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
@@ -180,7 +181,7 @@ def _scenes(
         scenes = [tiles.infos[number].scene for number in numbers]
         return [(scene.name.replace("/", "_"), scene.image) for scene in scenes]
     output = settings.output.resolve()
-    files = image_files(Path(cfg.input))
+    files = image_files(str(cfg.input))
     return [(path.stem, path) for path in files if output not in path.resolve().parents]
 
 

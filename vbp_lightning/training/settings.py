@@ -1,0 +1,137 @@
+"""The settings of ``train.py``: types, ranges, and the rules that concern several of them."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic.dataclasses import dataclass
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
+
+from vbp_lightning.data import RoadTileDataModule
+from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.errors import UserError
+from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.networks import TOTAL_STRIDE
+from vbp_lightning.records import RECORD, PathName, PositiveCount, Seed, argument_errors, made
+from vbp_lightning.settings import (
+    Folders,
+    TrainerSettings,
+    Upsampling,
+    built_errors,
+    own_errors,
+    plain,
+    target_error,
+)
+from vbp_lightning.training.predictions import optimized_value
+
+_OF_DATA = ("mean", "std", "low", "high", "context", "data", "splits", "digests", "imagery", "tta")
+"""Arguments of the classifier that come from the data module or the top level."""
+
+_RESUMING = ("purge_step",)
+"""Arguments of the logger that come from the checkpoint of a resumed run."""
+
+_STORED = ("format", "automatic", "init_from_sha256", "split_file_sha256")
+"""What a stored run holds beside its settings."""
+
+
+@dataclass(frozen=True, config=RECORD)
+class RunSettings:
+    """The settings of a run beside its data, its model, its callbacks and its logger.
+
+    Args:
+        seed: Of the initial weights, the drawing of tiles and their augmentation.
+        optimized_metric: Key of ``metrics.json`` that a run returns to a sweep.
+        tags: Labels of the run.
+        resume: The folder of a run to continue.
+        check: Whether to report on the data and train nothing.
+        init_from: A checkpoint whose weights to start from.
+        tta: Whether the evaluation averages over the symmetries of a tile.
+        threads: CPU threads of torch.
+        trainer: The arguments of Lightning's trainer.
+        upsampling: Of the VisualBackProp masks.
+        paths: Where data and results are stored.
+        data: Settings of the data module.
+        model: Settings of the classifier.
+        callbacks: Settings of the callbacks by name.
+        logger: Settings of the logger.
+    """
+
+    seed: Seed
+    threads: PositiveCount | Literal["auto"]
+    trainer: TrainerSettings
+    upsampling: Upsampling
+    data: Mapping[StrictStr, Any]
+    model: Mapping[StrictStr, Any]
+    optimized_metric: StrictStr = "val/auroc"
+    tags: tuple[StrictStr | StrictInt | StrictFloat, ...] = ()
+    resume: PathName | None = None
+    check: StrictBool = False
+    init_from: PathName | None = None
+    tta: StrictBool = False
+    paths: Folders | None = None
+    callbacks: Mapping[StrictStr, Any] | None = None
+    logger: Mapping[StrictStr, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            optimized_value(None, self.optimized_metric)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Checks all settings of a run before anything is read or written.
+
+    Args:
+        cfg: The composed config of ``train.py``, which may hold ``auto``.
+
+    Raises:
+        UserError: A line for each setting of a wrong type or out of range.
+    """
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    trainer = given.get("trainer")
+    given["trainer"] = plain(trainer) if isinstance(trainer, dict) else trainer
+    lines = made(RunSettings, "", {k: v for k, v in given.items() if k not in _STORED})[1]
+    lines += _data_errors(given["data"])
+    lines += argument_errors("model", RoadClassifier, plain(given["model"]), *_OF_DATA)
+    parts: list[tuple[str, Any, type]] = [
+        *((f"callbacks.{k}", each, Callback) for k, each in (given.get("callbacks") or {}).items()),
+        ("logger", given.get("logger"), Logger),
+    ]
+    if isinstance(trainer, dict) and isinstance(trainer.get("profiler"), dict):
+        parts.append(("trainer.profiler", trainer["profiler"], Profiler))
+    for name, node, base in parts:
+        lines += built_errors(name, node, base, *_RESUMING) if node is not None else []
+    for name, node, base in (
+        ("data", given["data"], RoadTileDataModule),
+        ("model", given["model"], RoadClassifier),
+        ("trainer", trainer, Trainer),
+    ):
+        if isinstance(node, dict) and (line := target_error(name, node, base)):
+            lines.append(line)
+    if found := own_errors(cfg, lines):
+        raise UserError(*found)
+    if cfg.get("init_from") is not None:  # older runs lack it
+        cfg.init_from = str(cfg.init_from)
+
+
+def _data_errors(settings: Mapping[str, Any]) -> list[str]:
+    """One line for each wrong setting of the data."""
+    values = plain(settings)
+    if values.get("num_workers") == "auto":
+        values["num_workers"] = 0
+    try:
+        module = RoadTileDataModule(**values)
+    except DataError as error:
+        return list(error.lines)
+    return [
+        f"data.{name}={size}: must be a multiple of {TOTAL_STRIDE}, the distance of the network's"
+        " features in pixels"
+        for name, size in (("tile_size", module.tile_size), ("context", module.context))
+        if size % TOTAL_STRIDE
+    ]
