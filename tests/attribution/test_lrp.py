@@ -313,5 +313,5 @@ def test_a_value_changed_after_its_use_is_refused():
 
 def test_invalid_settings_are_refused():
     for wrong in ({"epsilon": -1.0}, {"gamma": -0.1}, {"epsilon": math.inf}):
-        with pytest.raises(ValueError, match=r"must be (at least 0|a number)$"):
+        with pytest.raises(ValueError, match=r"must be (at least 0|a finite number)$"):
             Lrp(nn.Identity(), **wrong)
