@@ -320,5 +320,5 @@ def test_a_value_may_change_after_its_use_and_be_computed_without_gradients():
 
 def test_invalid_settings_are_refused():
     for wrong in ({"epsilon": -1.0}, {"gamma": -0.1}, {"epsilon": math.inf}):
-        with pytest.raises(ValueError, match=r"must be (at least 0|a number)$"):
+        with pytest.raises(ValueError, match=r"must be (at least 0|a finite number)$"):
             Lrp(nn.Identity(), **wrong)

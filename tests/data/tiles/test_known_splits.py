@@ -317,5 +317,6 @@ def test_more_scenes_than_there_are(module, scenes):
 
 @pytest.mark.parametrize("part", [0, 0.0, -1, 1.5, True, "half"])
 def test_a_part_that_is_none(module, scenes, part):
-    with pytest.raises(DataError, match=rf"data\.train_fraction={part}: must be"):
+    shown = str(part).lower()
+    with pytest.raises(DataError, match=rf"data\.train_fraction={shown}: must be"):
         module(scenes, train_fraction=part)
