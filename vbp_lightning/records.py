@@ -60,6 +60,8 @@ def only(holds: Callable[[Any], bool], what: str) -> AfterValidator:
 
 def _as_text(value: object) -> object:
     """A number as text: YAML and Hydra read the name of a folder such as ``2024`` as a number."""
+    if value == "":
+        raise PydanticCustomError("condition", "the name of a file or folder")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
 
