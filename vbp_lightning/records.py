@@ -41,6 +41,11 @@ Size = Annotated[Number, Field(ge=0)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
 
+def own_settings(node: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The settings of a node of a config without those of Hydra, such as ``_target_``."""
+    return {name: value for name, value in node.items() if not str(name).startswith("_")}
+
+
 def one_of(values: Iterable[object]) -> AfterValidator:
     """The validator of a setting that must be one of some values."""
     known = list(values)
