@@ -25,7 +25,7 @@ nitpick_ignore_regex = [  # types of other libraries: their documentation is not
         r"py:.*",
         r"(affine|argparse|collections|concurrent|contextlib|geopandas|hydra|lightning|matplotlib"
         r"|numpy|omegaconf|pandas|pathlib|pd|PIL|pydantic|pydantic_core|pyproj|pytorch_lightning"
-        r"|rasterio|rich|shapely|torch|torchmetrics|typing)\..*",
+        r"|rasterio|rich|shapely|tempfile|torch|torchmetrics|typing)\..*",
     ),
     (r"py:class", r"Table"),  # of rich, imported for type checking only
     (r"py:class", r"_P|vbp_lightning\..*<locals>.*"),  # in signatures and aliases of types

@@ -334,7 +334,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _end_if_unread(error: BaseException) -> None:
-    """Exits with 1, without a word, if the program that reads the output has ended, as ``head``."""
+    """Exits with 1 and no message if the program that reads the output has ended, as ``head``."""
     if not isinstance(error, BrokenPipeError):
         return
     try:
@@ -382,7 +382,7 @@ def unexpected(error: BaseException) -> UserError:
     if run_dir is not None and not _is_explanation():
         folders.insert(0, Path(run_dir))
     stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"
-    place = "HYDRA_FULL_ERROR=1 shows the traceback"
+    place = "HYDRA_FULL_ERROR=1 shows the traceback: report it with that"
     for path in (folder / f"error_{stamp}.log" for folder in folders):
         try:
             with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -390,11 +390,11 @@ def unexpected(error: BaseException) -> UserError:
                 traceback.print_exception(error, file=file)
         except OSError:
             continue
-        place = f"its traceback is in {path.absolute()}"
+        place = f"its traceback is in {path.absolute()}: report it with that file"
         break
     return UserError(
         f"{type(error).__name__}: {one_line(error)[:_LONGEST]}: an error of vbp_lightning itself;"
-        f" {place}: report it with that file where you got vbp_lightning from"
+        f" {place} where you got vbp_lightning from"
     )
 
 

@@ -41,6 +41,11 @@ Size = Annotated[Number, Field(ge=0)]
 Seed = Annotated[StrictInt, Field(ge=0, lt=2**32)]
 
 
+def own_settings(node: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The settings of a node of a config without those of Hydra, such as ``_target_``."""
+    return {name: value for name, value in node.items() if not str(name).startswith("_")}
+
+
 def one_of(values: Iterable[object]) -> AfterValidator:
     """The validator of a setting that must be one of some values."""
     known = list(values)
@@ -60,6 +65,8 @@ def only(holds: Callable[[Any], bool], what: str) -> AfterValidator:
 
 def _as_text(value: object) -> object:
     """A number as text: YAML and Hydra read the name of a folder such as ``2024`` as a number."""
+    if value == "":
+        raise PydanticCustomError("condition", "the name of a file or folder")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if is_number else value
 

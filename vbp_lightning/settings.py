@@ -21,6 +21,7 @@ from vbp_lightning.records import (
     argument_errors,
     one_of,
     only,
+    own_settings,
 )
 
 UpsamplingName = Annotated[StrictStr, one_of(UPSAMPLINGS)]
@@ -129,11 +130,6 @@ class TrainerSettings:
         return self
 
 
-def plain(node: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a node without those of Hydra, such as ``_target_``."""
-    return {name: value for name, value in node.items() if not name.startswith("_")}
-
-
 def built_errors(key: str, node: object, base: type, *given: str) -> list[str]:
     """One line for each setting with which an object of a config cannot be built.
 
@@ -146,7 +142,7 @@ def built_errors(key: str, node: object, base: type, *given: str) -> list[str]:
     if line := target_error(key, node, base):
         return [line]
     assert isinstance(node, dict)
-    return argument_errors(key, locate(node["_target_"]), plain(node), *given)  # type: ignore[arg-type]
+    return argument_errors(key, locate(node["_target_"]), own_settings(node), *given)  # type: ignore[arg-type]
 
 
 def target_error(key: str, node: object, base: type) -> str | None:

@@ -5,14 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import (
-    Field,
-    Strict,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    model_validator,
-)
+from pydantic import Field, Strict, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.data.datasets.labelled_images import LabelledImages
@@ -30,6 +23,7 @@ from vbp_lightning.records import (
     PositiveCount,
     Seed,
     made,
+    own_settings,
 )
 
 SceneSource: TypeAlias = Callable[[], list[Scene]]
@@ -57,7 +51,7 @@ class DataSettings:
         stretch: Two percentiles of each band's training pixels that become -1 and 1 in the network;
             values beyond them are clipped. None scales by mean and standard deviation.
         tile_size: Tile size in pixels, at most 4096.
-        context: Margin in pixels, at most 1024, that each tile is read with on every side, for
+        context: Margin in pixels, at most 256, that each tile is read with on every side, for
             networks whose features are to come from real pixels up to the tile's border. Beyond
             the scene it holds the fill value of nodata. Labels, shares and bounds are those of the
             tile alone.
@@ -231,7 +225,7 @@ def made_layout(
         is_layout = callable(source)
         line = f"data.source={source}: is no layout: choose one with data=, as data=folder"
         return (source, []) if is_layout else (None, [line])
-    settings = {key: value for key, value in source.items() if not key.startswith("_")}
+    settings = own_settings(source)
     target = str(source.get("_target_"))
     layout = _LAYOUTS.get(target.rsplit(".", 1)[-1])
     if layout is None or target.split(".")[0] != "vbp_lightning":

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -17,7 +16,12 @@ from vbp_lightning.errors import UserError, reason
 from vbp_lightning.explaining.image_inputs import ResizedImages
 from vbp_lightning.models import Normalize
 from vbp_lightning.models.fetching import local_file
-from vbp_lightning.models.tensor_file import ForeignContentError, UnreadableError, load_tensors
+from vbp_lightning.models.tensor_file import (
+    ForeignContentError,
+    UnreadableError,
+    load_tensors,
+    not_finite,
+)
 
 _LONGEST = 400
 """Characters of torch's list of the keys that do not match."""
@@ -97,8 +101,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path}: does not fit the network: {shorten(str(error), _LONGEST)} (network.weights): "
             "give the weights of this network, or its arguments as +network.NAME=VALUE"
         ) from error
-    wrong = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-    if wrong:
+    if wrong := not_finite(state):
         raise UserError(
             f"{path}: {len(wrong)} of its {len(state)} tensors hold numbers that are not finite, "
             f"{shorten(wrong[0], _LONGEST)} among them (network.weights): its training diverged; "

@@ -12,8 +12,16 @@ from pydantic.dataclasses import dataclass
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.methods import chosen_methods, method_maker
-from vbp_lightning.records import RECORD, Number, PathName, Positive, PositiveCount, made
-from vbp_lightning.settings import Folders, Upsampling, own_errors, plain
+from vbp_lightning.records import (
+    RECORD,
+    Number,
+    PathName,
+    Positive,
+    PositiveCount,
+    made,
+    own_settings,
+)
+from vbp_lightning.settings import Folders, Upsampling, own_errors
 
 _NAMES = ("ckpt", "input", "output", "network.weights", "data.root", "data.split_file")
 """Settings that name files and folders, also by a number."""
@@ -112,20 +120,22 @@ def check_settings(cfg: DictConfig, task: Callable[..., Any]) -> None:
 
     Args:
         cfg: The composed config of ``explain.py``; names of files that are numbers become text.
-        task: The function ``run`` of a task, whose module holds its record ``Options``.
+        task: The function ``run`` of a task, whose module holds the record ``Options`` of the
+            settings if the task has some of its own.
 
     Raises:
         UserError: A line for each setting of a wrong type or out of range.
     """
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(given.get("trainer"), dict):
-        given["trainer"] = plain(given["trainer"])
+        given["trainer"] = own_settings(given["trainer"])
     lines = [
         f"task.{name}: is no setting; options of a task are given as {name}=…"
-        for name in plain(given["task"])
+        for name in own_settings(given["task"])
     ]
     function = task.func if isinstance(task, partial) else task
-    lines += made(sys.modules[function.__module__].Options, "", given)[1]
+    options = getattr(sys.modules[function.__module__], "Options", ExplainSettings)
+    lines += made(options, "", given)[1]
     for name, options in chosen_methods(cfg).items():
         try:
             method_maker(name, options)

@@ -19,7 +19,7 @@ from vbp_lightning.inspection.class_model import Standardised
 from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.metrics import numbers
-from vbp_lightning.records import made
+from vbp_lightning.records import made, own_settings
 
 _log = logging.getLogger(__name__)
 
@@ -209,8 +209,8 @@ def _classifier(path: Path, tta: bool | None) -> RoadClassifier:
 def _tile_reader(model: RoadClassifier, fill: tuple[float, ...], path: Path) -> CutImages:
     """How images were read in training; the settings in the checkpoint are checked first."""
     data = model.hparams["data"] or {}
-    plain = {key: data[key] for key in data if key not in ("root", "source") and key[:1] != "_"}
-    settings, lines = made(DataSettings, "data", plain)
+    own = {k: value for k, value in own_settings(data).items() if k not in ("root", "source")}
+    settings, lines = made(DataSettings, "data", own)
     source = data.get("source") or {}
     white_area: Any = source.get("white_area", 0) if isinstance(source, Mapping) else None
     if not isinstance(white_area, int) or isinstance(white_area, bool) or white_area < 0:

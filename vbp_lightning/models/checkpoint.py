@@ -13,7 +13,12 @@ from torch import Tensor
 from vbp_lightning.errors import UserError
 from vbp_lightning.models.format import converted
 from vbp_lightning.models.networks import TOTAL_STRIDE, Architecture, Head
-from vbp_lightning.models.tensor_file import ForeignContentError, UnreadableError, load_tensors
+from vbp_lightning.models.tensor_file import (
+    ForeignContentError,
+    UnreadableError,
+    load_tensors,
+    not_finite,
+)
 from vbp_lightning.records import RECORD, Count, Number, Positive, PositiveCount, made
 
 _MOST_BYTES = 1 << 30
@@ -189,8 +194,7 @@ def _weight_errors(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _check_finite(state: Mapping[str, Tensor], path: Path, config_key: str) -> None:
-    wrong = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
-    if wrong:
+    if wrong := not_finite(state):
         raise CheckpointError(
             f"{path}: {len(wrong)} of its {len(state)} tensors hold numbers that are not finite"
             f" ({config_key}): its training diverged; use an earlier checkpoint, or train again"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.records import own_settings
 
 FORMAT = 2
 """The format that this version reads and writes: that of 0.2. Version 0.1 stored no number."""
@@ -52,7 +53,7 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(new.get("augment"), Mapping):
         new["augment"] = {
             "rotations" if name == "quarter_turns" else name: value
-            for name, value in _without_targets(new["augment"]).items()
+            for name, value in own_settings(new["augment"]).items()
         }
     if isinstance(new.get("source"), Mapping):
         new["source"] = _converted_layout(new["source"])
@@ -61,10 +62,10 @@ def converted_data(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _converted_layout(source: Mapping[str, Any]) -> dict[str, Any]:
     """Converts the three layouts of 0.1 that paired files by patterns to ``PatternScenes``."""
-    settings = _without_targets(source)
+    settings = own_settings(source)
     layout = str(source.get("_target_")).rsplit(".", 1)[-1]
     if isinstance(settings.get("widths"), Mapping):
-        settings["widths"] = _without_targets(settings["widths"])
+        settings["widths"] = own_settings(settings["widths"])
     if layout == "LabelledImages":
         settings.pop("suffixes", None)
     if layout == "SpaceNetScenes":
@@ -75,7 +76,3 @@ def _converted_layout(source: Mapping[str, Any]) -> dict[str, Any]:
     if layout in ("FolderScenes", "VectorScenes", "SpaceNetScenes"):
         layout = "PatternScenes"
     return {"_target_": f"vbp_lightning.data.{layout}", **settings}
-
-
-def _without_targets(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if not name.startswith("_")}

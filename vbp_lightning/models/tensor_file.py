@@ -2,7 +2,7 @@
 
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -66,6 +66,11 @@ def load_tensors(path: Path) -> Any:  # noqa: ANN401
     except Exception as error:  # a damaged pickle raises exceptions of every type
         raise UnreadableError from error
     return content
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold infinite numbers or NaN."""
+    return [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
 
 
 def _check_references(path: Path) -> None:

@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.features import shapes
 from scipy import ndimage
 
-from vbp_lightning.data.imagery.extent import WGS84, Points, projected, projection, transformer
+from vbp_lightning.data.imagery.extent import WGS84, mover, projected, projection
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,7 @@ def road_areas(
     labels, _ = ndimage.label(above)
     counts = np.bincount(labels.ravel())
     sums = np.bincount(labels.ravel(), np.where(above, probability, 0).ravel())
-    change = transformer(projection(crs.to_wkt()), WGS84)
-
-    def move(points: Points) -> Points:
-        return np.stack(change.transform(*points.T), axis=1)
-
+    move = mover(projection(crs.to_wkt()), WGS84)
     for geometry, label in shapes(labels.astype(np.int32), mask=above, transform=transform):
         area = int(label)
         outline = np.array([shapely.geometry.shape(geometry)])

@@ -57,6 +57,9 @@ START = "init_from_sha256"
 _SPLITS = "split_file_sha256"
 """Of a stored run: the digest of ``data.split_file`` when it was read."""
 
+ADDED = ("format", _AUTO, START, _SPLITS)
+"""What a stored run holds beside its settings."""
+
 _UNRELATED = ("format", "resume", "optimized_metric", _AUTO)
 """Settings that a run's result does not depend on."""
 

@@ -15,26 +15,31 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.networks import TOTAL_STRIDE
-from vbp_lightning.records import RECORD, PathName, PositiveCount, Seed, argument_errors, made
+from vbp_lightning.records import (
+    RECORD,
+    PathName,
+    PositiveCount,
+    Seed,
+    argument_errors,
+    made,
+    own_settings,
+)
 from vbp_lightning.settings import (
     Folders,
     TrainerSettings,
     Upsampling,
     built_errors,
     own_errors,
-    plain,
     target_error,
 )
 from vbp_lightning.training.predictions import optimized_value
+from vbp_lightning.training.resumption import ADDED
 
 _OF_DATA = ("mean", "std", "low", "high", "context", "data", "splits", "digests", "imagery", "tta")
 """Arguments of the classifier that come from the data module or the top level."""
 
 _RESUMING = ("purge_step",)
 """Arguments of the logger that come from the checkpoint of a resumed run."""
-
-_STORED = ("format", "automatic", "init_from_sha256", "split_file_sha256")
-"""What a stored run holds beside its settings."""
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -95,10 +100,10 @@ def check_settings(cfg: DictConfig) -> None:
     """
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     trainer = given.get("trainer")
-    given["trainer"] = plain(trainer) if isinstance(trainer, dict) else trainer
-    lines = made(RunSettings, "", {k: v for k, v in given.items() if k not in _STORED})[1]
+    given["trainer"] = own_settings(trainer) if isinstance(trainer, dict) else trainer
+    lines = made(RunSettings, "", {k: v for k, v in given.items() if k not in ADDED})[1]
     lines += _data_errors(given["data"])
-    lines += argument_errors("model", RoadClassifier, plain(given["model"]), *_OF_DATA)
+    lines += argument_errors("model", RoadClassifier, own_settings(given["model"]), *_OF_DATA)
     parts: list[tuple[str, Any, type]] = [
         *((f"callbacks.{k}", each, Callback) for k, each in (given.get("callbacks") or {}).items()),
         ("logger", given.get("logger"), Logger),
@@ -122,7 +127,7 @@ def check_settings(cfg: DictConfig) -> None:
 
 def _data_errors(settings: Mapping[str, Any]) -> list[str]:
     """One line for each wrong setting of the data."""
-    values = plain(settings)
+    values = own_settings(settings)
     if values.get("num_workers") == "auto":
         values["num_workers"] = 0
     try:

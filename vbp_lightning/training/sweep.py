@@ -46,7 +46,8 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
         failed = (job / FAILURE_FILE).is_file()
         with suppress(UserError):  # it names the file when the job is continued
             given = stored_yaml(stored)
-            overrides = [str(each).partition("=") for each in given if isinstance(given, list)]
+            if isinstance(given, list):
+                overrides = [str(each).partition("=") for each in given]
             tags = stored_mapping(job / ".hydra" / "config.yaml").get("tags")
             metrics = None if failed else finished_metrics(job)
         rows.append(

@@ -123,13 +123,7 @@ def is_folder(path: Path, key: str) -> bool:
     Raises:
         DataError: It is a FIFO, a socket or a device, or its server cannot be asked; one line.
     """
-    refuse_special(path, key)
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be listed ({one_line(error)}): {remedy(path)} ({key})"
-        ) from error
+    return _asked(path, key, path.is_dir, "listed")
 
 
 def is_file(path: Path, key: str) -> bool:
@@ -138,12 +132,17 @@ def is_file(path: Path, key: str) -> bool:
     Raises:
         DataError: It is a FIFO, a socket or a device, or its server cannot be asked; one line.
     """
+    return _asked(path, key, path.is_file, "read")
+
+
+def _asked(path: Path, key: str, ask: Callable[[], bool], verb: str) -> bool:
+    """The answer to a question about a path, whose server may not give one."""
     refuse_special(path, key)
     try:
-        return path.is_file()
+        return ask()
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be read ({one_line(error)}): {remedy(path)} ({key})"
+            f"{path}: cannot be {verb} ({one_line(error)}): {remedy(path)} ({key})"
         ) from error
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import StrictStr, model_validator
 from pydantic.dataclasses import dataclass
@@ -125,10 +125,10 @@ class PatternScenes:
         paired = self._with_masks(images, masks) if by_masks else self._with_vectors(images)
         pairs = [pair for pair in paired if pair[0].get("split") in {None, *splits}]
         order = list(splits)
-        pairs.sort(key=lambda pair: (order.index(pair[0].get("split", order[0])), _name(pair)))
+        pairs.sort(key=lambda pair: (order.index(pair[0].get("split", order[0])), _name(*pair[:2])))
         # The folders of different splits may hold scenes of the same name.
         folders = Counter(
-            name for name, _ in {(_name(pair), pair[0].get("split")) for pair in pairs}
+            name for name, _ in {(_name(*pair[:2]), pair[0].get("split")) for pair in pairs}
         )
         return [
             Scene(
@@ -139,7 +139,7 @@ class PatternScenes:
                 self.white_area,
             )
             for values, image, labels in pairs
-            for name in [_name((values, image))]
+            for name in [_name(values, image)]
         ]
 
     def _files(self, setting: Literal["images", "masks"]) -> list[Found]:
@@ -180,7 +180,7 @@ class PatternScenes:
             if len(files) > 1:
                 lines.append(
                     f"{', '.join(map(str, files))}: several vector files are called "
-                    f"{_name((values, image))} (data.source.labels): name one type of file, as in "
+                    f"{_name(values, image)} (data.source.labels): name one type of file, as in "
                     "roads/{name}.shp"
                 )
             elif files and (why := why_not(files[0])):
@@ -228,7 +228,6 @@ def _why_no_vector_file(path: Path) -> str | None:
     return None if is_geodatabase else "is a folder: name a file in it, as in roads/{name}.shp"
 
 
-def _name(pair: tuple[Any, ...]) -> str:
+def _name(values: Mapping[str, str], image: Path) -> str:
     """The name of a scene by the values of the placeholders; without any, that of its image."""
-    values, image = pair[:2]
     return "_".join(value for name, value in values.items() if name != "split") or image.stem

@@ -106,9 +106,7 @@ class VirtualPath(_Local):
             return
         archive, name = self.archive
         is_zip = "vsizip" in self._parts_of_name[0]
-        status = None if isinstance(archive, VirtualPath) else archive.stat()
-        changed = status and (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        _check_member(archive, is_zip, name if is_zip else "", changed)
+        _check_member(archive, is_zip, name if is_zip else "", *size_and_times(archive))
 
     def headers(self) -> dict[str, str] | None:
         """The headers of the file itself on its server; None if it is in an archive.
@@ -150,8 +148,19 @@ class VirtualPath(_Local):
         return stream if "b" in mode else io.TextIOWrapper(stream, *args, **kwargs)
 
 
+def size_and_times(path: Path) -> tuple[int, ...]:
+    """Size and times of change of a file, or of the archive that holds it; none on a server.
+
+    The second time changes also when a program restores the first, as ``cp -p`` does.
+    """
+    if isinstance(path, VirtualPath):
+        return size_and_times(path.archive[0]) if path.archive else ()
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @lru_cache(maxsize=1 << 12)
-def _check_member(archive: Path, is_zip: bool, name: str, _: tuple[int, ...] | None) -> None:
+def _check_member(archive: Path, is_zip: bool, name: str, *_times: int) -> None:
     """Reads a member of a zip file, or a compressed archive, and so its checksum."""
     try:
         with archive.open("rb") as stream, ExitStack() as stack:

@@ -99,6 +99,12 @@ def transformer(source: pyproj.CRS, target: pyproj.CRS) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
 
 
+def mover(source: pyproj.CRS, target: pyproj.CRS) -> Callable[[Points], Points]:
+    """Returns a function that transforms points between two CRSs."""
+    change = transformer(source, target)
+    return lambda points: np.stack(change.transform(*points.T), axis=1)
+
+
 WGS84 = pyproj.CRS.from_epsg(4326)
 
 

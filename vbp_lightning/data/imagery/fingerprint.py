@@ -15,7 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from vbp_lightning.data.datasets.listing import is_file
 from vbp_lightning.data.datasets.scene import ImageLabel, VectorLabels
-from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, size_and_times, source_path
 from vbp_lightning.data.imagery.raster import palette_of, readable, without_place
 from vbp_lightning.files import file_digest
 
@@ -150,9 +150,8 @@ def stamp(path: Path) -> Stamp:
                 modified = str(time.time_ns())
             return str(path), int(size) if size.isdigit() else -1, etag, modified
         return str(path), *(stamp(path.archive[0])[1:] if path.archive else (-1, "", ""))
-    # The second time changes also when a program restores the first, as ``cp -p`` does.
-    stat = path.stat()
-    return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    length, changed, changed_too = size_and_times(path)
+    return str(path.absolute()), length, changed, changed_too
 
 
 def _is_settled(modified: str, now: str) -> bool:

@@ -28,7 +28,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from scipy.io import netcdf_file
 
-from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
+from vbp_lightning.data.datasets.virtual_path import VirtualPath, size_and_times, source_path
 from vbp_lightning.data.datasets.vsi import is_zlib
 
 MAX_SIDE = 1 << 24
@@ -40,7 +40,10 @@ _LARGE = 1 << 30
 _LARGEST_RATIO = 100_000
 """Largest ratio of the pixels to the files, in bytes; an empty mosaic reaches half of it."""
 
-_RAW = "BT BYN EHdr ENVI ERS GTX GenBin ISCE KRO LAN PAux PCIDSK ROI_PAC RRASTER RST SAGA VICAR"
+_RAW = {
+    *("BT", "BYN", "EHdr", "ENVI", "ERS", "GTX", "GenBin", "ISCE", "KRO", "LAN", "PAux", "PCIDSK"),
+    *("ROI_PAC", "RRASTER", "RST", "SAGA", "VICAR"),
+}
 """Drivers whose files are as long as their pixels."""
 
 _CHUNK = 1 << 20
@@ -171,9 +174,10 @@ def _check_size(raster: Any) -> None:  # noqa: ANN401
 
 def _check_raw_size(raster: Any) -> None:  # noqa: ANN401
     """Compares the pixels of an uncompressed raster with its files; GDAL fills up with zeros."""
-    compression = raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
+    if raster.driver not in _RAW or raster.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION"):
+        return
     sizes = {file.stat().st_size: file for file in map(Path, raster.files) if file.is_file()}
-    if raster.driver not in _RAW.split() or compression or not sizes:
+    if not sizes:
         return
     size = max(sizes)  # other files are headers
     with sizes[size].open("rb") as file:
@@ -196,7 +200,7 @@ def _check_files(raster: Any, visited: set[str]) -> None:  # noqa: ANN401
                 continue
         elif not file.is_file():
             continue
-        _check_file(name, *_times(file))
+        _check_file(name, *size_and_times(file))
         if is_source and name not in visited:
             try:
                 with rasterio.Env(**_OPTIONS), rasterio.open(name) as source:
@@ -217,7 +221,7 @@ def _check_inner_mask(raster: Any) -> None:  # noqa: ANN401
     path = source_path(raster.name)
     is_remote = isinstance(path, VirtualPath) and path.is_on_network
     if raster.driver == "GTiff" and has_mask and not is_remote and path.is_file():
-        _verify_directories(raster.name, raster.shape, *_times(path))
+        _verify_directories(raster.name, raster.shape, *size_and_times(path))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -233,24 +237,16 @@ def _verify_directories(name: str, shape: tuple[int, int], *_times: int) -> None
                 CompressedBlocks(directory).verify(Window(0, 0, *shape[::-1]), directory.indexes)
 
 
-def _times(file: Path) -> tuple[int, ...]:
-    """Size and times of a file or of the archive that holds it; none of a file on a server."""
-    if isinstance(file, VirtualPath):
-        return _times(file.archive[0]) if file.archive else ()
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-
-
 @lru_cache(maxsize=1 << 16)
 def _check_file(name: str, *_times: int) -> None:
     """Checks the file formats that GDAL reads without verifying them."""
     path = source_path(name)
     with path.open("rb") as file:
         start = file.read(100)
-    if isinstance(path, VirtualPath) and not start.startswith(b"\x89PNG\r\n\x1a\n"):
-        return
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         _check_png(name)
+    elif isinstance(path, VirtualPath):
+        return
     elif start[:4] in (b"CDF\x01", b"CDF\x02"):
         try:
             with netcdf_file(name, mmap=True):
@@ -310,13 +306,12 @@ def _check_sqlite(name: str) -> None:
 class CompressedBlocks:
     """Verifies the checksums of the compressed blocks of a GeoTIFF, each once in a process.
 
-    Those of its internal mask too.
-
     libtiff does not verify that of a block of which it needs a part, as at the lower edge, nor
     that of a damaged block which holds more bytes than it should.
 
     Args:
-        raster: An open raster; other rasters than GeoTIFFs with checksums are accepted as they are.
+        raster: An open raster, or the mask inside of one; other rasters than GeoTIFFs with
+            checksums are accepted as they are.
     """
 
     def __init__(self, raster: Any) -> None:  # noqa: ANN401
@@ -329,7 +324,7 @@ class CompressedBlocks:
             and (isinstance(self._path, VirtualPath) or self._path.is_file())
         )
         if self._is_verifiable:
-            self._verified = _verified_blocks(raster.name, *_times(self._path))
+            self._verified = _verified_blocks(raster.name, *size_and_times(self._path))
             self._height, self._width = raster.block_shapes[0]
             interleaving = raster.interleaving
             self._is_mixed = interleaving is not None and interleaving.name == "pixel"

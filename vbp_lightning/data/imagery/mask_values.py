@@ -130,21 +130,19 @@ class ValueCounts:
         """
         span = high - low
         beside, flat = Counter[float](), Counter[float]()
-        is_coarse = False
+        others_counts = {v: n for v, n in self._counts.items() if v not in (low, high)}
         for plane, known in planes():
-            is_coarse = span < _SHADES_OF_A_MASK and np.issubdtype(plane.dtype, np.integer)
+            if span < _SHADES_OF_A_MASK and np.issubdtype(plane.dtype, np.integer):
+                return others_counts  # numbers of classes, too close for soft borders
             values = plane.astype(np.float64)
             others = known & (values != low) & (values != high)
-            if is_coarse or not others.any():
+            if not others.any():
                 continue
             sides = [_surrounded(np.abs(values - side) <= span / 4) for side in (low, high)]
             far = others & ~(sides[0] & sides[1])
             beside.update(_counted(plane[far]))
             same = ndimage.maximum_filter(plane, 3) == ndimage.minimum_filter(plane, 3)
             flat.update(_counted(plane[far & same]))
-        others_counts = {v: n for v, n in self._counts.items() if v not in (low, high)}
-        if is_coarse:
-            return others_counts
         if len(self._counts) > _SHADES_OF_A_MASK:
             is_class = flat.total() > 0.01 * self._seen
             return {v: n for v, n in flat.items() if is_class}

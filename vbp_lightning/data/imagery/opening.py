@@ -1,7 +1,7 @@
 """Opening rasters, wherever they are."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ def opened_raster(path: Path) -> Iterator[Any]:
 
     GeoTIFF and JPEG 2000 files of servers and archives are read by window. Other files are fetched
     whole with the files beside them, because GDAL decodes what arrived of a PNG or a WebP file
-    without a word.
+    without an error.
 
     Args:
         path: The file.
@@ -55,11 +55,21 @@ def _fetched(raster: Any, path: VirtualPath, stack: ExitStack) -> Any:  # noqa: 
         _ask(VirtualPath(path.with_name(path.name + suffix)))
     if raster.driver in _BY_WINDOW or raster.count == 0:
         return raster
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix=COPIES)))
-    for file in files:
-        with file.open("rb") as source, (folder / file.name).open("wb") as target:
-            shutil.copyfileobj(source, target)
-    return stack.enter_context(whole_raster(folder / path.name))
+    folder = stack.enter_context(copies(files))
+    return stack.enter_context(whole_raster(Path(folder) / path.name))
+
+
+def copies(files: Iterable[Path]) -> TemporaryDirectory[str]:
+    """A temporary folder with copies of files, each under its name."""
+    folder = TemporaryDirectory(prefix=COPIES)
+    try:
+        for file in files:
+            with file.open("rb") as source, (Path(folder.name) / file.name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return folder
 
 
 @lru_cache(maxsize=1 << 12)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from vbp_lightning.data.datasets.scene import DataError, RoadClasses, VectorLabe
 from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.imagery.extent import WGS84, Ball, in_space, transformer
 from vbp_lightning.data.imagery.fingerprint import Stamp, vector_stamps
+from vbp_lightning.data.imagery.opening import copies
 from vbp_lightning.errors import one_line
 
 PARQUET_SUFFIXES = (".parquet", ".geoparquet")
@@ -209,12 +209,7 @@ def _local_file(path: Path, files: tuple[Stamp, ...]) -> Path:
 @lru_cache(maxsize=1)
 def _copies(files: tuple[Stamp, ...]) -> TemporaryDirectory[str]:
     """Copies of a vector file and of those that belong to it, deleted with the folder's record."""
-    folder = TemporaryDirectory(prefix="vbp_lightning_")
-    for name, *_ in files:
-        file = source_path(name)
-        with file.open("rb") as source, (Path(folder.name) / file.name).open("wb") as target:
-            shutil.copyfileobj(source, target)
-    return folder
+    return copies(source_path(name) for name, *_ in files)
 
 
 def _is_cut_off(path: Path) -> bool:

@@ -1,9 +1,6 @@
 """Roads as lines and areas: widened on the ground, drawn onto a scene's pixels."""
 
-from collections.abc import Callable
-
 import numpy as np
-import pyproj
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
@@ -12,13 +9,12 @@ from rasterio.windows import Window
 from vbp_lightning.data.datasets.scene import DataError, VectorLabels
 from vbp_lightning.data.imagery.extent import (
     PixelGrid,
-    Points,
     ball,
     centre_x,
     metric_projection,
+    mover,
     projected,
     projection,
-    transformer,
 )
 from vbp_lightning.data.imagery.vector_files import road_features
 from vbp_lightning.data.imagery.windows import rescaled
@@ -51,7 +47,7 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     widths = np.where(roads.is_line, widths, 0.0)
     # A file may cover a country.
     near = np.flatnonzero(roads.balls.touches(ball(grid), float(widths.max(initial=0.0))))
-    shapes = shapely.transform(roads.shapes[near], _mover(roads.summary.crs, metric))
+    shapes = shapely.transform(roads.shapes[near], mover(roads.summary.crs, metric))
     finite = np.isfinite(shapely.bounds(shapes)).all(axis=1)
     if not finite.all():
         raise DataError(
@@ -66,13 +62,7 @@ def road_shapes(labels: VectorLabels, grid: PixelGrid) -> NDArray[np.object_]:
     shapes = shapes[~shapely.is_empty(shapes)]
     assert grid.crs is not None
     own = projection(grid.crs.to_wkt())
-    return projected(shapes, _mover(metric, own), own, centre_x(grid))
-
-
-def _mover(source: pyproj.CRS, target: pyproj.CRS) -> Callable[[Points], Points]:
-    """Returns a function that transforms points."""
-    change = transformer(source, target)
-    return lambda points: np.stack(change.transform(*points.T), axis=1)
+    return projected(shapes, mover(metric, own), own, centre_x(grid))
 
 
 def draw_roads(

@@ -64,11 +64,12 @@ def repeated_scenes(
                     f" that to {other} (data.root): remove one of them, or give both one split"
                     " with data.split_file"
                 )
-    notes = [
-        f"{len(within)} scenes show the same pixels as another one of their split, as"
-        f" {within[0][0]} and {within[0][1]}: they count several times (data.root)"
-        for _ in within[:1]
-    ]
+    notes = []
+    if within:
+        notes.append(
+            f"{len(within)} scenes show the same pixels as another one of their split, as"
+            f" {within[0][0]} and {within[0][1]}: they count several times (data.root)"
+        )
     found = {(a, b) for group in same for a in group for b in group if a < b}
     return shortened(across, "more scenes of equal pixels in several splits"), notes, found
 

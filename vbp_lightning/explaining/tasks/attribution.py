@@ -4,27 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
-from pydantic.dataclasses import dataclass
 
 from vbp_lightning.callbacks.mask_panels import tile_caption
 from vbp_lightning.explaining.methods import attributions
 from vbp_lightning.explaining.outputs import write_arrays
-from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import ChosenTiles, open_tiles
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.mask_panel import TileCaption
 from vbp_lightning.plotting.method_sheet import method_sheet
 from vbp_lightning.plotting.png import write_picture
-from vbp_lightning.records import RECORD
 
 _ROWS = 16
 """Largest number of tiles on a sheet; further tiles are drawn on further sheets."""
-
-
-@dataclass(frozen=True, config=RECORD)
-class Options(ExplainSettings):
-    """The settings of the task, with their ranges."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:

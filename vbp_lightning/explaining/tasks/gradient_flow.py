@@ -6,27 +6,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from omegaconf import DictConfig
-from pydantic.dataclasses import dataclass
 
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.errors import plain
 from vbp_lightning.explaining.options import option_as_user_error
 from vbp_lightning.explaining.outputs import write_results
-from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
 from vbp_lightning.inspection.layer_gradients import BIN_EDGES, RULE, diagnoses, layer_gradients
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.inspection_figures import GradientBar, gradient_figure
-from vbp_lightning.records import RECORD
 
 _BATCH = 16
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True, config=RECORD)
-class Options(ExplainSettings):
-    """The settings of the task, with their ranges."""
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
