@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
 
 from vbp_lightning.graph.exporting import (
     UnsupportedNetworkError,
@@ -23,6 +24,33 @@ from vbp_lightning.graph.exporting import (
 )
 from vbp_lightning.graph.geometry import Layer, Pair
 from vbp_lightning.graph.meaning import Meaning, Rules, State
+
+
+Head = str | int | None
+"""Key or index of an output of a network with several outputs."""
+
+
+def output_named(outputs: Any, head: Head) -> Any:  # noqa: ANN401
+    """One of the outputs of a network.
+
+    Args:
+        outputs: What the network returns: a tensor, or a dictionary or sequence of outputs.
+        head: Key or index in it; None if there is one only.
+
+    Raises:
+        ValueError: There is no such output, or one of several must be named.
+    """
+    known: dict[Any, Any] = {}
+    if isinstance(outputs, Mapping):
+        known = dict(outputs)
+    elif isinstance(outputs, Sequence):
+        known = dict(enumerate(outputs))
+    if head is None and (not known or len(known) == 1):
+        return next(iter(known.values()), outputs)
+    if head not in known:
+        names = ", ".join(map(repr, known)) or "one only"
+        raise ValueError(f"target names output {head!r}; the network returns {names}")
+    return known[head]
 
 
 @dataclass(eq=False)
@@ -77,6 +105,7 @@ class NetworkGraph:
     module: GraphModule
     values: dict[Node, Any]
     programs: dict[object, Any] = field(default_factory=dict)
+    _paths: dict[Head, tuple[Step, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
@@ -99,19 +128,37 @@ class NetworkGraph:
         )
 
     @cached_property
+    def meanings(self) -> dict[Node, Meaning]:
+        """What each operation does with places."""
+        rules = Rules(self.values, self.network)
+        for node in self.module.graph.nodes:
+            rules.add(node)
+        return rules.known
+
+    @property
     def steps(self) -> tuple[Step, ...]:
-        """The maps that lead to the head, in forward order; the first is the image.
+        """The maps that lead to any output, see :meth:`paths`."""
+        return self.paths()
+
+    @property
+    def activations(self) -> tuple[Step, ...]:
+        """The activations that lead to any output, in forward order."""
+        return tuple(step for step in self.steps if step.activates)
+
+    def paths(self, head: Head = None) -> tuple[Step, ...]:
+        """The maps that lead to an output, in forward order; the first is the image.
+
+        Args:
+            head: Key or index of an output of a network with several; None for all of them.
 
         Raises:
             UnsupportedNetworkError: An operation between the maps has no rule, or there is no
                 activation.
+            ValueError: There is no such output.
         """
-        return _steps(self.module, self.values, self.network)
-
-    @cached_property
-    def activations(self) -> tuple[Step, ...]:
-        """The activations that lead to the head, in forward order."""
-        return tuple(step for step in self.steps if step.activates)
+        if head not in self._paths:
+            self._paths[head] = _steps(self.module, self.meanings, self.network, head)
+        return self._paths[head]
 
     def output_of(self, module: str) -> Node:
         """The operation that computes the output of a module.
@@ -143,7 +190,7 @@ _EXPORTS: WeakKeyDictionary[nn.Module, tuple[list[object], dict[object, list[_Ex
 )
 
 
-def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
+def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> NetworkGraph:
     """The graph of a network for images of the size, type and device of the inputs.
 
     It is exported once and holds as long as the tree of modules and the identity, type and device
@@ -153,6 +200,8 @@ def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
         model: Any network that takes ``(N, C, H, W)``; it is not changed, and may run meanwhile in
             other threads.
         inputs: ``(N, C, H, W)``.
+        free_size: Whether to export for other heights and widths as well at once, where the network
+            allows. Otherwise this is done when a second size comes, since it takes longer.
 
     Raises:
         UnsupportedNetworkError: The network cannot be exported.
@@ -177,8 +226,7 @@ def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
                 if values is not None:
                     break
             else:
-                # The size of the images is fixed in the first export, which is faster.
-                module = exported(model, example, name, free_size=bool(of_kind))
+                module = exported(model, example, name, free_size or bool(of_kind))
                 values = _values(module, size)
                 if values is None:
                     raise UnsupportedNetworkError(
@@ -291,19 +339,21 @@ def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
     return shapes.values
 
 
-def _steps(module: GraphModule, values: dict[Node, Any], network: str) -> tuple[Step, ...]:
-    rules = Rules(values, network)
+def _steps(
+    module: GraphModule, known: dict[Node, Meaning], network: str, head: Head
+) -> tuple[Step, ...]:
     nodes = list(module.graph.nodes)
-    for node in nodes:
-        rules.add(node)
-    ends = _ends(nodes, rules.known)
-    followed = _followed(nodes, rules.known, ends)
+    outputs: list[Node] = []
+    returned = module.graph.process_outputs(module.graph.output_node().args[0])
+    map_arg(returned if head is None else output_named(returned, head), outputs.append)
+    ends = _ends(nodes, known, outputs)
+    followed = _followed(nodes, known, ends)
     steps: dict[Node, Step] = {}
     uses: Counter[str] = Counter()
     for node in nodes:
         if node not in followed:
             continue
-        meaning = rules.known[node]
+        meaning = known[node]
         sources = tuple(steps[each] for each in meaning.follows)
         if len(sources) == 1 and meaning.layer is None and not meaning.activates:
             # The places are those of the source.
@@ -327,12 +377,14 @@ def _steps(module: GraphModule, values: dict[Node, Any], network: str) -> tuple[
     return ordered
 
 
-def _ends(nodes: Sequence[Node], known: dict[Node, Meaning]) -> set[Node]:
-    """The operations from which the output is reached without passing another activation."""
+def _ends(
+    nodes: Sequence[Node], known: dict[Node, Meaning], outputs: Sequence[Node]
+) -> set[Node]:
+    """The operations from which the outputs are reached without passing another activation."""
     ends: set[Node] = set()
     for node in reversed(nodes):
         if node.op == "output":
-            read = node.all_input_nodes
+            read = [*outputs]
         elif node not in ends or known[node].activates:
             continue
         elif known[node].state is State.MIXED:

@@ -71,7 +71,7 @@ def forward(
     if (maxima, fast, folds) not in graph.programs:
         graph.programs[maxima, fast, folds] = _Program(graph, maxima, fast, folds)
     program: _Program = graph.programs[maxima, fast, folds]
-    with torch.no_grad(), _random_state_kept(graph, inputs) if graph.random else nullcontext():
+    with torch.no_grad(), random_state_kept(graph, inputs) if graph.random else nullcontext():
         return program.run(inputs.detach())
 
 
@@ -87,7 +87,7 @@ def evaluated(
         rule: Replaces every ReLU, if given.
     """
     run = _WithGradients(graph.module, {*wanted}, rule)
-    with torch.enable_grad(), _random_state_kept(graph, inputs):
+    with torch.enable_grad(), random_state_kept(graph, inputs):
         output = run.run(inputs)
     return output, [run.kept[node] for node in wanted]
 
@@ -123,7 +123,7 @@ class _WithGradients(Interpreter):
 
 
 @contextmanager
-def _random_state_kept(graph: NetworkGraph, inputs: Tensor) -> Iterator[None]:
+def random_state_kept(graph: NetworkGraph, inputs: Tensor) -> Iterator[None]:
     """Restores the random state, if the network draws random numbers."""
     devices = [] if inputs.device.type == "cpu" else [inputs.device]
     kind = "cuda" if inputs.device.type == "cpu" else inputs.device.type
