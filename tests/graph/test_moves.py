@@ -34,7 +34,8 @@ STILL = {
     "tokens": lambda x: x.flatten(2).transpose(1, 2).transpose(1, 2).reshape(x.shape),
     "flat": lambda x: x.flatten(1).view_as(x),
     "shuffled": lambda x: F.channel_shuffle(x, 2) if x.shape[1] == 4 else x,
-    "halves swapped": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1) if x.shape[1] == 4 else x,
+    "channels reversed": lambda x: x.flip(1),
+    "channels picked": lambda x: x[:, [2, 0, 1, 3]] if x.shape[1] == 4 else x,
     "columns first": lambda x: x.permute(0, 3, 2, 1).clone().permute(0, 3, 2, 1),
     "windows": lambda x: (
         (x.unflatten(2, (2, -1)).permute(2, 0, 1, 3, 4).flatten(0, 1).unflatten(0, (2, -1)))
@@ -81,7 +82,7 @@ def expected_mask(net, images):
 
 def agrees(moves):
     net = Net(moves).double().eval()
-    images = torch.rand(2, 3, 12, 10, dtype=torch.float64)
+    images = torch.rand(2, 3, 24, 20, dtype=torch.float64)
     mask = VisualBackProp(net).attribute(images, normalize=False)
     torch.testing.assert_close(mask, expected_mask(net, images))
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.nn.parameter import is_lazy
 
 from vbp_lightning.errors import UserError, one_line
 
@@ -104,7 +105,11 @@ def signature(model: nn.Module) -> Signature:
                     facts.append(value)
             elif isinstance(value, Tensor):
                 objects.append(value)
-    tensors = (each for each in objects if isinstance(each, Tensor))
+    tensors = [each for each in objects if isinstance(each, Tensor)]
+    if any(map(is_lazy, tensors)):
+        raise UnsupportedNetworkError(
+            f"{type(model).__name__}: parameters have no shape yet; run the network once before"
+        )
     facts += [(each.dtype, each.device, each.shape) for each in tensors]
     return Signature(objects, facts)
 

@@ -96,7 +96,6 @@ _CUTTING = {*_CLAMPS, "hardtanh", "threshold"}
 _GATES = {"sigmoid", "hardsigmoid", "tanh"}
 _FACTORS = {*_GATES, "rsqrt", "reciprocal"}  # of a gate or a normalisation
 _MONOTONE = {"abs", "pow", "sqrt", "log", "log1p", "exp", "square", "clamp_max"}
-_COMPARISONS = {"gt", "ge", "lt", "le", "ne", "eq", "sign"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum", "addcmul", "addcdiv"}
 _NORMS = {
     "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_group_norm",
@@ -215,12 +214,13 @@ class Rules:
             unknown = max(
                 (each for each in known if each.state is State.UNKNOWN), key=lambda e: e.of_batch
             )
-            return replace(unknown, gate=name in _FACTORS or any(each.gate for each in known))
+            gate = name in _FACTORS or any(each.gate for each in known)
+            return replace(unknown, gate=gate, source=unknown.source if _pointwise(node) else None)
         if name in _PRODUCTS:
             return self._product(node, name, read)
         if name in ("cat", "stack"):
             return self._join(node, name, read)
-        if len(set(read)) > 1 or first.state is State.MIXED:
+        if len(set(read)) > 1 or first.state is State.MIXED or read[0] not in node.args[:1]:
             weights = name.startswith("conv") and "its weights depend on the image"
             return self._unknown(node, weights or f"there is no rule for {name} on several maps")
         if name in _COPIES or name in ("neg", "nan_to_num"):
@@ -229,15 +229,13 @@ class Rules:
             return self._activation(node, name, read[0])
         if name in _MONOTONE and (first.positive or not first.convolved):
             return self._each(node, read[0], positive=first.positive)
-        if name in _MONOTONE | _COMPARISONS:
-            return self._unknown(node, f"there is no rule for {name} on a map", first.source)
         if name in _NORMS:
             return self._norm(node, name, read[0])
         if name in ("softmax", "log_softmax"):
             return self._after(node, read[0], gate=True)
         if name in _REDUCTIONS:
             return self._reduction(node, name, read[0])
-        if name in _MOVES | _PADS | _SPLITS or name.startswith("upsample_nearest"):
+        if name in _MOVES | _PADS | _SPLITS or "upsample_nearest" in name:
             labels = self._moved(node, name, first.labels)
             changes = {"positive": first.positive, "gate": first.gate}
             if isinstance(labels, list):
@@ -259,7 +257,7 @@ class Rules:
         """Operations on what has no places any more."""
         first = known[0]
         gate = name in _GATES or "softmax" in name or any(each.gate for each in known)
-        if len(known) == 1 and (name in _MOVES | _SPLITS or name.startswith("upsample_nearest")):
+        if len(known) == 1 and (name in _MOVES | _SPLITS or "upsample_nearest" in name):
             return Meaning(State.MIXED, self._moved(node, name, first.labels), gate=gate)
         shape = self.shape(node)
         if name in _WINDOWS | {"conv_transpose2d"} and varying(first.labels) & {2, 3}:
@@ -267,9 +265,9 @@ class Rules:
                 node, "it reads values that were mixed over all places as a map of places again"
             )
         changed = [*range(len(shape))]
-        if torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        if _pointwise(node):
             changed = [a for each in known for a in varying(each.labels.expand(shape))]
-        elif name.startswith("upsample"):
+        elif "upsample" in name:
             changed = [*varying(first.labels)]
         return self._mixed(node, [axis for axis in range(len(shape)) if axis not in changed], gate)
 
@@ -290,13 +288,18 @@ class Rules:
             return labels.chunk(2, _argument(node, 1, "dim", -1))[0]
         arguments: Any = map_arg(node.args, argument)
         keywords: Any = map_arg(dict(node.kwargs), argument)
-        if name in _PADS or name.startswith("upsample"):
+        if name == "constant_pad_nd" or (name == "pad" and arguments[2:3] in ((), ("constant",))):
+            # What is added along other axes than those of places belongs to the same places.
+            kept = varying(labels) | ({2, 3} & {*range(labels.ndim)})
+            widths = [
+                width if labels.ndim - 1 - place // 2 in kept else 0
+                for place, width in enumerate(arguments[1])
+            ]
+            return _compact(F.pad(_small(labels, kept), widths).expand(shape))
+        if name in _PADS or "upsample" in name:
             labels = labels.narrow(1, 0, 1) if 1 not in varying(labels) else labels
             arguments = (labels, *arguments[1:])
-        if name == "constant_pad_nd" or (name == "pad" and arguments[2:3] in ((), ("constant",))):
-            found: Any = F.pad(labels, arguments[1])
-        else:
-            found = node.target(*arguments, **keywords)  # type: ignore[operator]
+        found: Any = node.target(*arguments, **keywords)  # type: ignore[operator]
         if isinstance(found, list | tuple):
             return [_compact(each) for each in found]
         return _compact(found).expand(shape)
@@ -374,7 +377,7 @@ class Rules:
             return self._mixing_samples(node, f"{name} mixes the samples of a batch")
         rank = first.labels.ndim
         axes = sorted({axis % rank for axis in ([dims] if isinstance(dims, int) else dims)})
-        if 0 in axes:
+        if varying(_numbers_of_images(first)) & {*axes}:
             return self._mixing_samples(node, f"{name} mixes the samples of a batch")
         # In a map of one pixel no axis varies, and the last two are those of the places.
         pixel = first.size == (1, 1) and rank == 4 and axes[-1] > 1
@@ -411,8 +414,9 @@ class Rules:
         below: Meaning | None = self.known[read]
         assert below is not None
         shape = self.shape(node)
-        if len(shape) != 4 or below.labels.ndim != 4 or node.args[0] is not read:
-            return self._unknown(node, f"there is no rule for {name} on a map")
+        if len(shape) != 4 or below.labels.ndim != 4 or _pointwise(node):
+            source = below.source if _pointwise(node) else None
+            return self._unknown(node, f"there is no rule for {name} on a map", source)
         if not _same(below.labels, self._grid(below.size)):
             below = self._numbered(replace(below, layers=()), (2, 3))
             if below is None:
@@ -497,10 +501,14 @@ class Rules:
         maps = [each for each in read if self.known[each].state is State.MAP]
         shape = self.shape(node)
         labels = self.known[maps[0]].labels.expand(shape)
+        if name == "div" and node.args[0] is not maps[0]:
+            divides = self._unknown(node, "it divides by a map", known[-1].source)
+            return replace(divides, gate=True)
+        one = len({each.source for each in known}) == 1
+        if name in ("maximum", "minimum") and known[0].convolved and (one or len(read) == 1):
+            activates = {"activates": name == "maximum", "gate": False}
+            return self._each(node, read[0], labels=labels, **activates)
         if len(read) == 1:
-            if name in ("maximum", "minimum") and known[0].convolved:
-                activates = {"activates": name == "maximum", "gate": False}
-                return self._each(node, read[0], labels=labels, **activates)
             # Value by value also with a vector of constants: a scale and a shift.
             return self._each(node, read[0], labels=labels)
         if len(maps) < len(read):
@@ -567,7 +575,7 @@ class Rules:
             places |= {2, 3} & {*range(labels.ndim)}
         for other in others:
             whole = not places & varying(other.labels.expand(self.shape(node)))
-            factor = name in ("mul", "div") and (whole or other.gate)
+            factor = name == "div" or (name == "mul" and (whole or other.gate))
             centred = name in ("sub", "rsub") and whole
             if not factor and not centred and first.convolved:
                 return self._unknown(
@@ -580,6 +588,10 @@ class Rules:
 
 def _argument(node: Node, place: int, name: str, default: object = None) -> Any:  # noqa: ANN401
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+
+
+def _pointwise(node: Node) -> bool:
+    return torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
 # Labels
@@ -601,6 +613,12 @@ def _compact(labels: Tensor) -> Tensor:
     for axis, stride in enumerate(labels.stride()):
         labels = labels if stride else labels.narrow(axis, 0, 1)
     return labels.expand(shape)
+
+
+def _numbers_of_images(found: Meaning) -> Tensor:
+    """The image that each value belongs to, with size 1 along axes along which labels are equal."""
+    small = _small(found.labels, varying(found.labels))
+    return _compact((small - 1).div(found.size[0] * found.size[1], rounding_mode="floor"))
 
 
 def _small(labels: Tensor, kept: set[int]) -> Tensor:
