@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vbp_lightning.attribution.class_aware import Weighting, averages_for_class
+from vbp_lightning.attribution.method import Images, Method
 from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
-from vbp_lightning.attribution.scores import Progress, Target, check_images, in_chunks
+from vbp_lightning.attribution.scores import Progress, Target, images_of
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
-from vbp_lightning.graph.network_graph import Graphs, NetworkGraph, Step
+from vbp_lightning.graph.network_graph import NetworkGraph, Step
 from vbp_lightning.graph.running import forward
-from vbp_lightning.records import Count, PositiveCount, checked
+from vbp_lightning.records import Count, PositiveCount
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class MaskChain:
     mask: Tensor
 
 
-class VisualBackProp:
+@dataclass(eq=False)
+class VisualBackProp(Method):
     r"""VisualBackProp (Bojarski et al. 2016, arXiv 1611.05418, section III).
 
     With :math:`\bar f_l` the channel average of the output of the :math:`l`-th ReLU,
@@ -91,35 +93,25 @@ class VisualBackProp:
         torch.Size([2, 1, 96, 96])
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        upsampling: str = "deconv",
-        weighting: Literal["mean"] | Weighting = "mean",
-        skip: Count = 0,
-        chunk: PositiveCount = 64,
-        *,
-        fuse: bool = True,
-    ) -> None:
-        if upsampling not in UPSAMPLINGS:
-            known = ", ".join(UPSAMPLINGS)
-            raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
-        self._graphs = Graphs(model)
-        self.upsampling = upsampling
-        self.weighting: Literal["mean"] | Weighting = weighting
-        self.skip = skip
-        self.chunk = chunk
-        self.fuse = fuse
+    upsampling: str = "deconv"
+    weighting: Literal["mean"] | Weighting = "mean"
+    skip: Count = 0
+    chunk: PositiveCount = field(default=64, kw_only=True)
+    fuse: bool = field(default=True, kw_only=True)
 
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        return self._graphs.model
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.upsampling not in UPSAMPLINGS:
+            known = ", ".join(UPSAMPLINGS)
+            raise ValueError(f"upsampling is {self.upsampling!r}; choose one of {known}")
+
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The normalised masks."""
+        return self.attribute_with_logits(inputs, target)[1]
 
     def attribute(
         self,
-        inputs: Tensor,
+        inputs: Images,
         target: Target = None,
         normalize: bool = True,
         *,
@@ -144,11 +136,10 @@ class VisualBackProp:
             ValueError: The inputs are not a batch of floating-point images, the network has no more
                 than ``skip`` maps, or a target is out of range.
         """
-        return in_chunks(
+        return self.in_chunks(
             lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
             inputs,
             target,
-            self.chunk,
             progress,
         )
 
@@ -204,8 +195,8 @@ class VisualBackProp:
             The output of the model, the mask, and the average and the intermediate mask of each
             activation, the deepest first.
         """
-        check_images(inputs)
-        graph = self._graphs.of(inputs)
+        inputs = images_of(inputs, self.model)
+        graph = self.graph(inputs)
         kept = [step for step in graph.activations if step.depth > self.skip]
         if not kept:
             longest = max(step.depth for step in graph.activations)

@@ -31,6 +31,17 @@ _MANY = 4
 # Weights per pixel of all images up to which folding batch norms pays for comparing the weights.
 _FOLDED_PER_PIXEL = 32
 
+_LEARNED = {
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose2d",
+    "linear",
+    "addmm",
+    "matmul",
+    "mm",
+    "bmm",
+}
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 """Gets the input and the output of a ReLU, and returns what the network goes on with."""
@@ -84,27 +95,38 @@ def evaluated(
         graph: The graph for images of this size.
         inputs: ``(N, C, H, W)``; gradients flow to it if it requires them.
         wanted: Operations of the graph.
-        rule: Replaces every ReLU, if given.
+        rule: Replaces every one of the :func:`relus`, if given.
     """
-    run = _WithGradients(graph.module, {*wanted}, rule)
+    run = _WithGradients(graph.module, {*wanted}, dict.fromkeys(relus(graph) if rule else (), rule))
     with torch.enable_grad(), random_state_kept(graph, inputs):
         output = run.run(inputs)
     return output, [run.kept[node] for node in wanted]
 
 
-def is_relu(node: Node) -> bool:
-    """Whether an operation is a ReLU, which may be cut off above, as ReLU6 is."""
-    name = operation_of(node)
-    lowest: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
-    cut = isinstance(lowest, int | float) and lowest == 0
-    return name in ("relu", "relu6") or (name in ("hardtanh", "clamp", "clamp_min") and cut)
+def relus(graph: NetworkGraph) -> list[Node]:
+    """The ReLUs behind a convolution or a linear layer, which may be cut off above, as ReLU6 is."""
+    found, learned = [], set[Node]()
+    for node in graph.module.graph.nodes:
+        name = operation_of(node)
+        if node.op == "call_function" and (
+            name in _LEARNED or not learned.isdisjoint(node.all_input_nodes)
+        ):
+            learned.add(node)
+            lowest: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+            cut = isinstance(lowest, int | float) and lowest == 0
+            clamps = name in ("hardtanh", "clamp", "clamp_min")
+            if name in ("relu", "relu6") or (clamps and cut):
+                found.append(node)
+    return found
 
 
 class _WithGradients(Interpreter):
-    def __init__(self, module: GraphModule, wanted: set[Node], rule: Rule | None) -> None:
+    def __init__(
+        self, module: GraphModule, wanted: set[Node], rules: dict[Node, Rule | None]
+    ) -> None:
         super().__init__(module)
         self._wanted = wanted
-        self._rule = rule
+        self._rules = rules
         self.kept: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:  # noqa: ANN401
@@ -113,8 +135,8 @@ class _WithGradients(Interpreter):
         result = super().run_node(n)
         if n.op == "get_attr":
             return result.detach()
-        if self._rule is not None and is_relu(n):
-            result = self._rule(self.env[n.args[0]], result)  # type: ignore[index]
+        if (rule := self._rules.get(n)) is not None:
+            result = rule(self.env[n.args[0]], result)  # type: ignore[index]
         if n in self._wanted:
             if not result.requires_grad:
                 result = result.detach().requires_grad_()
