@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -67,6 +68,12 @@ class Net(nn.Module):
         return self.pack(self.roads(pooled), self.houses(pooled))
 
 
+@cache
+def net(pack=None, act=nn.ReLU, dtype=torch.float32):
+    """The same network in every test, since each is exported once."""
+    return Net(PACKS[pack][0] if pack else None, act).to(dtype)
+
+
 def images(count=3, size=16):
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
@@ -78,7 +85,7 @@ def test_every_public_method_is_tested():
 
 @every_method
 def test_inference_mode_also_with_inputs_made_in_it(method, options):
-    model = Net()
+    model = net()
     expected = method(model, **options).attribute(images(), 1)
     with torch.inference_mode():
         made = method(model, **options).attribute(images().clone(), 1)
@@ -88,13 +95,13 @@ def test_inference_mode_also_with_inputs_made_in_it(method, options):
 
 @every_method
 def test_no_images_give_no_maps(method, options):
-    made = method(Net(), **options).attribute(images(0), torch.zeros(0, dtype=torch.long))
+    made = method(net(), **options).attribute(images(0), torch.zeros(0, dtype=torch.long))
     assert made.shape == (0, 1, 16, 16)
 
 
 @every_method
 def test_arrays_and_wrong_inputs(method, options):
-    made = method(Net(), **options)
+    made = method(net(), **options)
     expected = made.attribute(images(), 1)
     channels_last = images().permute(0, 2, 3, 1).double().numpy().copy().transpose(0, 3, 1, 2)
     big_endian = images().numpy().astype(">f4")[::-1][::-1]
@@ -120,18 +127,18 @@ def agreement(made, expected):
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_nearly_the_same_maps_in_float32(method, options, dtype):
-    expected = method(Net(), **options).attribute(images(), 1)
-    made = method(Net().to(dtype), **options).attribute(images().to(dtype), 1)
+    expected = method(net(), **options).attribute(images(), 1)
+    made = method(net(dtype=dtype), **options).attribute(images().to(dtype), 1)
     assert made.dtype is torch.float32
     assert agreement(made, expected) > 0.97
-    exact = method(Net().double(), **options).attribute(images().double(), 1)
+    exact = method(net(dtype=torch.float64), **options).attribute(images().double(), 1)
     assert exact.dtype is torch.float64
 
 
 @every_method
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_changes_the_precision_only(method, options, dtype):
-    model = Net()
+    model = net()
     expected = method(model, **options).attribute(images(), 1)
     with torch.autocast("cpu", torch.bfloat16):
         made = method(model, **options).attribute(images().to(dtype), 1)
@@ -166,13 +173,13 @@ PACKS = {
 @every_method
 @pytest.mark.parametrize("pack", ["tuple", "dict", "dataclass", "single"])
 def test_one_of_several_outputs_is_explained(method, options, pack):
-    make, head = PACKS[pack]
-    several, single = method(Net(make), **options), method(Net(), **options)
+    head = PACKS[pack][1]
+    several, single = method(net(pack), **options), method(net(), **options)
     for target in (None, 2, torch.tensor([0, 2, 1])):
         named = target if head is None else (head, target)
         made = several.attribute(images(), named)
         torch.testing.assert_close(made, single.attribute(images(), target), rtol=1e-4, atol=1e-6)
-    if head is not None and method is not VisualBackProp:
+    if head is not None:
         with pytest.raises(ValueError, match=r"returns (0, 1|roads, houses): give target="):
             several.attribute(images(), 1)
 
@@ -195,20 +202,30 @@ def test_names_of_outputs(pack):
 
 @every_method
 def test_copies_and_pickles_hold_the_settings_but_no_graph(method, options):
-    made = method(Net(), **options, chunk=2)
-    expected = made.attribute(images(), 1)
+    made = method(net(), **options, chunk=2)
+    made.attribute(images(), 1)
     for copied in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert repr(copied) == repr(made)
         assert not copied._graphs._graphs
         assert copied.model is not made.model
-        torch.testing.assert_close(copied.attribute(images(), 1), expected)
-    other = Net()
-    other.roads.weight.data.neg_()
-    made.model = other
-    if not hasattr(made, "_all") and not hasattr(made, "_cam"):
-        torch.testing.assert_close(
-            made.attribute(images(), 1), method(other, **options).attribute(images(), 1)
-        )
+
+
+@pytest.mark.parametrize("method", [Saliency, GuidedGradCam, SymmetricVisualBackProp])
+def test_a_copy_of_a_method_explains_its_own_copy_of_the_network(method):
+    made = method(Net(), **OPTIONS.get(method.__name__, {}))
+    expected = made.attribute(images(), 1)
+    copied = copy.deepcopy(made)
+    copied.model.features[0].weight.data.neg_()
+    torch.testing.assert_close(made.attribute(images(), 1), expected)
+    assert not torch.allclose(copied.attribute(images(), 1), expected)
+
+
+def test_a_method_whose_network_is_replaced_explains_the_new_one():
+    made = Saliency(net())
+    made.attribute(images(), 1)
+    made.model = net("tuple")
+    with pytest.raises(ValueError, match="returns 0, 1"):
+        made.attribute(images(), 1)
 
 
 def test_the_representation_names_the_method_and_its_settings():
@@ -220,7 +237,7 @@ def test_the_representation_names_the_method_and_its_settings():
 def test_wrong_settings_and_targets_are_named(method, options):
     with pytest.raises(ValueError, match=r"^chunk=0: must be at least 1$"):
         method(Net(), **options, chunk=0)
-    made = method(Net(), **options)
+    made = method(net(), **options)
     with pytest.raises(ValueError, match="target has 2 classes for 3 samples"):
         made.attribute(images(), torch.tensor([0, 1]))
     for target in (3, -1, torch.tensor([0, 1, 3])):
@@ -235,7 +252,7 @@ def test_no_global_generator_is_reseeded(method, options, monkeypatch):
     def refused(*args, **options):
         raise AssertionError("a global generator was changed")
 
-    made = method(Net(), **options)
+    made = method(net(), **options)
     state = torch.get_rng_state()
     for module in (torch, torch.random, torch.cuda):
         for name in ("manual_seed", "manual_seed_all", "seed", "set_rng_state"):
@@ -249,7 +266,7 @@ NEEDS_RELU = (GuidedBackprop, DeconvNet, GuidedGradCam)
 
 @every_method
 def test_a_network_without_relus(method, options):
-    made = method(Net(act=nn.SiLU), **options)
+    made = method(net(act=nn.SiLU), **options)
     if method in NEEDS_RELU:
         with pytest.raises(UnsupportedNetworkError, match=r"cannot explain Net: it has no ReLU"):
             made.attribute(images(), 1)
@@ -282,3 +299,38 @@ def test_a_model_made_in_inference_mode_is_refused_or_explained():
         with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
             method(model).attribute(images(), 1)
     assert Occlusion(model).attribute(images(), 1).isfinite().all()
+
+
+class Branches(nn.Module):
+    """Two outputs behind a shared part, each with an activation of its own."""
+
+    def __init__(self, heads=("roads", "houses")):
+        super().__init__()
+        torch.manual_seed(0)
+        self.shared = nn.Conv2d(3, 4, 3)
+        self.own = nn.ModuleDict({name: nn.Conv2d(4, 4, 3) for name in ("roads", "houses")})
+        self.heads = heads
+
+    def forward(self, x):
+        x = torch.relu(self.shared(x))
+        return {name: torch.relu(self.own[name](x)).mean((2, 3)) for name in self.heads}
+
+
+def test_the_mask_of_an_output_follows_the_paths_to_it():
+    masks = {
+        head: VisualBackProp(Branches()).attribute(images(), (head, None))
+        for head in ("roads", "houses")
+    }
+    assert not torch.allclose(masks["roads"], masks["houses"])
+    for head, mask in masks.items():
+        torch.testing.assert_close(mask, VisualBackProp(Branches((head,))).attribute(images()))
+
+
+def test_the_last_map_is_that_of_the_output():
+    for head in ("roads", "houses"):
+        made = GradCam(Branches()).attribute(images(), (head, None))
+        alone = GradCam(Branches((head,))).attribute(images())
+        assert made.any()
+        torch.testing.assert_close(made, alone)
+    with pytest.raises(UnsupportedNetworkError, match=r"own\.houses .*does not depend on it"):
+        GradCam(Branches(), "own.houses").attribute(images(), ("roads", 1))

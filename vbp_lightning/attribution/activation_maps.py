@@ -22,7 +22,7 @@ from vbp_lightning.graph.exporting import (
     described_layer,
     operation_of,
 )
-from vbp_lightning.graph.meaning import Meaning, State
+from vbp_lightning.graph.meaning import Meaning, State, arrangement
 from vbp_lightning.graph.network_graph import NetworkGraph
 from vbp_lightning.records import PositiveCount
 
@@ -202,7 +202,7 @@ def last_map(graph: NetworkGraph, target: Target) -> Node:
             continue
         if meaning.state is State.UNKNOWN:
             raise UnsupportedNetworkError(f"{meaning.reason}; choose another layer")
-        if _has_places(meaning) and meaning.size != (1, 1) and node is not graph.image:
+        if _channels(meaning) and meaning.size != (1, 1) and node is not graph.image:
             return node
     raise UnsupportedNetworkError(f"{graph.network}: no layer gives feature maps")
 
@@ -214,8 +214,13 @@ def _head(graph: NetworkGraph, target: Target) -> Node:
     return head  # type: ignore[no-any-return]
 
 
-def _has_places(meaning: Meaning) -> bool:
-    return meaning.state is State.MAP and sorted(meaning.roles) == sorted("NCHW")
+def _channels(meaning: Meaning) -> int | None:
+    """The axis of channels of maps ``(N, C, H, W)`` or ``(N, H, W, C)``; None for other results."""
+    labels = meaning.labels
+    if meaning.state is not State.MAP or not isinstance(labels, Tensor) or labels.ndim != 4:
+        return None
+    axes, order = arrangement(labels, meaning.size) or ((), None)
+    return max(axes, key=labels.shape.__getitem__, default=None) if order is None else None
 
 
 def _pooled(graph: NetworkGraph, target: Target) -> Node:
@@ -225,7 +230,7 @@ def _pooled(graph: NetworkGraph, target: Target) -> Node:
         UnsupportedNetworkError: It is another function.
     """
     node = _head(graph, target)
-    while not _has_places(graph.meanings[node]):
+    while not _channels(graph.meanings[node]):
         read = [
             each
             for each in node.all_input_nodes
@@ -254,12 +259,11 @@ def _at_map(
     Raises:
         UnsupportedNetworkError: The result of the operation are no maps.
     """
-    meaning = graph.meanings[node]
-    if not _has_places(meaning):
-        reason = meaning.reason or (
-            f"{described_layer(node, graph.network)}: its output {meaning.shape} is no feature map"
+    channels = _channels(graph.meanings[node])
+    if channels is None:
+        raise UnsupportedNetworkError(
+            graph.meanings[node].reason
+            or f"{described_layer(node, graph.network)}: its output is no feature map"
         )
-        raise UnsupportedNetworkError(reason)
     (maps,), (gradient,) = score_gradients(graph, inputs, target, [node])
-    order = [meaning.roles.index(role) for role in "NCHW"]
-    return maps.permute(order), gradient.permute(order)
+    return maps.movedim(channels, 1), gradient.movedim(channels, 1)

@@ -122,10 +122,9 @@ class RelevancePass(Interpreter):
 
     def _is_of_pixels(self, node: Node) -> bool:
         """Whether each value of a result is a function of one pixel."""
-        meaning = self._graph.meanings[node]
-        image = self._graph.meanings[self._graph.image]
-        alone = meaning.state is State.MAP and meaning.source is self._graph.image
-        return alone and (meaning.roles, meaning.shape) == (image.roles, image.shape)
+        meaning, image = self._graph.meanings[node], self._graph.image
+        alone = meaning.state is State.MAP and meaning.source is image
+        return alone and self._graph.values[node].shape == self._graph.values[image].shape
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
         """Runs an operation by its rule."""

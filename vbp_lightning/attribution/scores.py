@@ -112,13 +112,12 @@ def images_of(inputs: Tensor | npt.NDArray[np.floating], model: nn.Module) -> Te
     Raises:
         ValueError: They are not ``(N, C, H, W)`` floating point.
     """
-    like = next((each for each in model.parameters() if each.is_floating_point()), torch.empty(0))
+    is_array = isinstance(inputs, np.ndarray)
     if isinstance(inputs, np.ndarray):
-        array = np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("="))
-        inputs = torch.from_numpy(array).to(like.device)
-        inputs = inputs.to(like.dtype) if inputs.is_floating_point() else inputs
-    elif torch.is_autocast_enabled(inputs.device.type) and inputs.is_floating_point():
-        inputs = inputs.to(like.dtype)
+        inputs = torch.from_numpy(np.ascontiguousarray(inputs, inputs.dtype.newbyteorder("=")))
+    if is_array or torch.is_autocast_enabled(inputs.device.type):
+        like = next((each for each in model.parameters() if each.is_floating_point()), inputs)
+        inputs = inputs.to(like.device, like.dtype if inputs.is_floating_point() else inputs.dtype)
     if inputs.ndim != 4 or not inputs.is_floating_point():
         hint = "; a single image is a batch as inputs[None]" if inputs.ndim == 3 else ""
         raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from vbp_lightning.attribution.class_aware import Weighting, averages_for_class
 from vbp_lightning.attribution.method import Images, Method
@@ -14,7 +15,7 @@ from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
 from vbp_lightning.attribution.scores import Progress, Target, images_of
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
-from vbp_lightning.graph.network_graph import NetworkGraph, Step
+from vbp_lightning.graph.network_graph import Head, NetworkGraph, Step
 from vbp_lightning.graph.running import forward
 from vbp_lightning.records import Count, PositiveCount
 
@@ -197,25 +198,28 @@ class VisualBackProp(Method):
         """
         inputs = images_of(inputs, self.model)
         graph = self.graph(inputs)
-        kept = [step for step in graph.activations if step.depth > self.skip]
+        head = target[0] if isinstance(target, tuple) else None
+        activations = [step for step in graph.paths(head) if step.activates]
+        kept = [step for step in activations if step.depth > self.skip]
         if not kept:
-            longest = max(step.depth for step in graph.activations)
+            longest = max(step.depth for step in activations)
             raise ValueError(f"skip is {self.skip}; the network has {longest} feature maps")
         done = forward(graph, inputs, UPSAMPLINGS[self.upsampling] is unpool, self.fuse)
-        averages = {step: done.averages[step] for step in kept}
+        averages = {step: done.averages[step.node] for step in kept}
         if self.weighting != "mean":
             averages = averages_for_class(graph, inputs, target, self.weighting, kept)
         with torch.no_grad(), _without_autocast(inputs.device.type):
             precision = torch.promote_types(inputs.dtype, torch.float32)
             averages = {step: each.to(precision) for step, each in averages.items()}
-            return done.output, *backward(graph, averages, done.shares, self.upsampling)
+            return done.output, *backward(graph, averages, done.shares, self.upsampling, head)
 
 
 def backward(
     graph: NetworkGraph,
     averages: Mapping[Step, Tensor],
-    shares: Mapping[Step, Tensor],
+    shares: Mapping[Node, Tensor],
     upsampling: str,
+    head: Head = None,
 ) -> tuple[ScaledMask, dict[Step, tuple[Tensor, ScaledMask]]]:
     """The backward pass of the mask, from the head to the image.
 
@@ -225,6 +229,7 @@ def backward(
             count as one.
         shares: For ``unpool``, what :class:`~vbp_lightning.graph.running.Forward` recorded.
         upsampling: A name of ``UPSAMPLINGS``.
+        head: Key or index of an output of a network with several; None for all of them.
 
     Returns:
         The mask of the image, and the average and mask of each activation, the deepest first.
@@ -237,7 +242,7 @@ def backward(
     def upsampled(mask: ScaledMask, layers: tuple[Layer, ...]) -> ScaledMask:
         return replace(mask, mask=upsample(mask.mask, layers)) if layers else mask
 
-    for step in reversed(graph.steps):
+    for step in reversed(graph.paths(head)):
         parts = arrived.pop(step, [])
         if step in averages and step.ends and not parts:
             parts = [(_ones(averages[step]).times(averages[step]), ())]
@@ -253,10 +258,9 @@ def backward(
                 total = total.times(averages[step])
                 masks[step] = averages[step], total
             parts = [(total, ())]
-        layer = step.layer
-        if layer is not None and step in shares:
-            layer = replace(layer, shares=shares[step])
-        above = () if layer is None else (layer,)
+        above = step.layers
+        if step.node in shares:
+            above = (*above[:-1], replace(above[-1], shares=shares[step.node]))
         for source in step.sources:
             arrived.setdefault(source, []).extend((mask, above + below) for mask, below in parts)
     return parts[0][0], masks

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
-from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,7 +21,7 @@ from vbp_lightning.graph.exporting import (
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
-from vbp_lightning.graph.meaning import Meaning, Rules, State
+from vbp_lightning.graph.meaning import Meaning, Rules, State, arrangement
 
 Head = str | int | None
 """Key or index of an output of a network with several outputs."""
@@ -87,9 +86,10 @@ class Step:
     Args:
         node: The operation that computes it.
         name: Name of the module that ran it; the second activation of a module ends in ``" (2)"``.
-        roles: The role of each axis, see :mod:`~vbp_lightning.graph.meaning`.
+        channels: The axes of channels.
+        order: The order in which the other values are those of the places; None if they are.
         sources: The maps that it was computed from, gates left out.
-        layer: The layer between these and it; None if places stay where they are.
+        layers: The layers between these and it, in forward order.
         activates: Whether it is the output of an activation.
         ends: Whether the head can be reached from it without passing another activation.
         depth: The number of activations on the longest way from the image to it, itself included.
@@ -99,9 +99,10 @@ class Step:
 
     node: Node
     name: str
-    roles: tuple[str, ...]
+    channels: tuple[int, ...]
+    order: Tensor | None
     sources: tuple["Step", ...]
-    layer: Layer | None
+    layers: tuple[Layer, ...]
     activates: bool
     ends: bool
     depth: int
@@ -156,7 +157,7 @@ class NetworkGraph:
             for each in recorded
         )
 
-    @cached_property
+    @property
     def meanings(self) -> dict[Node, Meaning]:
         """What each operation does with places."""
         rules = Rules(self.values, self.network)
@@ -186,7 +187,8 @@ class NetworkGraph:
             ValueError: There is no such output.
         """
         if head not in self._paths:
-            self._paths[head] = _steps(self.module, self.meanings, self.network, head)
+            found = _steps(self.module, self.meanings, self.network, head)
+            self._paths.setdefault(head, found)  # of several threads, the first one's
         return self._paths[head]
 
     def output_of(self, module: str) -> Node:
@@ -255,7 +257,8 @@ def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> Netwo
                 if values is not None:
                     break
             else:
-                module = exported(model, example, name, free_size or bool(of_kind))
+                free_size = free_size or bool(of_kind)
+                module = exported(model, example, name, free_size=free_size)
                 values = _values(module, size)
                 if values is None:
                     raise UnsupportedNetworkError(
@@ -383,7 +386,7 @@ def _steps(
             continue
         meaning = known[node]
         sources = tuple(steps[each] for each in meaning.follows)
-        if len(sources) == 1 and meaning.layer is None and not meaning.activates:
+        if len(sources) == 1 and not meaning.layers and not meaning.activates:
             # The places are those of the source.
             before = sources[0]
             steps[node] = before
@@ -392,9 +395,10 @@ def _steps(
         if meaning.activates:
             uses[name] += 1
             name = name if uses[name] == 1 else f"{name} ({uses[name]})"
+        layout = arrangement(meaning.labels, meaning.size) or ((), None)
         depth = max((each.depth for each in sources), default=0) + meaning.activates
         steps[node] = Step(
-            node, name, meaning.roles, sources, meaning.layer, meaning.activates,
+            node, name, *layout, sources, meaning.layers, meaning.activates,
             node in ends, depth, meaning.size, meaning.positive,
         )  # fmt: skip
     ordered = tuple(dict.fromkeys(steps.values()))
@@ -430,7 +434,7 @@ def _check(followed: Iterable[Node], known: dict[Node, Meaning]) -> None:
 
 def _followed(nodes: Sequence[Node], known: dict[Node, Meaning], ends: set[Node]) -> set[Node]:
     """The maps from which the head is reached, not only as the factor of a gate."""
-    followed = {node for node in ends if known[node].state in (State.MAP, State.FLAT)}
+    followed = {node for node in ends if known[node].state is State.MAP}
     for node in reversed(nodes):
         if node in followed:
             followed |= {*known[node].follows}
