@@ -58,7 +58,7 @@ def score_gradients(
             that is explained instead of a class.
 
     Raises:
-        UnsupportedNetworkError: The score has no gradient.
+        UnsupportedNetworkError: The score does not depend on one of the results.
         ValueError: There is no such unit, or as for a target.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
@@ -70,12 +70,12 @@ def score_gradients(
             if len(unit) >= units.ndim or any(i >= n for i, n in zip(unit, units.shape)):  # noqa: B905
                 raise ValueError(f"unit is {[*unit]}; the layer gives {tuple(units.shape[:-1])}")
             score = units[unit]
-        if not score.requires_grad:
-            raise UnsupportedNetworkError(f"{graph.network}: the score has no gradient")
-        found = torch.autograd.grad(score.sum(), values, allow_unused=True)
-    gradients: dict[Node, Tensor | None] = dict(zip(nodes, found, strict=True))
-    for node, gradient in gradients.items():
-        if gradient is None:
+        found: tuple[Tensor, ...] = ()
+        if score.requires_grad:
+            found = torch.autograd.grad(score.sum(), values, allow_unused=True)
+    gradients: dict[Node, Tensor | None] = dict(zip(nodes, found, strict=False))
+    for node in nodes:
+        if gradients.get(node) is None:
             where = described_layer(node, graph.network)
             raise UnsupportedNetworkError(f"{where}: the explained score does not depend on it")
     return [each.detach() for each in values], [*found]

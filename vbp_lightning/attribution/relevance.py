@@ -10,7 +10,7 @@ stabiliser, collect the relevance of these, so all relevance is accounted for.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,20 +43,6 @@ _ACTIVATIONS = {
 }  # fmt: skip
 _PRODUCTS = {"mul", "div", "matmul"}
 _ADDITIONS = {"add", "sub", "rsub"}
-
-
-class _Contributions(NamedTuple):
-    """The sums of contributions to each output of a layer.
-
-    Args:
-        total: The sum of all contributions, without the bias.
-        positive: The sum of the positive contributions; None if no rule needs it.
-        shift: The bias in a shape that broadcasts; None for no bias.
-    """
-
-    total: Tensor
-    positive: Tensor | None
-    shift: Tensor | None
 
 
 class RelevancePass(Interpreter):
@@ -96,7 +82,6 @@ class RelevancePass(Interpreter):
         self._epsilon = epsilon
         self._favour = 1.0 if gamma == float("inf") else gamma / (1 + gamma)
         self._type = inputs.dtype
-        self._contributions: dict[Node, _Contributions] = {}
         self._node = graph.image
 
     def refusal(self, reason: str) -> UnsupportedNetworkError:
@@ -164,61 +149,47 @@ class RelevancePass(Interpreter):
             raise self.refusal("it mixes the samples of a batch")
         return unit.view(-1, *[1] * (like.ndim - 1))
 
-    def _layer(
-        self,
-        target: Any,  # noqa: ANN401
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *geometry: object,
-    ) -> Tensor:
-        """Computes a convolution or a linear layer by its rule."""
+    def _layer(self, target: Any, *args: Any) -> Any:  # noqa: ANN401
+        """Computes a convolution or a linear layer by its rule, or leaves it to a batch norm."""
+        features, weight, bias = (*args, None)[:3]
         if weight.requires_grad or not features.requires_grad:
             raise self.refusal("its weights depend on the image")
-        total = target(features, weight, None, *geometry)
-        positive, convolves = None, weight.ndim == 4
-        if convolves and self._favour > 0:
-            positive = target(features.clamp(min=0), weight.clamp(min=0), None, *geometry)
+        if {operation_of(user) for user in self._node.users} == {"batch_norm"}:
+            return target, (features, weight, bias, *args[3:])
+        total = target(features, weight, None, *args[3:])
+        if weight.ndim == 2:
+            return self._sum(total, None, bias)
+        positive = None
+        if self._favour > 0:
+            positive = target(features.clamp(min=0), weight.clamp(min=0), None, *args[3:])
             if features.detach().amin() < 0:
                 both = (features.clamp(max=0), weight.clamp(max=0))
-                positive = positive + target(*both, None, *geometry)
-        shift = bias.view(-1, 1, 1) if bias is not None and convolves else bias
-        self._contributions[self._node] = _Contributions(total, positive, shift)
-        return self._sum(total, positive, shift)
+                positive = positive + target(*both, None, *args[3:])
+        return self._sum(total, positive, None if bias is None else bias.view(-1, 1, 1))
 
-    def _norm(
-        self,
-        features: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        training: bool,
-        momentum: float,
-        eps: float,
-        *_: object,
-    ) -> Tensor:
-        """Computes a batch norm by its rule, merged with the layer whose output it reads."""
-        if training or mean is None or var is None:
+    def _norm(self, features: Any, *args: Any) -> Any:  # noqa: ANN401
+        """Computes a batch norm by its rule, with the layer whose output it reads."""
+        weight, bias, mean, var, training, _, eps = args[:7]
+        if training or mean is None:
             raise self.refusal("it normalises with the statistics of the batch")
-        scale = (var + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
+        scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+        shift = (0 if bias is None else bias) - mean * scale
+        if isinstance(features, tuple):
+            target, (features, weight, bias, *geometry) = features
+            weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+            shift = shift if bias is None else shift + scale * bias
+            return self._layer(target, features, weight, shift, *geometry)
         shape = (-1, *[1] * (features.ndim - 2))
-        scale, shift = scale.view(shape), shift.view(shape)
-        layer = self._contributions.get(self._node.all_input_nodes[0])
-        if layer is None:
-            return self._sum(scale * features, None, shift)
-        positive = layer.positive
-        if positive is not None:
-            positive = scale * torch.where(scale > 0, positive, layer.total - positive)
-        if layer.shift is not None:
-            shift = shift + scale * layer.shift
-        return self._sum(scale * layer.total, positive, shift)
+        return self._sum(scale.view(shape) * features, None, shift.view(shape))
 
     def _sum(self, total: Tensor, positive: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Adds up contributions by the generalised gamma rule."""
+        """Adds up contributions by the generalised gamma rule.
+
+        Args:
+            total: The sum of all contributions to each output, without the bias.
+            positive: The sum of the positive contributions; None for the epsilon rule.
+            shift: The bias in a shape that broadcasts; None for no bias.
+        """
         biased = total
         if shift is not None:
             biased = total + self._unit(self.bias_unit, total) * shift
