@@ -166,7 +166,8 @@ class Cam(Method):
     .. math:: \sum_k w_k A^k
 
     with :math:`w` the weights of the linear head behind global average pooling. The mean over
-    places is the score without the bias.
+    places is the score without the bias; where the network crops the maps first, zero is added
+    outside.
 
     Args:
         model: A classifier that ends in global average pooling and linear layers; it is not
@@ -180,8 +181,10 @@ class Cam(Method):
         """The sum at the size of the image."""
         graph = self.graph(inputs)
         maps, gradient = _at_map(graph, _pooled(graph, target), inputs, target)
-        weights = gradient.sum((2, 3), keepdim=True)
-        if not torch.allclose(gradient, gradient.mean((2, 3), keepdim=True), rtol=1e-2):
+        pooled = gradient.any(1, keepdim=True)  # not all places if the maps are cropped
+        count = pooled.sum((2, 3), keepdim=True).clamp(min=1)
+        weights = gradient.sum((2, 3), keepdim=True) * pooled
+        if not torch.allclose(gradient, weights / count, rtol=1e-2):
             raise _other_head(graph)
         return enlarged((weights * maps).sum(1, keepdim=True), inputs)
 
@@ -230,7 +233,7 @@ def _pooled(graph: NetworkGraph, target: Target) -> Node:
         UnsupportedNetworkError: It is another function.
     """
     node = _head(graph, target)
-    while not _channels(graph.meanings[node]):
+    while not _channels(graph.meanings[node]) or graph.meanings[node].size == (1, 1):
         read = [
             each
             for each in node.all_input_nodes
@@ -254,11 +257,16 @@ def _other_head(graph: NetworkGraph) -> UnsupportedNetworkError:
 def _at_map(
     graph: NetworkGraph, node: Node, inputs: Tensor, target: Target
 ) -> tuple[Tensor, Tensor]:
-    """Maps and their gradient, ``(N, C, H, W)`` each.
+    """Maps and their gradient, ``(N, C, H, W)`` each; of cropped or padded maps those before.
 
     Raises:
         UnsupportedNetworkError: The result of the operation are no maps.
     """
+    while operation_of(node) in ("slice", "pad", "constant_pad_nd"):
+        before = node.all_input_nodes[0]
+        if graph.meanings[before].size == graph.meanings[node].size:
+            break
+        node = before  # its places cover the image
     channels = _channels(graph.meanings[node])
     if channels is None:
         raise UnsupportedNetworkError(
