@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
 from vbp_lightning.graph.exporting import (
+    Signature,
     UnsupportedNetworkError,
     exported,
     layer_name,
@@ -202,23 +203,10 @@ class NetworkGraph:
         return self.outputs[module]
 
 
-@dataclass(eq=False)
-class _Export:
-    """Exported operations, and the graphs of the sizes that they hold for.
-
-    Args:
-        module: The operations.
-        sizes: The graph of each ``(C, H, W)``.
-    """
-
-    module: GraphModule
-    sizes: dict[tuple[int, ...], NetworkGraph]
-
-
 _LOCK = threading.RLock()
-_EXPORTS: WeakKeyDictionary[nn.Module, tuple[list[object], dict[object, list[_Export]]]] = (
-    WeakKeyDictionary()
-)
+_Cached = dict[object, tuple[list[GraphModule], dict[object, NetworkGraph]]]
+_EXPORTS: WeakKeyDictionary[nn.Module, tuple[Signature, _Cached]] = WeakKeyDictionary()
+"""For each type and device the exports, and the graphs of the sizes that were asked for."""
 
 
 def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> NetworkGraph:
@@ -239,77 +227,46 @@ def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> Netwo
     """
     present = signature(model)
     size = tuple(inputs.shape[1:])
-    kind = inputs.dtype, inputs.device
     with _LOCK:
-        known, exports = _EXPORTS.get(model, (None, {}))
+        known, cached = _EXPORTS.get(model, (None, {}))
         if known != present:
-            known, exports = present, {}
-            _EXPORTS[model] = present, exports
-        of_kind = exports.setdefault(kind, [])
-        for export in of_kind:
-            if size in export.sizes:
-                return export.sizes[size]
-        with _for_export(inputs.device.type):
-            name = type(model).__name__
-            example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
-            for export in of_kind:
-                values = _values(export.module, size)
-                if values is not None:
-                    break
-            else:
-                free_size = free_size or bool(of_kind)
-                module = exported(model, example, name, free_size=free_size)
-                values = _values(module, size)
-                if values is None:
-                    raise UnsupportedNetworkError(
-                        f"{name}: the number of images cannot change in the exported network"
-                    )
-                export = _Export(module, {})
-                of_kind.append(export)
-            export.sizes[size] = NetworkGraph(name, export.module, values)
-        return export.sizes[size]
+            known, cached = present, {}
+            _EXPORTS[model] = present, cached
+        exports, graphs = cached.setdefault((inputs.dtype, inputs.device), ([], {}))
+        if size not in graphs:
+            with _for_export(inputs.device.type):
+                graphs[size] = _graph(model, inputs, exports, free_size)
+        return graphs[size]
+
+
+def _graph(
+    model: nn.Module, inputs: Tensor, exports: list[GraphModule], free_size: bool
+) -> NetworkGraph:
+    """The graph from one of the exports that holds for the inputs, or from a new one."""
+    name, size = type(model).__name__, inputs.shape[1:]
+    for module in exports:
+        values = _values(module, size)
+        if values is not None:
+            return NetworkGraph(name, module, values)
+    example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
+    exports.append(exported(model, example, name, free_size=free_size or bool(exports)))
+    values = _values(exports[-1], size)
+    if values is None:
+        raise UnsupportedNetworkError(
+            f"{name}: the number of images cannot change in the exported network"
+        )
+    return NetworkGraph(name, exports[-1], values)
 
 
 class Graphs:
-    """The graphs of one network, one for each size of images; a faster :func:`graph_of`.
-
-    Copies and pickles hold the network only.
-
-    Args:
-        model: Any network that takes ``(N, C, H, W)``.
-    """
+    """Shim."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._dicts: list[dict[str, object]] = []
-        self._ids: list[int] = []
-        self._graphs: dict[object, NetworkGraph] = {}
-
-    def __getstate__(self) -> nn.Module:
-        return self.model
-
-    def __setstate__(self, model: nn.Module) -> None:
-        self.__init__(model)  # type: ignore[misc]
 
     def of(self, inputs: Tensor) -> NetworkGraph:
-        """The graph for images of the size, type and device of the inputs.
-
-        Raises:
-            UnsupportedNetworkError: As for :func:`graph_of`.
-        """
-        key = inputs.shape[1:], inputs.dtype, inputs.device
-        # No attribute of any module has been replaced: nothing that a signature names has changed.
-        ids = [id(value) for each in self._dicts for value in each.values()]
-        if ids != self._ids or key not in self._graphs:
-            own = [vars(module) for module in self.model.modules()]
-            held = [value for each in own for value in each.values() if isinstance(value, dict)]
-            dicts = [*own, *held]
-            present = [id(value) for each in dicts for value in each.values()]
-            graph = graph_of(self.model, inputs)
-            known = self._graphs if ids == self._ids else {}
-            self._dicts, self._ids, self._graphs = dicts, present, {**known, key: graph}
-            return graph
-        return self._graphs[key]
+        """Shim."""
+        return graph_of(self.model, inputs)
 
 
 @contextmanager
