@@ -19,7 +19,7 @@ from vbp_lightning.attribution.scores import (
     part_of,
 )
 from vbp_lightning.graph.exporting import shared_copy
-from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
+from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
 from vbp_lightning.records import PositiveCount, argument_errors
 
 Images = Tensor | npt.NDArray[np.floating]
@@ -50,7 +50,6 @@ class Method(ABC):
         given = {each.name: getattr(self, each.name) for each in fields(self)[1:]}
         if lines := argument_errors("", type(self), given, "model"):
             raise ValueError("\n".join(lines))
-        self._graphs = Graphs(self.model)
 
     @abstractmethod
     def maps(self, inputs: Tensor, target: Target) -> Tensor:
@@ -105,9 +104,7 @@ class Method(ABC):
 
     def graph(self, inputs: Tensor) -> NetworkGraph:
         """The graph of the network for images of this size, type and device."""
-        if self._graphs.model is not self.model:
-            self._graphs = Graphs(self.model)
-        return self._graphs.of(inputs)
+        return graph_of(self.model, inputs)
 
 
 @dataclass(eq=False)

@@ -258,17 +258,6 @@ def _graph(
     return NetworkGraph(name, exports[-1], values)
 
 
-class Graphs:
-    """Shim."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def of(self, inputs: Tensor) -> NetworkGraph:
-        """Shim."""
-        return graph_of(self.model, inputs)
-
-
 @contextmanager
 def _for_export(device: str) -> Iterator[None]:
     """Neither inference mode nor autocast, and no messages about symbolic sizes."""
