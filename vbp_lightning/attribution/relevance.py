@@ -21,25 +21,15 @@ from vbp_lightning.graph.exporting import (
     described_layer,
     operation_of,
 )
-from vbp_lightning.graph.meaning import State
+from vbp_lightning.graph.meaning import KEEPING_ZERO, MOVING, State
 from vbp_lightning.graph.network_graph import NetworkGraph
 
-_PROPORTIONAL = {
-    # moves
-    "flatten", "unflatten", "reshape", "view", "view_as", "reshape_as", "permute", "transpose",
-    "movedim", "t", "squeeze", "unsqueeze", "expand", "expand_as", "select", "slice", "getitem",
-    "chunk", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll", "contiguous",
-    "clone", "to", "_to_copy", "type_as", "alias", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "lift_fresh_copy",
+_PROPORTIONAL = MOVING | {
     # sums
-    "mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "pad", "constant_pad_nd",
-    "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "upsample_bilinear2d",
+    "mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "upsample_nearest2d",
+    "upsample_bilinear2d",
     # choices
     "relu", "max_pool2d", "adaptive_max_pool2d", "amax", "max", "maximum",
-}  # fmt: skip
-_ACTIVATIONS = {
-    "leaky_relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min", "threshold", "elu", "selu",
-    "celu", "gelu", "silu", "mish", "hardswish", "tanh", "prelu",
 }  # fmt: skip
 _PRODUCTS = {"mul", "div", "matmul"}
 _ADDITIONS = {"add", "sub", "rsub"}
@@ -131,7 +121,7 @@ class RelevancePass(Interpreter):
             return target(*args, **kwargs)
         with torch.no_grad():
             after = target(*args, **kwargs)
-        if name in _ACTIVATIONS:
+        if name in KEEPING_ZERO:
             return _standing_for(after, carrying[0])
         # Sizes, comparisons and indices of maxima carry no relevance.
         if any(each.is_floating_point() for each in _tensors(after)):
