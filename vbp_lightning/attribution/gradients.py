@@ -139,13 +139,13 @@ class PixelGradient(Method):
         """The gradient of each channel, ``(N, C, H, W)``, of all samples at once.
 
         Args:
-            inputs: As for :meth:`attribute`.
-            target: As for :meth:`attribute`; ignored for a unit.
+            inputs: As for ``attribute``.
+            target: As for ``attribute``; ignored for a unit.
 
         Raises:
             UnsupportedNetworkError: The network has no ReLU that a rule could act on, or cannot be
                 exported.
-            ValueError: As for :meth:`attribute`, or the layer has no such unit.
+            ValueError: As for ``attribute``, or the layer has no such unit.
         """
         inputs = images_of(inputs, self.model)
         graph = self.graph(inputs)

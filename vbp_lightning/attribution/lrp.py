@@ -87,14 +87,14 @@ class Lrp(Method):
         """The relevance of pixels and bands, biases and stabilisers, of all samples at once.
 
         Args:
-            inputs: As for :meth:`attribute`.
-            target: As for :meth:`attribute`.
+            inputs: As for ``attribute``.
+            target: As for ``attribute``.
 
         Returns:
             The relevance of each sample; its parts add up to the score.
 
         Raises:
-            UnsupportedNetworkError: As for :meth:`attribute`.
+            UnsupportedNetworkError: As for ``attribute``.
         """
         inputs = images_of(inputs, self.model)
         graph = self.graph(inputs)
