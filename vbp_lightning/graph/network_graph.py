@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -158,7 +159,7 @@ class NetworkGraph:
             for each in recorded
         )
 
-    @property
+    @cached_property
     def meanings(self) -> dict[Node, Meaning]:
         """What each operation does with places."""
         rules = Rules(self.values, self.network)
