@@ -70,6 +70,7 @@ class Lrp(Method):
         ValueError: ``epsilon`` or ``gamma`` is negative.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
         >>> Lrp(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
         torch.Size([2, 1, 8, 8])

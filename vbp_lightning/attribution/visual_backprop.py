@@ -89,6 +89,7 @@ class VisualBackProp(Method):
         ValueError: The upsampling or the weighting is unknown, or ``skip`` is negative.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
         >>> VisualBackProp(model).attribute(torch.rand(2, 3, 96, 96)).shape
         torch.Size([2, 1, 96, 96])
