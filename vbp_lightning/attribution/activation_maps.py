@@ -86,7 +86,7 @@ class GradCam(ActivationMap):
 
 
 class HiResCam(ActivationMap):
-    r"""HiResCAM (Draelos and Carin 2020, arXiv 2011.08891, equation 4).
+    r"""HiResCAM (Draelos and Carin 2020, arXiv 2011.08891).
 
     .. math:: \mathrm{ReLU}\Big(\sum_k \frac{\partial y}{\partial A^k} \odot A^k\Big)
 
@@ -100,7 +100,7 @@ class HiResCam(ActivationMap):
 
 
 class LayerCam(ActivationMap):
-    r"""LayerCAM (Jiang et al. 2021, IEEE TIP 30, equations 5 to 7).
+    r"""LayerCAM (Jiang et al. 2021, IEEE Transactions on Image Processing 30).
 
     .. math:: \mathrm{ReLU}\Big(\sum_k \mathrm{ReLU}\Big(\frac{\partial y}{\partial A^k}\Big) \odot
               A^k\Big)
@@ -114,7 +114,7 @@ class LayerCam(ActivationMap):
 
 
 class EigenCam(ActivationMap):
-    r"""EigenCAM (Muhammad and Yeasin 2020, section III).
+    r"""EigenCAM (Muhammad and Yeasin 2020, arXiv 2008.00299).
 
     .. math:: \mathrm{ReLU}(A\,v_1), \quad A = U \Sigma V^\top,
 
@@ -184,7 +184,7 @@ class Cam(Method):
         pooled = gradient.any(1, keepdim=True)  # not all places if the maps are cropped
         count = pooled.sum((2, 3), keepdim=True).clamp(min=1)
         weights = gradient.sum((2, 3), keepdim=True) * pooled
-        if not torch.allclose(gradient, weights / count, rtol=1e-2):
+        if not torch.allclose(gradient, weights / count, 1e-2, 0, equal_nan=True):
             raise _other_head(graph)
         return enlarged((weights * maps).sum(1, keepdim=True), inputs)
 

@@ -50,7 +50,7 @@ class IntegratedGradients(CopiesMethod):
 
 @dataclass(eq=False)
 class SmoothGrad(CopiesMethod):
-    r"""SmoothGrad (Smilkov et al. 2017, section 2): saliency averaged over noisy copies.
+    r"""SmoothGrad (Smilkov et al. 2017): saliency averaged over noisy copies.
 
     .. math:: \frac1n \sum_{k=1}^n \frac{\partial y}{\partial x}(x + \sigma \epsilon_k),
               \quad \epsilon_k \sim \mathcal N(0, 1).
