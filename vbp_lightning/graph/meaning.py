@@ -71,9 +71,12 @@ _FACTORIES = {
     "new_empty", "rand_like", "randn_like",
 }  # fmt: skip
 _COPIES = {"clone", "to", "_to_copy", "contiguous", "detach", "alias", "lift_fresh_copy", "type_as"}
-_MOVES = {
+_VIEWS = {
     "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "_unsafe_view", "view_as",
-    "reshape_as", "permute", "transpose", "t", "movedim", "swapaxes", "expand", "expand_as",
+    "reshape_as",
+}  # fmt: skip
+_MOVES = {
+    *_VIEWS, "permute", "transpose", "t", "movedim", "swapaxes", "expand", "expand_as",
     "repeat", "repeat_interleave", "tile", "slice", "select", "narrow", "index_select", "roll",
     "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "im2col",
 }  # fmt: skip
@@ -89,7 +92,7 @@ _CUTTING = {*_CLAMPS, "hardtanh", "threshold"}
 _GATES = {"sigmoid", "hardsigmoid", "tanh"}
 _MONOTONE = {"abs", "pow", "sqrt", "log", "log1p", "exp", "square", "clamp_max"}
 _COMPARISONS = {"gt", "ge", "lt", "le", "ne", "eq", "sign"}
-_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum"}
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum", "addcmul", "addcdiv"}
 _NORMS = {
     "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "native_group_norm",
 }  # fmt: skip
@@ -278,6 +281,8 @@ class Rules:
         arguments: Any = map_arg(node.args, argument)
         keywords: Any = map_arg(dict(node.kwargs), argument)
         shape = self.shape(node)
+        if name in _VIEWS:
+            return _compact(labels.reshape(shape))
         if name in _PADS or name.startswith("upsample"):
             labels = labels.narrow(1, 0, 1) if 1 not in varying(labels) else labels
             arguments = (labels, *arguments[1:])
@@ -468,6 +473,8 @@ class Rules:
         gated = self._gated(node, name, read)
         if gated is not None:
             return gated
+        if name.startswith("addc") and len(read) > 1:
+            return self._unknown(node, f"there is no rule for {name} on several maps")
         for each in known:
             if each.state is State.UNKNOWN:
                 return replace(each, gate=any(other.gate for other in known))

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
@@ -324,8 +324,7 @@ def _steps(
     nodes = list(module.graph.nodes)
     returned = module.graph.process_outputs(module.graph.output_node().args[0])
     outputs = [*outputs_of(returned).values()] if head is None else [output_named(returned, head)]
-    ends = _ends(nodes, known, outputs)
-    followed = _followed(nodes, known, ends)
+    followed, ends = _leading(nodes, known, outputs)
     steps: dict[Node, Step] = {}
     uses: Counter[str] = Counter()
     for node in nodes:
@@ -356,34 +355,25 @@ def _steps(
     return ordered
 
 
-def _ends(nodes: Sequence[Node], known: dict[Node, Meaning], outputs: Sequence[Node]) -> set[Node]:
-    """The operations from which the outputs are reached without passing another activation."""
-    ends: set[Node] = set()
+def _leading(
+    nodes: Sequence[Node], known: dict[Node, Meaning], outputs: Sequence[Node]
+) -> tuple[set[Node], set[Node]]:
+    """The maps that lead to the outputs, not only as the factor of a gate.
+
+    Returns:
+        The maps, and among other operations those from which the outputs are reached without
+        passing another activation.
+    """
+    maps, ends = set[Node](), {*outputs}
     for node in reversed(nodes):
-        if node.op == "output":
-            read = [*outputs]
-        elif node not in ends or known[node].activates:
+        meaning = known[node]
+        if meaning.state is State.CONSTANT or node not in maps | ends:
             continue
-        elif known[node].state is State.MIXED:
-            read = node.all_input_nodes
-        else:
-            read = list(known[node].follows)
-        _check(read, known)
-        ends |= {each for each in read if known[each].state is not State.CONSTANT}
-    return ends
-
-
-def _check(followed: Iterable[Node], known: dict[Node, Meaning]) -> None:
-    for node in followed:
-        if known[node].state is State.UNKNOWN:
-            raise UnsupportedNetworkError(known[node].reason)
-
-
-def _followed(nodes: Sequence[Node], known: dict[Node, Meaning], ends: set[Node]) -> set[Node]:
-    """The maps from which the head is reached, not only as the factor of a gate."""
-    followed = {node for node in ends if known[node].state is State.MAP}
-    for node in reversed(nodes):
-        if node in followed:
-            followed |= {*known[node].follows}
-            _check(known[node].follows, known)
-    return followed
+        if meaning.state is State.UNKNOWN:
+            raise UnsupportedNetworkError(meaning.reason)
+        if meaning.state is State.MAP:
+            maps |= {node, *meaning.follows}
+        if node in ends and not meaning.activates:
+            mixed = meaning.state is State.MIXED
+            ends |= {*(node.all_input_nodes if mixed else meaning.follows)}
+    return maps, ends
