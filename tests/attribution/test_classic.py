@@ -248,6 +248,11 @@ def test_a_unit_of_a_middle_layer():
     gradient = RULES[GuidedBackprop](gradient, first)
     expected = nn.functional.conv_transpose2d(gradient, model[0].weight, padding=1).sum(1, True)
     assert torch.allclose(made, expected, atol=1e-12)
+    for method in (Saliency, DeconvNet):
+        assert method(model, "signed", "2", (3, 1, 2)).attribute(x).any()
+    for unit in ((4, 0, 0), (0, 0, 0, 0), (0, 3)):
+        with pytest.raises(ValueError, match=r"^unit is \[.*\]; the layer gives \(4, 3, 3\)$"):
+            GuidedBackprop(model, layer="2", unit=unit).attribute(x)
     with pytest.raises(ValueError, match="layer is 'none'; the network has 0, 1, 2"):
         GuidedBackprop(model, layer="none")
 

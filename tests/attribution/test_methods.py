@@ -297,9 +297,52 @@ def test_a_model_made_in_inference_mode_is_refused_or_explained():
         with pytest.raises(UnsupportedNetworkError, match="inference tensor"):
             method(model).attribute(images(), 1)
     for method in (IntegratedGradients, SmoothGrad):
-        with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        with pytest.raises(UnsupportedNetworkError, match="explain Net: Inference tensors cannot"):
             method(model).attribute(images(), 1)
     assert Occlusion(model).attribute(images(), 1).isfinite().all()
+
+
+class Steps(Net):
+    """Its score is piecewise constant: no gradient leads to the image."""
+
+    def forward(self, x):
+        return self.roads((self.features(x) > 0.1).float().mean((2, 3)))
+
+
+class Places(Net):
+    """It returns a map."""
+
+    def forward(self, x):
+        return self.features(x)
+
+
+class Flow(Net):
+    """Its operations depend on the values of the image."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return 2 * out if out.sum() > 0 else out
+
+
+@cache
+def other(network):
+    return network()
+
+
+WORKS = {(Flow, Occlusion), (Flow, IntegratedGradients), (Flow, SmoothGrad), (Steps, Occlusion)}
+
+
+@every_method
+def test_networks_that_cannot_be_explained_are_named_in_one_line(method, options):
+    for network in (Steps, Places, Flow):
+        made = method(other(network), **options)
+        if (network, method) in WORKS:
+            assert made.attribute(images(1, 12), 1).isfinite().all()
+            continue
+        named = network.__name__ if network is not Places else r"returns \(N, 5, 4, 4\)|Places"
+        with pytest.raises((UnsupportedNetworkError, ValueError), match=named) as caught:
+            made.attribute(images(1, 12), 1)
+        assert "\n" not in str(caught.value)
 
 
 class Branches(nn.Module):

@@ -74,7 +74,8 @@ class SmoothGrad(CopiesMethod):
     def map_of(self, network: Callable[[Tensor], object], image: Tensor, target: Target) -> Tensor:
         """Averages the gradient over the copies."""
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(self.samples, *image.shape[1:], generator=generator).to(image)
+        shape = (self.samples, *image.shape[1:])
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(image)
         copies = image + self.noise * (image.max() - image.min()) * noise
         total = torch.zeros_like(image, dtype=torch.promote_types(image.dtype, torch.float32))
         for part in torch.split(copies, self.chunk):

@@ -18,7 +18,8 @@ from vbp_lightning.attribution.scores import (
     images_of,
     part_of,
 )
-from vbp_lightning.graph.exporting import shared_copy
+from vbp_lightning.errors import one_line
+from vbp_lightning.graph.exporting import UnsupportedNetworkError, shared_copy
 from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
 from vbp_lightning.records import PositiveCount, argument_errors
 
@@ -111,7 +112,8 @@ class Method(ABC):
 class CopiesMethod(Method):
     """A method that runs the network on changed copies of each image; ``chunk`` counts copies.
 
-    It needs no graph and explains any network.
+    It needs no graph and explains any network. One that draws random numbers in eval mode advances
+    the global generators.
     """
 
     @property
@@ -129,7 +131,13 @@ class CopiesMethod(Method):
         named, wanted = target if isinstance(target, tuple) else (None, target)
         if not isinstance(wanted, int):
             wanted = int(classes_of(network(inputs), target))
-        return self.map_of(network, inputs, wanted if named is None else (named, wanted))
+        try:
+            return self.map_of(network, inputs, wanted if named is None else (named, wanted))
+        except RuntimeError as error:  # for instance if the image has no gradient
+            raise UnsupportedNetworkError(
+                f"{type(self).__name__} cannot explain {type(self.model).__name__}: "
+                f"{one_line(error)}"
+            ) from error
 
     @abstractmethod
     def map_of(self, network: Callable[[Tensor], object], image: Tensor, target: Target) -> Tensor:

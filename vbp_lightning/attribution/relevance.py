@@ -65,6 +65,7 @@ class RelevancePass(Interpreter):
 
     def __init__(self, graph: NetworkGraph, inputs: Tensor, epsilon: float, gamma: float) -> None:
         super().__init__(graph.module)
+        self.extra_traceback = False  # errors stay one line
         self.pixels: list[Tensor] = []
         self.bias_unit = inputs.new_ones(len(inputs)).requires_grad_()
         self.epsilon_unit = inputs.new_ones(len(inputs)).requires_grad_()

@@ -69,7 +69,8 @@ def scores_by_class(output: Any, target: Target = None) -> Tensor:  # noqa: ANN4
     """``(N, K)`` scores of all classes of the output that a target names, K at least 2."""
     head, _ = head_of(output, target)
     if head.ndim not in (1, 2):
-        raise ValueError(f"the model returns {tuple(head.shape)}; expected (N, K) scores")
+        shape = ", ".join(map(str, ("N", *head.shape[1:])))
+        raise ValueError(f"the model returns ({shape}); expected (N, K) scores")
     single = head.ndim == 1 or head.shape[1] == 1
     return torch.stack([-head.flatten(), head.flatten()], 1) if single else head
 
@@ -77,15 +78,15 @@ def scores_by_class(output: Any, target: Target = None) -> Tensor:  # noqa: ANN4
 def classes_of(output: Any, target: Target = None) -> Tensor:  # noqa: ANN401
     """``(N,)`` the class of each sample whose score :func:`class_scores` returns."""
     head, wanted = head_of(output, target)
-    count, single = len(head), head.ndim == 1 or head.shape[1] == 1
+    count, known = scores_by_class(output, target).shape
     if wanted is None:
+        single = head.ndim == 1 or head.shape[1] == 1
         return head.new_ones(count, dtype=torch.long) if single else head.argmax(dim=1)
     classes = torch.as_tensor(wanted, device=head.device)
     if classes.ndim == 0:
         classes = classes.expand(count)
     if classes.shape != (count,) or classes.is_floating_point():
         raise ValueError(f"target has the shape {tuple(classes.shape)}; give one class or (N,)")
-    known = 2 if single else head.shape[1]
     if count and not (int(classes.min()) >= 0 and int(classes.max()) < known):
         raise ValueError(f"target is {wanted}; the network knows classes 0 to {known - 1}")
     return classes.long()

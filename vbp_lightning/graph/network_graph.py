@@ -75,7 +75,7 @@ def output_named(returned: Any, head: Head) -> Any:  # noqa: ANN401
     if len(chosen) == 1:
         return chosen[0]
     wrong = "names no output" if head is None else f"names the output {head!r}"
-    returns = ", ".join(filter(None, known)) or f"{len(known)} tensors without a name"
+    returns = ", ".join(known) or ("a single tensor" if known else "no tensor")
     raise ValueError(
         f"target {wrong}, and the network returns {returns}: give target=(output, class)"
     )
