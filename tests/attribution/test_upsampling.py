@@ -18,7 +18,13 @@ from vbp_lightning.attribution.upsampling import (
     spread,
     unpool,
 )
-from vbp_lightning.graph.geometry import Layer, Window, shares_of_maxima, window_between
+from vbp_lightning.graph.geometry import Layer, Window, both, shares_of_maxima
+
+
+def window_between(below, above, *geometry):
+    """The window of a layer with these input and output maps."""
+    sizes = [tuple(features.shape[-2:]) for features in (below, above)]
+    return Window(*map(both, geometry), *sizes)
 
 
 def windows(*layers, size):

@@ -108,36 +108,9 @@ def centres(windows: Sequence[Window], axis: int) -> Centres:
     return Centres(step, twice)
 
 
-def both(values: int | str | Sequence[int] | None) -> Pair:
-    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them.
-
-    Raises:
-        TypeError: ``values`` is text or None.
-    """
-    if isinstance(values, int):
-        return values, values
-    if values is None or isinstance(values, str):
-        raise TypeError(f"a window takes numbers, not {values!r}")
-    return values[0], values[-1]
-
-
-def size_of(features: Tensor) -> Pair:
-    """Height and width of feature maps ``(…, H, W)``."""
-    return features.shape[-2], features.shape[-1]
-
-
-def window_between(
-    below: Tensor,
-    above: Tensor,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | str | Sequence[int],
-    dilation: int | Sequence[int],
-) -> Window:
-    """The window of a layer with input ``below`` and output ``above``, both ``(N, C, H, W)``."""
-    return Window(
-        both(kernel), both(stride), both(padding), both(dilation), size_of(below), size_of(above)
-    )
+def both(values: int | Sequence[int]) -> Pair:
+    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them."""
+    return (values, values) if isinstance(values, int) else (values[0], values[-1])
 
 
 NEARLY = 2.0**-8
