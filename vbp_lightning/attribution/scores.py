@@ -158,16 +158,6 @@ class ScoreModel(nn.Module):
         return class_scores(self.model(inputs.clone()), target)
 
 
-def highest(model: nn.Module, inputs: Tensor) -> Tensor | None:
-    """The class of each sample's highest score, ``(N,)``; None for a model of a single logit."""
-    with undisturbed(model, inputs.device):
-        output = model(inputs.clone())
-    if output.ndim != 2 or output.shape[1] == 1:
-        return None
-    classes: Tensor = output.argmax(dim=1)
-    return classes
-
-
 @contextmanager
 def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Eval mode with gradients with respect to the input only; the model's state is restored.
