@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class Meaning:
         gate: Whether it is the output of a sigmoid, a softmax or the like.
         source: The operation whose result, value by value, it is a function of.
         reason: If it is not known, why, with the name of the layer.
+        of_batch: If it is not known, whether it depends on the other images of a batch.
     """
 
     state: State
@@ -62,6 +64,7 @@ class Meaning:
     gate: bool = False
     source: Node | None = None
     reason: str = ""
+    of_batch: bool = False
 
 
 CONSTANT = Meaning(State.CONSTANT)
@@ -77,8 +80,9 @@ _VIEWS = {
 }  # fmt: skip
 _MOVES = {
     *_VIEWS, "permute", "transpose", "t", "movedim", "swapaxes", "expand", "expand_as",
-    "repeat", "repeat_interleave", "tile", "slice", "select", "narrow", "index_select", "roll",
-    "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "im2col",
+    "repeat", "repeat_interleave", "tile", "slice", "select", "narrow", "index_select",
+    "index", "roll", "flip", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "unfold", "im2col", "glu",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind"}
 _PADS = {"pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
@@ -90,6 +94,7 @@ _POSITIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softplus"}
 _CLAMPS = {"clamp", "clamp_min", "clip"}
 _CUTTING = {*_CLAMPS, "hardtanh", "threshold"}
 _GATES = {"sigmoid", "hardsigmoid", "tanh"}
+_FACTORS = {*_GATES, "rsqrt", "reciprocal"}  # of a gate or a normalisation
 _MONOTONE = {"abs", "pow", "sqrt", "log", "log1p", "exp", "square", "clamp_max"}
 _COMPARISONS = {"gt", "ge", "lt", "le", "ne", "eq", "sign"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "maximum", "minimum", "addcmul", "addcdiv"}
@@ -170,9 +175,13 @@ class Rules:
 
     def _unknown(self, node: Node, reason: str, source: Node | None = None) -> Meaning:
         """The meaning of an operation that no mask can pass."""
-        gate = any(self.known[each].gate for each in self._read(node))
+        gates = (self.known[each].gate for each in self._read(node))
+        gate = operation_of(node) in _FACTORS or any(gates)
         reason = f"{described_layer(node, self.network)}: {reason}"
         return Meaning(State.UNKNOWN, gate=gate, reason=reason, source=source)
+
+    def _mixing_samples(self, node: Node, reason: str) -> Meaning:
+        return replace(self._unknown(node, reason), of_batch=True)
 
     def _mixed(self, node: Node, equal: Sequence[int] = (), gate: bool = False) -> Meaning:
         """The meaning of a result without places, whose values are equal along some axes."""
@@ -208,8 +217,10 @@ class Rules:
         if name in _ARITHMETIC:
             return self._arithmetic(node, name, read)
         if State.UNKNOWN in states:
-            unknown = next(each for each in known if each.state is State.UNKNOWN)
-            return replace(unknown, gate=name in _GATES or any(each.gate for each in known))
+            unknown = max(
+                (each for each in known if each.state is State.UNKNOWN), key=lambda e: e.of_batch
+            )
+            return replace(unknown, gate=name in _FACTORS or any(each.gate for each in known))
         if name in _PRODUCTS:
             return self._product(node, name, read)
         if name in ("cat", "stack"):
@@ -273,16 +284,17 @@ class Rules:
         """The labels after an operation that only moves values."""
 
         def argument(other: Node) -> Any:  # noqa: ANN401
-            value = self.values[other]
-            if other is node.args[0]:
-                return labels
-            return torch.zeros(value.shape) if isinstance(value, Tensor) else value
+            return labels if other is node.args[0] else self._constant(other)
 
-        arguments: Any = map_arg(node.args, argument)
-        keywords: Any = map_arg(dict(node.kwargs), argument)
         shape = self.shape(node)
         if name in _VIEWS:
             return _compact(labels.reshape(shape))
+        if name.startswith("expand"):
+            return _compact(labels.expand(shape))
+        if name == "glu":
+            return labels.chunk(2, _argument(node, 1, "dim", -1))[0]
+        arguments: Any = map_arg(node.args, argument)
+        keywords: Any = map_arg(dict(node.kwargs), argument)
         if name in _PADS or name.startswith("upsample"):
             labels = labels.narrow(1, 0, 1) if 1 not in varying(labels) else labels
             arguments = (labels, *arguments[1:])
@@ -294,6 +306,15 @@ class Rules:
             return [_compact(each) for each in found]
         return _compact(found).expand(shape)
 
+    def _constant(self, node: Node) -> Any:  # noqa: ANN401
+        """The value of an operation that does not depend on the image, or of a size."""
+        if not self._is_tensor(node):
+            return self.values[node]
+        if node.op == "get_attr":
+            return attrgetter(str(node.target))(node.graph.owning_module)
+        arguments: Any = map_arg(node.args, self._constant)
+        return node.target(*arguments, **map_arg(dict(node.kwargs), self._constant))  # type: ignore[operator]
+
     def _placed(self, node: Node, found: Meaning) -> Meaning:
         """Numbers the places of moved values anew, if they are no longer those of the grid.
 
@@ -303,7 +324,7 @@ class Rules:
         rank = found.labels.ndim
         if rank < 3 and found.size == (1, 1):
             return self._mixed(node)
-        layout = arrangement(found.labels, found.size)
+        layout = None if len(axes) > 2 else arrangement(found.labels, found.size)
         if rank != 4 or (layout is not None and (layout[1] is None or axes != [2, 3])):
             return found
         return self._numbered(found, (axes[0], axes[1]) if len(axes) == 2 else (2, 3)) or found
@@ -344,7 +365,7 @@ class Rules:
     def _norm(self, node: Node, name: str, read: Node) -> Meaning:
         arguments: tuple[Any, ...] = node.args
         if name == "batch_norm" and (arguments[3] is None or arguments[5] is True):
-            return self._unknown(
+            return self._mixing_samples(
                 node,
                 "it normalises with the statistics of the batch even in eval mode, "
                 "so a mask would depend on the other samples",
@@ -355,11 +376,11 @@ class Rules:
         first = self.known[read]
         dims = _argument(node, 2 if name in ("linalg_vector_norm", "norm") else 1, "dim", [])
         if dims is None or dims == []:
-            return self._mixed(node)
+            return self._mixing_samples(node, f"{name} mixes the samples of a batch")
         rank = first.labels.ndim
         axes = sorted({axis % rank for axis in ([dims] if isinstance(dims, int) else dims)})
         if 0 in axes:
-            return self._unknown(node, f"{name} mixes the samples of a batch")
+            return self._mixing_samples(node, f"{name} mixes the samples of a batch")
         # In a map of one pixel no axis varies, and the last two are those of the places.
         pixel = first.size == (1, 1) and rank == 4 and axes[-1] > 1
         if varying(first.labels) & {*axes} or pixel:
@@ -518,11 +539,12 @@ class Rules:
             if own.state is not State.MAP:
                 continue
             same = own.source is not None and other.source is own.source
-            if name == "mul" and same and self._between(factor, value):
+            if same and self._between(factor, value):
                 if own.convolved:
                     return self._activated(node, value, gate=False)
                 return self._each(node, value, gate=False)
-            if other.state is State.UNKNOWN and (name == "div" or other.gate):
+            opaque = other.state is State.UNKNOWN and not other.of_batch
+            if opaque and (name == "div" or other.gate):
                 return self._after(node, value)
             if name == "div":
                 return None
