@@ -157,7 +157,7 @@ def test_relus_called_as_functions_are_followed_and_networks_without_any_are_ref
         (DeconvNet, captum.attr.Deconvolution),
     ],
 )
-@pytest.mark.parametrize("net", ["strided", "maxpool", "alexnet"])
+@pytest.mark.parametrize("net", ["strided", "maxpool", "alexnet", "resnet", "densenet"])
 @pytest.mark.filterwarnings("ignore")
 def test_gradients_are_those_of_captum(net, method, reference):
     model = NETS[net]().double()
@@ -165,7 +165,7 @@ def test_gradients_are_those_of_captum(net, method, reference):
         if isinstance(module, nn.ReLU):
             module.inplace = False
     inputs = images(2, 72).double()
-    target = None if net != "alexnet" else 1
+    target = 1 if net in ("alexnet", "resnet", "densenet") else None
     options = {"abs": False} if method is Saliency else {}
     expected = reference(model).attribute(inputs.clone().requires_grad_(), target or 0, **options)
     made = method(model, "signed").attribute(inputs, 1)
@@ -248,6 +248,11 @@ def test_a_unit_of_a_middle_layer():
     gradient = RULES[GuidedBackprop](gradient, first)
     expected = nn.functional.conv_transpose2d(gradient, model[0].weight, padding=1).sum(1, True)
     assert torch.allclose(made, expected, atol=1e-12)
+    for method in (Saliency, DeconvNet):
+        assert method(model, "signed", "2", (3, 1, 2)).attribute(x).any()
+    for unit in ((4, 0, 0), (0, 0, 0, 0), (0, 3)):
+        with pytest.raises(ValueError, match=r"^unit is \[.*\]; the layer gives \(4, 3, 3\)$"):
+            GuidedBackprop(model, layer="2", unit=unit).attribute(x)
     with pytest.raises(ValueError, match="layer is 'none'; the network has 0, 1, 2"):
         GuidedBackprop(model, layer="none")
 

@@ -194,6 +194,58 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
     assert float(found.biases) == pytest.approx(biases, rel=1e-9)
 
 
+@pytest.mark.parametrize(("epsilon", "gamma"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.5), (0.1, 2.0)])
+def test_a_dense_net_by_naive_loops(epsilon, gamma):
+    """A layer that reads the image, one that reads the image and its features, a linear layer."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(6)
+            self.first = nn.Conv2d(2, 2, 1)
+            self.second = nn.Conv2d(4, 1, 1)
+            self.out = nn.Linear(5, 1)
+
+        def forward(self, x):
+            features = torch.cat([x, torch.relu(self.first(x))], 1)
+            features = torch.cat([features, torch.relu(self.second(features))], 1)
+            return self.out(features.flatten(1))
+
+    net = Net().double().requires_grad_(False)
+    net.first.bias.fill_(1.5)  # every ReLU is active
+    net.second.bias.fill_(1.5)
+    x = torch.randn(1, 2, 1, 1, dtype=torch.float64)
+    values, biases, relevance = x.flatten().tolist(), 0.0, [0.0] * 5
+
+    def weights_of(layer, row):
+        return layer.weight.flatten(1)[row].tolist(), float(layer.bias[row])
+
+    def total(layer, row):
+        weights, bias = weights_of(layer, row)
+        return sum(w * a for w, a in zip(weights, values[: len(weights)], strict=True)) + bias
+
+    values += [total(net.first, 0), total(net.first, 1)]
+    values += [total(net.second, 0)]
+    assert min(values[2:]) > 0
+
+    def pass_down(layer, row, arriving, gamma):
+        nonlocal biases
+        weights, bias = weights_of(layer, row)
+        terms = [w * a for w, a in zip(weights, values[: len(weights)], strict=True)]
+        *shares, taken = distributed([*terms, bias], sum(terms) + bias, arriving, epsilon, gamma)
+        biases += taken
+        for place, share in enumerate(shares):
+            relevance[place] += share
+
+    pass_down(net.out, 0, float(net(x)), 0.0)
+    pass_down(net.second, 0, relevance[4], gamma)
+    pass_down(net.first, 0, relevance[2], gamma)
+    pass_down(net.first, 1, relevance[3], gamma)
+    found = Lrp(net, epsilon, gamma).relevance(x)
+    assert found.pixels.flatten().tolist() == pytest.approx(relevance[:2], rel=1e-9)
+    assert float(found.biases) == pytest.approx(biases, rel=1e-9)
+
+
 def test_every_form_of_addition_is_split_in_proportion():
     """By calculation: 3 · 2 through the branch, 2 through the shortcut, 8 in total."""
 

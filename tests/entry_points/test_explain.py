@@ -36,6 +36,7 @@ METHODS = (
         "cam",
         "grad_cam",
     ),
+    *("hires_cam", "layer_cam", "eigen_cam"),
     *("guided_grad_cam", "occlusion", "integrated_gradients", "smoothgrad", "lrp"),
 )
 
@@ -64,7 +65,7 @@ def test_all_methods(run, checkpoint, image, tmp_path):
     )
     assert np.allclose(arrays["grad_cam"], expected[:, 0].numpy(), atol=1e-5)
     with Image.open(tmp_path / "out" / "attribution.png") as sheet:
-        assert sheet.width > 12 * 128
+        assert sheet.width > len(METHODS) * 128
 
 
 def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_path):

@@ -128,6 +128,33 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(out, 1))
 
 
+class Dense(nn.Module):
+    """A dense block of three layers, a transition and the norm behind it, as in DenseNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(6 + 4 * index),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(6 + 4 * index, 4, 3, padding=1, bias=False),
+            )
+            for index in range(3)
+        )
+        self.pool = nn.AvgPool2d(2)
+        self.norm = nn.BatchNorm2d(18)
+        self.relu = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(18, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = [self.stem(images)]
+        for layer in self.layers:
+            features.append(layer(torch.cat(features, 1)))
+        out = self.relu(self.norm(self.pool(torch.cat(features, 1))))
+        return self.classifier(out.mean((2, 3)))
+
+
 def images(samples=2, channels=3, size=32):
     """``(samples, channels, size, size)`` in [0, 1), the same in every call."""
     shape = (samples, channels, size, size)
@@ -152,5 +179,6 @@ NETS = {
     "alexnet": lambda: _seeded(AlexNet),
     "vgg": lambda: _seeded(vgg),
     "resnet": lambda: _seeded(ResNet),
+    "densenet": lambda: _seeded(Dense),
 }
 """Functions that make the networks, for images of three bands."""

@@ -1,14 +1,17 @@
 """Attribution of decisions to pixels: VisualBackProp and the classic methods."""
 
-from vbp_lightning.attribution.activation_maps import Cam, GradCam, GuidedGradCam
-from vbp_lightning.attribution.gradients import (
-    DeconvNet,
-    GuidedBackprop,
-    IntegratedGradients,
-    Saliency,
-    SmoothGrad,
+from vbp_lightning.attribution.activation_maps import (
+    Cam,
+    EigenCam,
+    GradCam,
+    GuidedGradCam,
+    HiResCam,
+    LayerCam,
 )
+from vbp_lightning.attribution.changed_copies import IntegratedGradients, SmoothGrad
+from vbp_lightning.attribution.gradients import DeconvNet, GuidedBackprop, Saliency
 from vbp_lightning.attribution.lrp import Lrp, Relevance
+from vbp_lightning.attribution.method import Method
 from vbp_lightning.attribution.occlusion import Occlusion
 from vbp_lightning.attribution.scores import class_scores
 from vbp_lightning.attribution.symmetric import SymmetricVisualBackProp
@@ -20,12 +23,16 @@ __all__ = [
     "UPSAMPLINGS",
     "Cam",
     "DeconvNet",
+    "EigenCam",
     "GradCam",
     "GuidedBackprop",
     "GuidedGradCam",
+    "HiResCam",
     "IntegratedGradients",
+    "LayerCam",
     "Lrp",
     "MaskChain",
+    "Method",
     "Occlusion",
     "Relevance",
     "Saliency",

@@ -1,29 +1,20 @@
-"""Attributions from the gradient with respect to the pixels."""
+"""Attributions from one gradient with respect to the pixels."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from captum.attr import IntegratedGradients as CaptumIntegratedGradients
-from captum.attr import NoiseTunnel
-from captum.attr import Saliency as CaptumSaliency
 from pydantic import Field
 from torch import Tensor, nn
+from torch.fx import Node
 
-from vbp_lightning.attribution.scores import (
-    CHUNK,
-    Progress,
-    ScoreModel,
-    Target,
-    class_scores,
-    differentiable,
-    highest,
-    in_chunks,
-)
-from vbp_lightning.graph.exporting import UnsupportedNetworkError
-from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
-from vbp_lightning.graph.running import Rule, evaluated, is_relu
-from vbp_lightning.records import Count, PositiveCount, Seed, Size, checked
+from vbp_lightning.attribution.method import Method
+from vbp_lightning.attribution.scores import Target, class_scores, images_of
+from vbp_lightning.graph.exporting import UnsupportedNetworkError, described_layer
+from vbp_lightning.graph.network_graph import NetworkGraph
+from vbp_lightning.graph.running import Rule, evaluated, relus
+from vbp_lightning.records import Count
 
 Form = Literal["absolute", "signed"]
 
@@ -47,30 +38,47 @@ def over_channels(gradient: Tensor, form: Form) -> Tensor:
     return gradient.sum(dim=1, keepdim=True)
 
 
-def pixel_gradient(
+def score_gradients(
     graph: NetworkGraph,
     inputs: Tensor,
     target: Target,
+    nodes: Sequence[Node],
     rule: Rule | None = None,
-    at: tuple[str, tuple[int, ...]] | None = None,
-) -> Tensor:
-    """The gradient of a score with respect to the pixels, ``(N, C, H, W)``.
+    unit: tuple[int, ...] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The results of some operations, and the gradient of a score with respect to each.
 
     Args:
         graph: The graph for images of this size.
         inputs: ``(N, C, H, W)``.
         target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+        nodes: Operations of the graph; ``graph.image`` for the pixels.
         rule: Replaces every ReLU.
-        at: Name of a module and indices in its output of a unit that is explained instead.
+        unit: Indices, without that of the sample, of a unit in the result of the last operation
+            that is explained instead of a class.
+
+    Raises:
+        UnsupportedNetworkError: The score does not depend on one of the results.
+        ValueError: There is no such unit, or as for a target.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        images = inputs.detach().clone().requires_grad_()
-        wanted = [] if at is None else [graph.output_of(at[0])]
-        output, values = evaluated(graph, images, wanted, rule)
-        units = [] if at is None else [values[0].movedim(0, -1)[at[1]]]
-        score = units[0] if units else class_scores(output, target)
-        (gradient,) = torch.autograd.grad(score.sum(), images)
-    return gradient
+        output, values = evaluated(graph, inputs.detach(), nodes, rule)
+        if unit is None:
+            score = class_scores(output, target)
+        else:
+            units = values[-1].movedim(0, -1)
+            if len(unit) >= units.ndim or any(i >= n for i, n in zip(unit, units.shape)):  # noqa: B905
+                raise ValueError(f"unit is {[*unit]}; the layer gives {tuple(units.shape[:-1])}")
+            score = units[unit]
+        found: tuple[Tensor, ...] = ()
+        if score.requires_grad:
+            found = torch.autograd.grad(score.sum(), values, allow_unused=True)
+    gradients: dict[Node, Tensor | None] = dict(zip(nodes, found, strict=False))
+    for node in nodes:
+        if gradients.get(node) is None:
+            where = described_layer(node, graph.network)
+            raise UnsupportedNetworkError(f"{where}: the explained score does not depend on it")
+    return [each.detach() for each in values], [*found]
 
 
 class _Positive(torch.autograd.Function):
@@ -95,61 +103,12 @@ def _deconvolved(before: Tensor, after: Tensor) -> Tensor:
     return passed
 
 
-def _check_relus(graph: NetworkGraph, method: str) -> None:
-    if not any(is_relu(node) for node in graph.module.graph.nodes):
-        raise UnsupportedNetworkError(
-            f"{method} cannot explain this network: it has no ReLU that its rule could act on"
-        )
-
-
-class Saliency:
-    """Image-specific class saliency (Simonyan, Vedaldi and Zisserman 2013, section 3.1).
-
-    The gradient of the unnormalised score of a class with respect to the pixels: the change of the
-    score per unit of change of each pixel.
+@dataclass(eq=False)
+class PixelGradient(Method):
+    """The gradient of the score of a class, or of a unit, with respect to the pixels.
 
     Args:
-        model: Any classifier of ``(N, C, H, W)``; its state is restored.
-        form: How channels are reduced to one value, see :func:`over_channels`.
-        chunk: Samples per chunk.
-    """
-
-    @checked
-    def __init__(
-        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
-    ) -> None:
-        self._graphs = Graphs(model)
-        self.form = form
-        self.chunk = chunk
-
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The saliency map of each sample.
-
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)``, score per unit of a pixel.
-        """
-
-        def act(part: Tensor, wanted: Target) -> Tensor:
-            return over_channels(pixel_gradient(self._graphs.of(part), part, wanted), self.form)
-
-        return in_chunks(act, inputs, target, self.chunk, progress)
-
-
-class GuidedBackprop:
-    """Guided backpropagation (Springenberg et al. 2014, "Striving for simplicity", section 3.4).
-
-    The gradient with the backward pass of every ReLU set to zero where its input or the incoming
-    gradient is not positive.
-
-    Args:
-        model: Any classifier with ReLUs; it is not changed.
+        model: Any classifier of ``(N, C, H, W)``; it is not changed.
         form: How channels are reduced to one value, see :func:`over_channels`.
         layer: Name of a module whose unit is explained instead of a class; None for the class.
         unit: Channel, row and column in the output of that layer, or one index of a flat output.
@@ -159,261 +118,107 @@ class GuidedBackprop:
         ValueError: The model has no such layer.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        form: Form = "absolute",
-        layer: str | None = None,
-        unit: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,),
-        chunk: PositiveCount = CHUNK,
-    ) -> None:
-        self._graphs = Graphs(model)
-        self.form = form
-        self.layer = None if layer is None else layer_named(model, layer)
-        self.unit = tuple(unit)
-        self.chunk = chunk
+    form: Form = "absolute"
+    layer: str | None = None
+    unit: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
 
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The guided gradient of each sample.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.layer = layer_named(self.model, self.layer)
 
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; ignored for a unit.
-            progress: Called with the number of samples done after each chunk.
+    @property
+    def rule(self) -> Rule | None:
+        """Replaces every ReLU."""
+        return None
 
-        Returns:
-            ``(N, 1, H, W)``.
-
-        Raises:
-            UnsupportedNetworkError: The network has no ReLU, or cannot be exported.
-        """
-        return in_chunks(
-            lambda part, wanted: over_channels(self.gradient(part, wanted), self.form),
-            inputs,
-            target,
-            self.chunk,
-            progress,
-        )
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The gradient with its channels reduced."""
+        return over_channels(self.gradient(inputs, target), self.form)
 
     def gradient(self, inputs: Tensor, target: Target = None) -> Tensor:
-        """The guided gradient of each channel, ``(N, C, H, W)``, of all samples at once."""
-        graph = self._graphs.of(inputs)
-        _check_relus(graph, "guided backpropagation")
-        at = None if self.layer is None else (self.layer, self.unit)
-        return pixel_gradient(graph, inputs, target, _guided, at)
-
-
-class DeconvNet:
-    """The deconvolutional network (Zeiler and Fergus 2014, section 2), as a backward pass.
-
-    The gradient with the backward pass of every ReLU replaced by a ReLU of the incoming gradient;
-    max poolings pass it to the positions of their maxima.
-
-    Args:
-        model: Any classifier with ReLUs; it is not changed.
-        form: How channels are reduced to one value, see :func:`over_channels`.
-        chunk: Samples per chunk.
-    """
-
-    @checked
-    def __init__(
-        self, model: nn.Module, form: Form = "absolute", chunk: PositiveCount = CHUNK
-    ) -> None:
-        self._graphs = Graphs(model)
-        self.form = form
-        self.chunk = chunk
-
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The deconvolved signal of each sample.
+        """The gradient of each channel, ``(N, C, H, W)``, of all samples at once.
 
         Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)``.
+            inputs: As for ``attribute``.
+            target: As for ``attribute``; ignored for a unit.
 
         Raises:
-            UnsupportedNetworkError: The network has no ReLU, or cannot be exported.
+            UnsupportedNetworkError: The network has no ReLU that a rule could act on, or cannot be
+                exported.
+            ValueError: As for ``attribute``, or the layer has no such unit.
         """
+        inputs = images_of(inputs, self.model)
+        graph = self.graph(inputs)
+        if self.rule is not None and not relus(graph):
+            raise UnsupportedNetworkError(
+                f"{type(self).__name__} cannot explain {graph.network}: it has no ReLU that its "
+                "rule could act on"
+            )
+        nodes, unit = [graph.image], None
+        if self.layer is not None:
+            nodes, unit = [graph.image, graph.output_of(self.layer)], tuple(self.unit)
+        return score_gradients(graph, inputs, target, nodes, self.rule, unit)[1][0]
 
-        def act(part: Tensor, wanted: Target) -> Tensor:
-            graph = self._graphs.of(part)
-            _check_relus(graph, "the deconvolutional network")
-            return over_channels(pixel_gradient(graph, part, wanted, _deconvolved), self.form)
 
-        return in_chunks(act, inputs, target, self.chunk, progress)
+class Saliency(PixelGradient):
+    r"""Image-specific class saliency (Simonyan, Vedaldi and Zisserman 2013, section 3.1).
 
+    .. math:: \frac{\partial y}{\partial x},
 
-class IntegratedGradients:
-    """Integrated gradients (Sundararajan, Taly and Yan 2017).
-
-    The gradient averaged along the straight line from a baseline to the image, times their
-    difference. The sum over pixels and channels is the difference of the two scores.
-
-    Args:
-        model: Any classifier; its state is restored.
-        baseline: ``mean``, each image's own mean colour, or ``zero``.
-        steps: Number of points on the line.
-        form: How channels are reduced to one value; ``signed`` keeps the sum.
-        chunk: Samples per chunk.
+    the change of the unnormalised score :math:`y` per unit of change of each pixel. The settings
+    are those of :class:`PixelGradient`.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        baseline: Literal["mean", "zero"] = "mean",
-        steps: PositiveCount = 32,
-        form: Form = "signed",
-        chunk: PositiveCount = CHUNK,
-    ) -> None:
-        self.model = model
-        self.baseline = baseline
-        self.steps = steps
-        self.form = form
-        self.chunk = chunk
 
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The contribution of each pixel to the score.
+class GuidedBackprop(PixelGradient):
+    r"""Guided backpropagation (Springenberg et al. 2014, "Striving for simplicity", section 3.4).
 
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Called with the number of samples done after each chunk.
+    The gradient with another backward pass of each ReLU, :math:`b = \mathrm{ReLU}(a)`,
 
-        Returns:
-            ``(N, 1, H, W)``, in units of the score.
-        """
+    .. math:: R_a = [a > 0]\,[R_b > 0]\,R_b.
 
-        def act(part: Tensor, wanted: Target) -> Tensor:
-            baseline = part.mean(dim=(2, 3), keepdim=True).expand_as(part)
-            if self.baseline == "zero":
-                baseline = torch.zeros_like(part)
-            with differentiable(self.model, part.device):
-                method = CaptumIntegratedGradients(ScoreModel(self.model, wanted))
-                result = method.attribute(
-                    part.detach().clone(),
-                    baselines=baseline.detach().clone(),
-                    n_steps=self.steps,
-                    internal_batch_size=self.chunk,
-                )
-            return over_channels(result.detach().to(part.dtype), self.form)
-
-        return _one_target_at_a_time(self.model, act, inputs, target, self.chunk, progress)
-
-
-class SmoothGrad:
-    """SmoothGrad (Smilkov et al. 2017): saliency averaged over noisy copies of the image.
-
-    Args:
-        model: Any classifier; its state and the random state are restored.
-        samples: Number of noisy copies of each image.
-        noise: Standard deviation of the noise as a share of the range of each image's values.
-        form: How channels are reduced to one value, see :func:`over_channels`.
-        seed: Seed of the noise.
-        chunk: Noisy copies per chunk.
+    The settings are those of :class:`PixelGradient`.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        samples: PositiveCount = 16,
-        noise: Size = 0.1,
-        form: Form = "absolute",
-        seed: Seed = 0,
-        chunk: PositiveCount = 64,
-    ) -> None:
-        self.model = model
-        self.samples = samples
-        self.noise = noise
-        self.form = form
-        self.seed = seed
-        self.chunk = chunk
-
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The averaged gradient of each sample, independent of the rest of the batch.
-
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)``, score per unit of a pixel.
-        """
-
-        def act(part: Tensor, wanted: Target) -> Tensor:
-            spread = self.noise * float(part.max() - part.min())
-            if spread == 0:
-                spread = 1e-12  # Captum requires noise; a constant image gets negligible noise
-            with differentiable(self.model, part.device):
-                torch.manual_seed(self.seed)
-                method = NoiseTunnel(CaptumSaliency(ScoreModel(self.model, wanted)))
-                gradient = method.attribute(
-                    part.detach().clone(),
-                    nt_type="smoothgrad",
-                    nt_samples=self.samples,
-                    nt_samples_batch_size=min(self.samples, self.chunk),
-                    stdevs=spread,
-                    abs=False,
-                )
-            return over_channels(gradient.detach(), self.form)
-
-        # The noise depends on the range of the image, so images are processed one by one.
-        return _one_target_at_a_time(self.model, act, inputs, target, 1, progress)
+    @property
+    def rule(self) -> Rule:
+        """Replaces every ReLU."""
+        return _guided
 
 
-def layer_named(model: nn.Module, name: str) -> str:
+class DeconvNet(PixelGradient):
+    r"""The deconvolutional network (Zeiler and Fergus 2014, section 2), as a backward pass.
+
+    The gradient with another backward pass of each ReLU, :math:`b = \mathrm{ReLU}(a)`,
+
+    .. math:: R_a = [R_b > 0]\,R_b;
+
+    max poolings pass it to the positions of their maxima. The settings are those of
+    :class:`PixelGradient`.
+    """
+
+    @property
+    def rule(self) -> Rule:
+        """Replaces every ReLU."""
+        return _deconvolved
+
+
+def layer_named(model: nn.Module, name: str | None) -> str | None:
     """The full name of a module of a model.
 
     Args:
         model: Any module.
         name: Its name in ``named_modules``; the prefix ``network.`` of a wrapped network, as in a
-            RoadClassifier, may be omitted.
+            RoadClassifier, may be omitted. None gives None.
 
     Raises:
         ValueError: The model has no such module; the message lists the names without ``network.``.
     """
+    if name is None:
+        return None
     found: list[str] = [each for each, _ in model.named_modules() if each]
     short = {each.removeprefix(_WRAPPED): each for each in found}
     if name not in found and name not in short:
         known = ", ".join(each for each in short if f"{each}." != _WRAPPED)
         raise ValueError(f"layer is {name!r}; the network has {known}")
     return name if name in found else short[name]
-
-
-def _one_target_at_a_time(
-    model: nn.Module,
-    act: Callable[[Tensor, Target], Tensor],
-    inputs: Tensor,
-    target: Target,
-    size: int,
-    progress: Progress | None,
-) -> Tensor:
-    """Like ``in_chunks``, but sample by sample if the samples have different classes.
-
-    Captum repeats samples internally, so per-sample classes would no longer match. The class with
-    the highest score is determined once, on the image itself, since it could differ between steps.
-    """
-
-    def act_each(part: Tensor, wanted: Target) -> Tensor:
-        if wanted is None:
-            wanted = highest(model, part)
-        if isinstance(wanted, Tensor) and wanted.ndim == 1:
-            one = [act(part[[place]], int(each)) for place, each in enumerate(wanted)]
-            return torch.cat(one)
-        return act(part, wanted)
-
-    return in_chunks(act_each, inputs, target, size, progress)

@@ -8,19 +8,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from vbp_lightning.attribution.gradients import Form, over_channels
+from vbp_lightning.attribution.method import Method
 from vbp_lightning.attribution.relevance import RelevancePass
-from vbp_lightning.attribution.scores import (
-    CHUNK,
-    Progress,
-    Target,
-    class_scores,
-    in_chunks,
-)
-from vbp_lightning.graph.network_graph import Graphs
-from vbp_lightning.records import PositiveCount, Size, checked
+from vbp_lightning.attribution.scores import Target, class_scores, images_of
+from vbp_lightning.records import Size
 
 TOLERANCE = 1e-4
 """Largest missing relevance, as a share of the total absolute relevance."""
@@ -43,7 +37,8 @@ class Relevance:
     score: Tensor
 
 
-class Lrp:
+@dataclass(eq=False)
+class Lrp(Method):
     r"""Layer-wise relevance propagation (Bach et al. 2015; rules of Montavon et al. 2019).
 
     The score is propagated backwards layer by layer. Each input of a sum receives relevance in
@@ -75,71 +70,47 @@ class Lrp:
         ValueError: ``epsilon`` or ``gamma`` is negative.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
         >>> Lrp(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
         torch.Size([2, 1, 8, 8])
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        epsilon: Size = 1e-6,
-        gamma: Annotated[float, Field(ge=0)] = 0.0,
-        form: Form = "signed",
-        chunk: PositiveCount = CHUNK,
-    ) -> None:
-        self._graphs = Graphs(model)
-        self.epsilon = epsilon
-        self.gamma = gamma
-        self.form = form
-        self.chunk = chunk
+    epsilon: Size = 1e-6
+    gamma: Annotated[float, Field(ge=0)] = 0.0
+    form: Form = "signed"
 
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The relevance of each pixel.
-
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)``, in units of the score.
-
-        Raises:
-            UnsupportedNetworkError: An operation of the network has no rule, or relevance is lost.
-        """
-        return in_chunks(
-            lambda part, wanted: over_channels(self.relevance(part, wanted).pixels, self.form),
-            inputs,
-            target,
-            self.chunk,
-            progress,
-        )
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The relevance of each pixel, in units of the score."""
+        return over_channels(self.relevance(inputs, target).pixels, self.form)
 
     def relevance(self, inputs: Tensor, target: Target = None) -> Relevance:
         """The relevance of pixels and bands, biases and stabilisers, of all samples at once.
 
         Args:
-            inputs: As for :meth:`attribute`.
-            target: As for :meth:`attribute`.
+            inputs: As for ``attribute``.
+            target: As for ``attribute``.
 
         Returns:
             The relevance of each sample; its parts add up to the score.
 
         Raises:
-            UnsupportedNetworkError: As for :meth:`attribute`.
+            UnsupportedNetworkError: As for ``attribute``.
         """
-        graph = self._graphs.of(inputs)
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            images = inputs.detach().clone()
+        inputs = images_of(inputs, self.model)
+        graph = self.graph(inputs)
+        # Sums in half precision would lose relevance.
+        images = inputs.detach().to(torch.promote_types(inputs.dtype, torch.float32))
+        with (
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+            torch.autocast(inputs.device.type, enabled=False),
+        ):
             sent = RelevancePass(graph, images, self.epsilon, self.gamma)
             output = sent.run(images)
-            if not (isinstance(output, Tensor) and output.requires_grad and sent.pixels):
-                raise sent.refusal("its output cannot be traced back to its input")
             scores = class_scores(output, target)
+            if not scores.requires_grad:
+                raise sent.refusal("its output cannot be traced back to its input")
             ends = [sent.bias_unit, sent.epsilon_unit, *sent.pixels]
             arrived = torch.autograd.grad(
                 scores.sum(), ends, allow_unused=True, materialize_grads=True
@@ -157,10 +128,10 @@ class Lrp:
 
 def _check_conserved(found: Relevance, sent: RelevancePass) -> None:
     """Raises an error if relevance is lost or created."""
-    pixels = found.pixels.double().flatten(1)
-    others = torch.stack([found.biases, found.absorbed]).double()
-    missing = found.score.double() - pixels.sum(1) - others.sum(0)
-    scale = torch.maximum(pixels.abs().sum(1) + others.abs().sum(0), found.score.double().abs())
+    pixels = found.pixels.flatten(1)
+    others = torch.stack([found.biases, found.absorbed])
+    missing = found.score - pixels.sum(1) - others.sum(0)
+    scale = torch.maximum(pixels.abs().sum(1) + others.abs().sum(0), found.score.abs())
     lost = missing.abs() > TOLERANCE * scale
     if lost.any() or not missing.isfinite().all():
         which = int((lost | ~missing.isfinite()).nonzero()[0])

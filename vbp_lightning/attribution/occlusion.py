@@ -1,26 +1,29 @@
 """Occlusion: the change of the score when a part of the image is covered."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import CHUNK, Progress, Target, class_scores, in_chunks
-from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.records import Number, PositiveCount, checked
+from vbp_lightning.attribution.method import CopiesMethod
+from vbp_lightning.attribution.scores import Target, class_scores, head_of
+from vbp_lightning.records import Number, PositiveCount
 
 _BLUR = 0.25
 """Standard deviation of the blur as a share of the side of the window."""
 
 
-class Occlusion:
+@dataclass(eq=False)
+class Occlusion(CopiesMethod):
     """Occlusion sensitivity (Zeiler and Fergus 2014, section 4.2).
 
     A square covers one part of the image after the other. The value of a pixel is the mean, over
     all squares that cover it, of the drop of the score, of the probability or of its drop.
 
     Args:
-        model: Any classifier; its state is restored.
+        model: Any classifier; it is not changed.
         window: Side of the square in pixels.
         stride: Distance between squares in pixels; the last squares are shifted inwards so that
             every pixel is covered.
@@ -34,71 +37,36 @@ class Occlusion:
         ValueError: A setting is out of range.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        window: PositiveCount = 16,
-        stride: PositiveCount = 8,
-        fill: Number | Literal["mean", "blur"] = "mean",
-        output: Literal["drop", "probability", "probability_drop"] = "drop",
-        chunk: PositiveCount = CHUNK,
-    ) -> None:
-        self.model = model
-        self.window = window
-        self.stride = stride
-        self.fill = fill
-        self.output = output
-        self.chunk = chunk
+    window: PositiveCount = 16
+    stride: PositiveCount = 8
+    fill: Number | Literal["mean", "blur"] = "mean"
+    output: Literal["drop", "probability", "probability_drop"] = "drop"
 
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The saliency map of each sample.
-
-        Args:
-            inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; None for several
-                classes is the class predicted for the uncovered image.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)``, a drop of the score in its units, a probability in [0, 1] or its drop
-            in [-1, 1].
-        """
-        return in_chunks(self._one, inputs, target, 1, progress)
-
-    def _one(self, image: Tensor, target: Target) -> Tensor:
-        """The saliency map ``(1, 1, H, W)`` of one image."""
+    def map_of(self, network: Callable[[Tensor], object], image: Tensor, target: Target) -> Tensor:
+        """Averages the changes over the squares that cover a pixel."""
         height, width = image.shape[2:]
+        side = min(self.window, height), min(self.window, width)
         places = [
-            (top, left)
+            (slice(top, top + side[0]), slice(left, left + side[1]))
             for top in _starts(height, self.window, self.stride)
             for left in _starts(width, self.window, self.stride)
         ]
         cover = self._cover(image)
-        side = min(self.window, height), min(self.window, width)
-        totals = image.new_zeros(height, width)
-        counts = image.new_zeros(height, width)
-        with undisturbed(self.model, image.device):
-            plain = self.model(image.clone())  # the model may change its input
-            if target is None and plain.ndim == 2 and plain.shape[1] > 1:
-                target = int(plain.argmax())
-            elif isinstance(target, Tensor) and target.ndim == 1:
-                target = int(target[0])
-            read = class_scores if self.output == "drop" else _probabilities
-            before = read(plain, target)
-            for start in range(0, len(places), self.chunk):
-                part = places[start : start + self.chunk]
-                covered = image.repeat(len(part), 1, 1, 1)
-                for copy, (top, left) in zip(covered, part, strict=True):
-                    where = (..., slice(top, top + side[0]), slice(left, left + side[1]))
-                    copy[where] = cover[0][where]
-                under = read(self.model(covered), target)
-                values = under if self.output == "probability" else before - under
-                for (top, left), value in zip(part, values, strict=True):
-                    totals[top : top + side[0], left : left + side[1]] += value
-                    counts[top : top + side[0], left : left + side[1]] += 1
+        read = class_scores if self.output == "drop" else _probabilities
+        before = read(network(image), target)
+        exact = torch.promote_types(image.dtype, torch.float32)
+        totals = image.new_zeros(height, width, dtype=exact)
+        counts = torch.zeros_like(totals)
+        for start in range(0, len(places), self.chunk):
+            part = places[start : start + self.chunk]
+            covered = image.repeat(len(part), 1, 1, 1)
+            for copy, where in zip(covered, part, strict=True):
+                copy[:, *where] = cover[0, :, *where]
+            under = read(network(covered), target)
+            values = under if self.output == "probability" else before - under
+            for where, value in zip(part, values, strict=True):
+                totals[where] += value
+                counts[where] += 1
         return (totals / counts)[None, None]
 
     def _cover(self, image: Tensor) -> Tensor:
@@ -116,12 +84,12 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return sorted({*range(0, last + 1, stride), last})
 
 
-def _probabilities(output: Tensor, target: Target) -> Tensor:
+def _probabilities(output: object, target: Target) -> Tensor:
     """P(class) of each sample."""
-    scores = output[:, None] if output.ndim == 1 else output
-    if scores.shape[1] == 1:
-        return class_scores(scores, target).sigmoid()
-    return class_scores(scores.softmax(dim=1), target)
+    head, wanted = head_of(output, target)
+    if head.ndim == 1 or head.shape[1] == 1:
+        return class_scores(head, wanted).sigmoid()
+    return class_scores(head.softmax(dim=1), wanted)
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

@@ -9,61 +9,30 @@ contains the factor. Two tensors of ones, one multiplied with every bias and one
 stabiliser, collect the relevance of these, so all relevance is accounted for.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
-from torch.utils.weak import WeakIdKeyDictionary
 
 from vbp_lightning.graph.exporting import (
     UnsupportedNetworkError,
     described_layer,
     operation_of,
 )
+from vbp_lightning.graph.meaning import KEEPING_ZERO, MOVING, State
 from vbp_lightning.graph.network_graph import NetworkGraph
 
-_MOVES = {
-    "flatten", "unflatten", "reshape", "view", "view_as", "reshape_as", "permute", "transpose",
-    "movedim", "t", "squeeze", "unsqueeze", "expand", "expand_as", "select", "slice", "getitem",
-    "chunk", "split", "split_with_sizes", "unbind", "cat", "stack", "flip", "roll", "contiguous",
-    "clone", "to", "_to_copy", "type_as", "alias", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "lift_fresh_copy",
+_PROPORTIONAL = MOVING | {
+    # sums
+    "mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "upsample_nearest2d",
+    "upsample_bilinear2d",
+    # choices
+    "relu", "max_pool2d", "adaptive_max_pool2d", "amax", "max", "maximum",
 }  # fmt: skip
-_SUMS = {
-    "mean", "sum", "neg", "avg_pool2d", "adaptive_avg_pool2d", "pad", "constant_pad_nd",
-    "reflection_pad2d", "replication_pad2d", "upsample_nearest2d", "upsample_bilinear2d",
-}  # fmt: skip
-_CHOICES = {"relu", "max_pool2d", "adaptive_max_pool2d", "amax", "max", "maximum"}
-_PROPORTIONAL = _MOVES | _SUMS | _CHOICES
 _PRODUCTS = {"mul", "div", "matmul"}
-_ACTIVATIONS = {
-    "leaky_relu", "relu6", "hardtanh", "clamp", "clip", "clamp_min", "threshold", "elu", "selu",
-    "celu", "gelu", "silu", "mish", "hardswish", "tanh", "prelu",
-}  # fmt: skip
 _ADDITIONS = {"add", "sub", "rsub"}
-_LAYERS = {"conv2d", "linear", "batch_norm"}
-_KNOWN = _PROPORTIONAL | _PRODUCTS | _ACTIVATIONS | _ADDITIONS | _LAYERS
-# Operations that keep the position of each pixel of the input.
-_PIXELWISE = {
-    "add", "sub", "rsub", "mul", "div", "neg", "clamp", "clip", "clamp_min", "clamp_max", "pow",
-    "sqrt", "log", "log1p", "to", "_to_copy", "type_as", "contiguous", "clone", "lift_fresh_copy",
-}  # fmt: skip
-
-
-class _Contributions(NamedTuple):
-    """The sums of contributions to each output of a layer.
-
-    Args:
-        total: The sum of all contributions, without the bias.
-        positive: The sum of the positive contributions; None if no rule needs it.
-        shift: The bias in a shape that broadcasts; None for no bias.
-    """
-
-    total: Tensor
-    positive: Tensor | None
-    shift: Tensor | None
 
 
 class RelevancePass(Interpreter):
@@ -78,41 +47,37 @@ class RelevancePass(Interpreter):
     where :math:`j` includes the bias, :math:`c_{0k} = b_k`. Linear layers and other batch norms
     follow it with :math:`\gamma = 0`, the epsilon rule. An activation propagates the relevance of
     its output to its input, an addition to its summands in proportion, a maximum to the largest
-    value. Pixelwise operations before the first of these layers, for instance a normalisation, keep
-    the relevance at the pixel.
+    value. Functions of each pixel alone before the first of these layers, for instance a
+    normalisation, keep the relevance at the pixel.
 
     Args:
         graph: The graph for images of this size.
-        inputs: ``(N, C, H, W)``.
+        inputs: ``(N, C, H, W)``; the weights of the network are converted to its type.
         epsilon: Stabiliser of every sum, in the units of the sum; at least 0.
         gamma: Additional weight of contributions that have the sign of the sum; ``inf`` keeps only
             these.
 
     Attributes:
-        pixels: The inputs of the first layers, ``(N, C, H, W)`` each, with gradients.
+        pixels: The image and the functions of its pixels, ``(N, C, H, W)`` each, with gradients.
         bias_unit: ``(N,)`` ones, multiplied with every bias.
         epsilon_unit: ``(N,)`` ones, multiplied with every stabiliser.
     """
 
     def __init__(self, graph: NetworkGraph, inputs: Tensor, epsilon: float, gamma: float) -> None:
         super().__init__(graph.module)
+        self.extra_traceback = False  # errors stay one line
         self.pixels: list[Tensor] = []
         self.bias_unit = inputs.new_ones(len(inputs)).requires_grad_()
         self.epsilon_unit = inputs.new_ones(len(inputs)).requires_grad_()
         self._graph = graph
         self._epsilon = epsilon
         self._favour = 1.0 if gamma == float("inf") else gamma / (1 + gamma)
-        self._shape = inputs.shape
-        self._on_pixels = WeakIdKeyDictionary()
-        self._on_pixels[inputs] = True
-        self._sums = WeakIdKeyDictionary()  # of _Contributions
-        self._node: Node | None = None
+        self._type = inputs.dtype
+        self._node = graph.image
 
     def refusal(self, reason: str) -> UnsupportedNetworkError:
         """The error that names the running layer and the reason why relevance cannot pass it."""
-        where = self._graph.network
-        if self._node is not None:
-            where = described_layer(self._node, where)
+        where = described_layer(self._node, self._graph.network)
         return UnsupportedNetworkError(
             f"layer-wise relevance propagation cannot pass {where}: {reason}"
         )
@@ -122,62 +87,47 @@ class RelevancePass(Interpreter):
         if n.op == "call_module":  # guards, which were checked for this size
             return None
         self._node = n
+        if self._is_of_pixels(n):
+            with torch.no_grad():
+                self.pixels.append(super().run_node(n).clone().requires_grad_())
+            return self.pixels[-1]
         result = super().run_node(n)
-        return result.detach() if n.op == "get_attr" else result
+        if n.op == "get_attr":
+            return result.detach().to(self._type if result.is_floating_point() else result.dtype)
+        return result
+
+    def _is_of_pixels(self, node: Node) -> bool:
+        """Whether each value of a result is a function of one pixel."""
+        meaning, image = self._graph.meanings[node], self._graph.image
+        alone = meaning.state is State.MAP and meaning.source is image
+        return alone and self._graph.values[node].shape == self._graph.values[image].shape
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
         """Runs an operation by its rule."""
-        assert self._node is not None
         name = operation_of(self._node)
-        tensors = list(_tensors((args, kwargs)))
-        on_pixels = [each for each in tensors if each in self._on_pixels]
-        carrying = [each for each in tensors if each.requires_grad]
-        if not carrying and not on_pixels:
-            return target(*args, **kwargs)
-        if not carrying and name in _PIXELWISE:
-            result = target(*args, **kwargs)
-            if isinstance(result, Tensor) and result.shape == self._shape:
-                self._on_pixels[result] = True
-                return result
-        if name not in _KNOWN:
-            result = target(*args, **kwargs)
-            # Sizes, comparisons and indices of maxima carry no relevance.
-            if any(each.is_floating_point() for each in _tensors(result)):
-                raise self.refusal(f"there is no rule for {name}")
-            return result
-        if on_pixels:
-            args, kwargs = self._begin(args), self._begin(kwargs)
-        return self._apply(target, name, args, kwargs)
-
-    def _begin(self, value: Any) -> Any:  # noqa: ANN401
-        """Replaces the pixels in arguments by copies with gradients, recorded in ``pixels``."""
-        if isinstance(value, Tensor) and value in self._on_pixels:
-            self.pixels.append(value.detach().clone().requires_grad_())
-            # The product may be changed in place by the following operations; a leaf may not.
-            return self.pixels[-1] * 1
-        if isinstance(value, list | tuple):
-            return type(value)(self._begin(each) for each in value)
-        if isinstance(value, dict):
-            return {key: self._begin(each) for key, each in value.items()}
-        return value
-
-    def _apply(self, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        if name in ("conv2d", "linear"):
-            return self._layer(target, name == "conv2d", *args, **kwargs)
-        if name == "batch_norm":
-            return self._norm(*args, **kwargs)
         carrying = [each for each in _tensors((args, kwargs)) if each.requires_grad]
-        if name in _ADDITIONS and len(carrying) == 1:
-            counted = (self._counted(each, carrying[0]) for each in args)
-            return getattr(torch, name)(*counted, **kwargs)
-        if name in _PRODUCTS and (len(carrying) > 1 or (name == "div" and not _carries(args[0]))):
-            raise self.refusal(f"{name} multiplies or divides features by features")
-        if name in _ACTIVATIONS:
-            before: Tensor = carrying[0]
-            with torch.no_grad():
-                after = target(*args, **kwargs)
-            return _standing_for(after, before)
-        return target(*args, **kwargs)
+        if not carrying or name in _PROPORTIONAL:
+            return target(*args, **kwargs)
+        if name in ("conv2d", "linear"):
+            return self._layer(target, *args, **kwargs)
+        if name == "batch_norm":
+            return self._norm(*args)
+        if name in _ADDITIONS:
+            if len(carrying) == 1:
+                args = [self._counted(each, carrying[0]) for each in args]
+            return getattr(torch, name)(*args, **kwargs)
+        if name in _PRODUCTS:
+            if len(carrying) > 1 or (name == "div" and args[0] is not carrying[0]):
+                raise self.refusal(f"{name} multiplies or divides features by features")
+            return target(*args, **kwargs)
+        with torch.no_grad():
+            after = target(*args, **kwargs)
+        if name in KEEPING_ZERO:
+            return _standing_for(after, carrying[0])
+        # Sizes, comparisons and indices of maxima carry no relevance.
+        if any(each.is_floating_point() for each in _tensors(after)):
+            raise self.refusal(f"there is no rule for {name}")
+        return after
 
     def _counted(self, value: object, like: Tensor) -> object:
         """Counts a summand that is not a feature as a bias."""
@@ -190,66 +140,47 @@ class RelevancePass(Interpreter):
             raise self.refusal("it mixes the samples of a batch")
         return unit.view(-1, *[1] * (like.ndim - 1))
 
-    def _layer(
-        self,
-        func: Callable[..., Tensor],
-        convolves: bool,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        *geometry: object,
-        **named: object,
-    ) -> Tensor:
-        """Computes a convolution or a linear layer by its rule."""
+    def _layer(self, target: Any, *args: Any) -> Any:  # noqa: ANN401
+        """Computes a convolution or a linear layer by its rule, or leaves it to a batch norm."""
+        features, weight, bias = (*args, None)[:3]
         if weight.requires_grad or not features.requires_grad:
             raise self.refusal("its weights depend on the image")
-        total = func(features, weight, None, *geometry, **named)
+        if {operation_of(user) for user in self._node.users} == {"batch_norm"}:
+            return target, (features, weight, bias, *args[3:])
+        total = target(features, weight, None, *args[3:])
+        if weight.ndim == 2:
+            return self._sum(total, None, bias)
         positive = None
-        if convolves and self._favour > 0:
-            positive = func(features.clamp(min=0), weight.clamp(min=0), None, *geometry, **named)
+        if self._favour > 0:
+            positive = target(features.clamp(min=0), weight.clamp(min=0), None, *args[3:])
             if features.detach().amin() < 0:
                 both = (features.clamp(max=0), weight.clamp(max=0))
-                positive = positive + func(*both, None, *geometry, **named)
-        shift = bias
-        if bias is not None and convolves:
-            shift = bias.view(-1, 1, 1)
-        result = self._sum(total, positive, shift)
-        self._sums[result] = _Contributions(total, positive, shift)
-        return result
+                positive = positive + target(*both, None, *args[3:])
+        return self._sum(total, positive, None if bias is None else bias.view(-1, 1, 1))
 
-    def _norm(
-        self,
-        features: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        training: bool,
-        momentum: float,
-        eps: float,
-        *_: object,
-    ) -> Tensor:
-        """Computes a batch norm by its rule, merged with the layer whose output it reads."""
-        if training or mean is None or var is None:
+    def _norm(self, features: Any, *args: Any) -> Any:  # noqa: ANN401
+        """Computes a batch norm by its rule, with the layer whose output it reads."""
+        weight, bias, mean, var, training, _, eps = args[:7]
+        if training or mean is None:
             raise self.refusal("it normalises with the statistics of the batch")
-        scale = (var + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
+        scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+        shift = (0 if bias is None else bias) - mean * scale
+        if isinstance(features, tuple):
+            target, (features, weight, bias, *geometry) = features
+            weight = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+            shift = shift if bias is None else shift + scale * bias
+            return self._layer(target, features, weight, shift, *geometry)
         shape = (-1, *[1] * (features.ndim - 2))
-        scale, shift = scale.view(shape), shift.view(shape)
-        if features not in self._sums:
-            return self._sum(scale * features, None, shift)
-        layer: _Contributions = self._sums[features]
-        positive = layer.positive
-        if positive is not None:
-            positive = scale * torch.where(scale > 0, positive, layer.total - positive)
-        if layer.shift is not None:
-            shift = shift + scale * layer.shift
-        return self._sum(scale * layer.total, positive, shift)
+        return self._sum(scale.view(shape) * features, None, shift.view(shape))
 
     def _sum(self, total: Tensor, positive: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Adds up contributions by the generalised gamma rule."""
+        """Adds up contributions by the generalised gamma rule.
+
+        Args:
+            total: The sum of all contributions to each output, without the bias.
+            positive: The sum of the positive contributions; None for the epsilon rule.
+            shift: The bias in a shape that broadcasts; None for no bias.
+        """
         biased = total
         if shift is not None:
             biased = total + self._unit(self.bias_unit, total) * shift
@@ -274,10 +205,6 @@ def _standing_for(value: Tensor, source: Tensor) -> Tensor:
     factor = torch.where(divisor == 0, 0, value / divisor)
     proportional = source * factor
     return proportional + (value - proportional.detach())
-
-
-def _carries(value: object) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

@@ -1,19 +1,22 @@
 """A class-specific variant of VisualBackProp, developed in this project."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from pydantic import StrictInt
-from torch import Tensor, nn
+from torch import Tensor
 
+from vbp_lightning.attribution.method import Method
 from vbp_lightning.attribution.scaled_mask import min_max
-from vbp_lightning.attribution.scores import Progress, Target, in_chunks
+from vbp_lightning.attribution.scores import Target
 from vbp_lightning.attribution.visual_backprop import VisualBackProp
-from vbp_lightning.records import Count, PositiveCount, checked, one_of
+from vbp_lightning.records import Count, PositiveCount, one_of
 
 
-class SymmetricVisualBackProp:
+@dataclass(eq=False)
+class SymmetricVisualBackProp(Method):
     r"""The product of a deep VisualBackProp mask and that of a class, averaged over rotations.
 
     With :math:`g` the rotations of the square by multiples of 90°, inverted by :math:`g^{-1}`,
@@ -46,54 +49,29 @@ class SymmetricVisualBackProp:
         ValueError: A setting is out of range.
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        upsampling: str = "deconv_normalized",
-        skip: Count = 2,
-        rotations: Annotated[StrictInt, one_of((1, 2, 4))] = 4,
-        chunk: PositiveCount = 64,
-    ) -> None:
-        self._all = VisualBackProp(model, upsampling, skip=skip)
-        self._of_class = VisualBackProp(model, upsampling, "channels", skip)
-        self.rotations = rotations
-        self.chunk = chunk
+    upsampling: str = "deconv_normalized"
+    skip: Count = 2
+    rotations: Annotated[StrictInt, one_of((1, 2, 4))] = 4
+    chunk: PositiveCount = field(default=64, kw_only=True)
 
-    def attribute(
-        self, inputs: Tensor, target: Target = None, *, progress: Progress | None = None
-    ) -> Tensor:
-        """The saliency map of each sample.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._all = VisualBackProp(self.model, self.upsampling, skip=self.skip)
+        self._of_class = VisualBackProp(self.model, self.upsampling, "channels", self.skip)
 
-        Args:
-            inputs: ``(N, C, H, W)``, floating point, as the model takes them.
-            target: See :func:`~vbp_lightning.attribution.scores.class_scores`; with several
-                classes, None selects the most likely class of each rotated image separately.
-            progress: Called with the number of samples done after each chunk.
-
-        Returns:
-            ``(N, 1, H, W)`` in [0, 1], min-max normalised per sample; a constant map gives zeros.
-
-        Raises:
-            UnsupportedNetworkError: The network's feature maps cannot be followed.
-            ValueError: The inputs are not a batch of floating-point images, or the network has no
-                more than ``skip`` maps.
-        """
-
-        def act(part: Tensor, wanted: Target) -> Tensor:
-            total = torch.zeros_like(
-                part[:, :1], dtype=torch.promote_types(part.dtype, torch.float)
-            )
-            for rotation in self._rotations(part):
-                rotated = torch.rot90(part, rotation, (2, 3))
-                masks = [
-                    _to_one(method.explain(rotated, wanted)[1].mask)
-                    for method in (self._all, self._of_class)
-                ]
-                total += torch.rot90(masks[0] * masks[1], -rotation, (2, 3))
-            return min_max(total)
-
-        return in_chunks(act, inputs, target, self.chunk, progress)
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The normalised average; the most likely class is that of each rotated image."""
+        total = torch.zeros_like(
+            inputs[:, :1], dtype=torch.promote_types(inputs.dtype, torch.float)
+        )
+        for rotation in self._rotations(inputs):
+            rotated = torch.rot90(inputs, rotation, (2, 3))
+            masks = [
+                _to_one(method.explain(rotated, target)[1].mask)
+                for method in (self._all, self._of_class)
+            ]
+            total += torch.rot90(masks[0] * masks[1], -rotation, (2, 3))
+        return min_max(total)
 
     def _rotations(self, images: Tensor) -> Iterator[int]:
         square = images.shape[2] == images.shape[3]

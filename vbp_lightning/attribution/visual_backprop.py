@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.fx import Node
 
 from vbp_lightning.attribution.class_aware import Weighting, averages_for_class
+from vbp_lightning.attribution.method import Images, Method
 from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
-from vbp_lightning.attribution.scores import Progress, Target, check_images, in_chunks
+from vbp_lightning.attribution.scores import Progress, Target, images_of
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
-from vbp_lightning.graph.network_graph import Graphs, NetworkGraph, Step
+from vbp_lightning.graph.network_graph import Head, NetworkGraph, Step
 from vbp_lightning.graph.running import forward
-from vbp_lightning.records import Count, PositiveCount, checked
+from vbp_lightning.records import Count, PositiveCount
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ class MaskChain:
     mask: Tensor
 
 
-class VisualBackProp:
+@dataclass(eq=False)
+class VisualBackProp(Method):
     r"""VisualBackProp (Bojarski et al. 2016, arXiv 1611.05418, section III).
 
     With :math:`\bar f_l` the channel average of the output of the :math:`l`-th ReLU,
@@ -86,40 +89,31 @@ class VisualBackProp:
         ValueError: The upsampling or the weighting is unknown, or ``skip`` is negative.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
         >>> VisualBackProp(model).attribute(torch.rand(2, 3, 96, 96)).shape
         torch.Size([2, 1, 96, 96])
     """
 
-    @checked
-    def __init__(
-        self,
-        model: nn.Module,
-        upsampling: str = "deconv",
-        weighting: Literal["mean"] | Weighting = "mean",
-        skip: Count = 0,
-        chunk: PositiveCount = 64,
-        *,
-        fuse: bool = True,
-    ) -> None:
-        if upsampling not in UPSAMPLINGS:
-            known = ", ".join(UPSAMPLINGS)
-            raise ValueError(f"upsampling is {upsampling!r}; choose one of {known}")
-        self._graphs = Graphs(model)
-        self.upsampling = upsampling
-        self.weighting: Literal["mean"] | Weighting = weighting
-        self.skip = skip
-        self.chunk = chunk
-        self.fuse = fuse
+    upsampling: str = "deconv"
+    weighting: Literal["mean"] | Weighting = "mean"
+    skip: Count = 0
+    chunk: PositiveCount = field(default=64, kw_only=True)
+    fuse: bool = field(default=True, kw_only=True)
 
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-        return self._graphs.model
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.upsampling not in UPSAMPLINGS:
+            known = ", ".join(UPSAMPLINGS)
+            raise ValueError(f"upsampling is {self.upsampling!r}; choose one of {known}")
+
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The normalised masks."""
+        return self.attribute_with_logits(inputs, target)[1]
 
     def attribute(
         self,
-        inputs: Tensor,
+        inputs: Images,
         target: Target = None,
         normalize: bool = True,
         *,
@@ -144,11 +138,10 @@ class VisualBackProp:
             ValueError: The inputs are not a batch of floating-point images, the network has no more
                 than ``skip`` maps, or a target is out of range.
         """
-        return in_chunks(
+        return self.in_chunks(
             lambda part, wanted: self.attribute_with_logits(part, wanted, normalize)[1],
             inputs,
             target,
-            self.chunk,
             progress,
         )
 
@@ -204,27 +197,30 @@ class VisualBackProp:
             The output of the model, the mask, and the average and the intermediate mask of each
             activation, the deepest first.
         """
-        check_images(inputs)
-        graph = self._graphs.of(inputs)
-        kept = [step for step in graph.activations if step.depth > self.skip]
+        inputs = images_of(inputs, self.model)
+        graph = self.graph(inputs)
+        head = target[0] if isinstance(target, tuple) else None
+        activations = [step for step in graph.paths(head) if step.activates]
+        kept = [step for step in activations if step.depth > self.skip]
         if not kept:
-            longest = max(step.depth for step in graph.activations)
+            longest = max(step.depth for step in activations)
             raise ValueError(f"skip is {self.skip}; the network has {longest} feature maps")
         done = forward(graph, inputs, UPSAMPLINGS[self.upsampling] is unpool, self.fuse)
-        averages = {step: done.averages[step] for step in kept}
+        averages = {step: done.averages[step.node] for step in kept}
         if self.weighting != "mean":
             averages = averages_for_class(graph, inputs, target, self.weighting, kept)
         with torch.no_grad(), _without_autocast(inputs.device.type):
             precision = torch.promote_types(inputs.dtype, torch.float32)
             averages = {step: each.to(precision) for step, each in averages.items()}
-            return done.output, *backward(graph, averages, done.shares, self.upsampling)
+            return done.output, *backward(graph, averages, done.shares, self.upsampling, head)
 
 
 def backward(
     graph: NetworkGraph,
     averages: Mapping[Step, Tensor],
-    shares: Mapping[Step, Tensor],
+    shares: Mapping[Node, Tensor],
     upsampling: str,
+    head: Head = None,
 ) -> tuple[ScaledMask, dict[Step, tuple[Tensor, ScaledMask]]]:
     """The backward pass of the mask, from the head to the image.
 
@@ -234,6 +230,7 @@ def backward(
             count as one.
         shares: For ``unpool``, what :class:`~vbp_lightning.graph.running.Forward` recorded.
         upsampling: A name of ``UPSAMPLINGS``.
+        head: Key or index of an output of a network with several; None for all of them.
 
     Returns:
         The mask of the image, and the average and mask of each activation, the deepest first.
@@ -246,7 +243,7 @@ def backward(
     def upsampled(mask: ScaledMask, layers: tuple[Layer, ...]) -> ScaledMask:
         return replace(mask, mask=upsample(mask.mask, layers)) if layers else mask
 
-    for step in reversed(graph.steps):
+    for step in reversed(graph.paths(head)):
         parts = arrived.pop(step, [])
         if step in averages and step.ends and not parts:
             parts = [(_ones(averages[step]).times(averages[step]), ())]
@@ -263,8 +260,8 @@ def backward(
                 masks[step] = averages[step], total
             parts = [(total, ())]
         above = step.layers
-        if step in shares:
-            above = (*above[:-1], replace(above[-1], shares=shares[step]))
+        if step.node in shares:
+            above = (*above[:-1], replace(above[-1], shares=shares[step.node]))
         for source in step.sources:
             arrived.setdefault(source, []).extend((mask, above + below) for mask, below in parts)
     return parts[0][0], masks

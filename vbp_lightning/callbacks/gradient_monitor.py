@@ -66,8 +66,8 @@ class GradientFlow(pl.Callback):
             if gradient is None:
                 continue
             layer = self._layers.setdefault(name, _Layer())
-            layer.norms.append(float(gradient.double().norm()))
-            layer.zeros = min(layer.zeros, float((gradient == 0).double().mean()))
+            layer.norms.append(float(gradient.cpu().double().norm()))  # MPS has no float64
+            layer.zeros = min(layer.zeros, int((gradient == 0).sum()) / gradient.numel())
             layer.values = gradient
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

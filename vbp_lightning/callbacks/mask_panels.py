@@ -167,7 +167,7 @@ class MaskPanels(pl.Callback):
         """The pages of a sheet by the last part of their tag; ``known``: P(road) of all tiles."""
         logits, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
         if known is None:
-            probabilities = logits.squeeze(1).double().sigmoid().tolist()
+            probabilities = logits.squeeze(1).cpu().double().sigmoid().tolist()
         else:
             probabilities = known[list(shown.records)].tolist()
         threshold = float(model.threshold)

@@ -109,6 +109,11 @@ _PRODUCTS = {
 }  # fmt: skip
 _WINDOWS = {"conv2d", "max_pool2d", "max_pool2d_with_indices", "avg_pool2d"}
 
+MOVING = (_COPIES - {"detach"}) | _MOVES | _SPLITS | _PADS | {"getitem", "cat", "stack"}
+"""Operations that copy, move, join or pad values."""
+KEEPING_ZERO = (_ACTIVATIONS | _CUTTING) - {"sigmoid", "hardsigmoid", "softplus"}
+"""Activations that give zero for zero, except where they are cut off."""
+
 
 class Rules:
     """Finds out the meaning of each operation of an exported forward pass, in order.

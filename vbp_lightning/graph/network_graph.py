@@ -5,14 +5,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
-from torch.fx.node import map_arg
 
 from vbp_lightning.graph.exporting import (
     Signature,
@@ -29,27 +29,56 @@ Head = str | int | None
 """Key or index of an output of a network with several outputs."""
 
 
-def output_named(outputs: Any, head: Head) -> Any:  # noqa: ANN401
+def outputs_of(returned: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401
+    """The tensors, or operations, that a network returns, by name.
+
+    Args:
+        returned: A tensor, or a dictionary, sequence or dataclass of these, possibly nested.
+        name: The name of what is returned.
+
+    Returns:
+        Keys of dictionaries, indices of sequences and names of fields, joined by dots.
+    """
+    if isinstance(returned, Tensor | Node):
+        return {name: returned}
+    parts: dict[Any, Any] = {}
+    if isinstance(returned, Mapping):
+        parts = dict(returned)
+    elif isinstance(returned, list | tuple):
+        parts = dict(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
+    elif is_dataclass(returned):
+        parts = vars(returned)
+    found = (outputs_of(each, f"{name}.{key}" if name else f"{key}") for key, each in parts.items())
+    return {key: each for part in found for key, each in part.items()}
+
+
+def output_named(returned: Any, head: Head) -> Any:  # noqa: ANN401
     """One of the outputs of a network.
 
     Args:
-        outputs: What the network returns: a tensor, or a dictionary or sequence of outputs.
-        head: Key or index in it; None if there is one only.
+        returned: See :func:`outputs_of`.
+        head: Its key or index; None if there is one only.
 
     Raises:
         ValueError: There is no such output, or one of several must be named.
     """
-    known: dict[Any, Any] = {}
-    if isinstance(outputs, Mapping):
-        known = dict(outputs)
-    elif isinstance(outputs, Sequence):
-        known = dict(enumerate(outputs))
-    if head is None and (not known or len(known) == 1):
-        return next(iter(known.values()), outputs)
-    if head not in known:
-        names = ", ".join(map(repr, known)) or "one only"
-        raise ValueError(f"target names output {head!r}; the network returns {names}")
-    return known[head]
+    known = outputs_of(returned)
+    if isinstance(head, int) and isinstance(returned, list | tuple):
+        count = len(returned)
+        names = getattr(returned, "_fields", range(count))
+        head = names[head] if -count <= head < count else head
+    chosen = [
+        each
+        for name, each in known.items()
+        if head is None or name == str(head) or name.startswith(f"{head}.")
+    ]
+    if len(chosen) == 1:
+        return chosen[0]
+    wrong = "names no output" if head is None else f"names the output {head!r}"
+    returns = ", ".join(known) or ("a single tensor" if known else "no tensor")
+    raise ValueError(
+        f"target {wrong}, and the network returns {returns}: give target=(output, class)"
+    )
 
 
 @dataclass(eq=False)
@@ -94,6 +123,7 @@ class NetworkGraph:
         programs: Generated code that runs the operations, by what it returns.
 
     Attributes:
+        image: The operation whose result is the image.
         outputs: By the name of a module the operation that computes its output. The second use of a
             module has ``"@1"`` appended to its name.
         random: Whether the network draws random numbers.
@@ -110,6 +140,7 @@ class NetworkGraph:
 
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
+        self.image = next(node for node in nodes if node.op == "placeholder")
         # Operations are in order, so the last one that a module ran is its output.
         self.outputs: dict[str, Node] = {
             name: node for node in nodes for name in modules_around(node)
@@ -128,7 +159,7 @@ class NetworkGraph:
             for each in recorded
         )
 
-    @property
+    @cached_property
     def meanings(self) -> dict[Node, Meaning]:
         """What each operation does with places."""
         rules = Rules(self.values, self.network)
@@ -228,17 +259,6 @@ def _graph(
     return NetworkGraph(name, exports[-1], values)
 
 
-class Graphs:
-    """Shim."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def of(self, inputs: Tensor) -> NetworkGraph:
-        """Shim."""
-        return graph_of(self.model, inputs)
-
-
 @contextmanager
 def _for_export(device: str) -> Iterator[None]:
     """Neither inference mode nor autocast, and no messages about symbolic sizes."""
@@ -302,9 +322,8 @@ def _steps(
     module: GraphModule, known: dict[Node, Meaning], network: str, head: Head
 ) -> tuple[Step, ...]:
     nodes = list(module.graph.nodes)
-    outputs: list[Node] = []
     returned = module.graph.process_outputs(module.graph.output_node().args[0])
-    map_arg(returned if head is None else output_named(returned, head), outputs.append)
+    outputs = [*outputs_of(returned).values()] if head is None else [output_named(returned, head)]
     followed, ends = _leading(nodes, known, outputs)
     steps: dict[Node, Step] = {}
     uses: Counter[str] = Counter()

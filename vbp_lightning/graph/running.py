@@ -19,7 +19,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from vbp_lightning.graph.exporting import operation_of
 from vbp_lightning.graph.folding import Folding
 from vbp_lightning.graph.geometry import Pair, Window, shares_of_maxima
-from vbp_lightning.graph.network_graph import NetworkGraph, Step
+from vbp_lightning.graph.network_graph import NetworkGraph
 
 # Largest feature map of a chunk of samples, about the size of the second- and third-level caches.
 # Smaller chunks cost function calls, larger ones memory traffic.
@@ -31,6 +31,17 @@ _MANY = 4
 # Weights per pixel of all images up to which folding batch norms pays for comparing the weights.
 _FOLDED_PER_PIXEL = 32
 
+_LEARNED = {
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose2d",
+    "linear",
+    "addmm",
+    "matmul",
+    "mm",
+    "bmm",
+}
 
 Rule = Callable[[Tensor, Tensor], Tensor]
 """Gets the input and the output of a ReLU, and returns what the network goes on with."""
@@ -49,8 +60,8 @@ class Forward:
     """
 
     output: Any
-    averages: dict[Step, Tensor]
-    shares: dict[Step, Tensor]
+    averages: dict[Node, Tensor]
+    shares: dict[Node, Tensor]
 
 
 def forward(
@@ -84,27 +95,38 @@ def evaluated(
         graph: The graph for images of this size.
         inputs: ``(N, C, H, W)``; gradients flow to it if it requires them.
         wanted: Operations of the graph.
-        rule: Replaces every ReLU, if given.
+        rule: Replaces every one of the :func:`relus`, if given.
     """
-    run = _WithGradients(graph.module, {*wanted}, rule)
+    run = _WithGradients(graph.module, {*wanted}, dict.fromkeys(relus(graph) if rule else (), rule))
     with torch.enable_grad(), random_state_kept(graph, inputs):
         output = run.run(inputs)
     return output, [run.kept[node] for node in wanted]
 
 
-def is_relu(node: Node) -> bool:
-    """Whether an operation is a ReLU, which may be cut off above, as ReLU6 is."""
-    name = operation_of(node)
-    lowest: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
-    cut = isinstance(lowest, int | float) and lowest == 0
-    return name in ("relu", "relu6") or (name in ("hardtanh", "clamp", "clamp_min") and cut)
+def relus(graph: NetworkGraph) -> list[Node]:
+    """The ReLUs behind a convolution or a linear layer, which may be cut off above, as ReLU6 is."""
+    found, learned = [], set[Node]()
+    for node in graph.module.graph.nodes:
+        name = operation_of(node)
+        if node.op == "call_function" and (
+            name in _LEARNED or not learned.isdisjoint(node.all_input_nodes)
+        ):
+            learned.add(node)
+            lowest: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+            cut = isinstance(lowest, int | float) and lowest == 0
+            clamps = name in ("hardtanh", "clamp", "clamp_min")
+            if name in ("relu", "relu6") or (clamps and cut):
+                found.append(node)
+    return found
 
 
 class _WithGradients(Interpreter):
-    def __init__(self, module: GraphModule, wanted: set[Node], rule: Rule | None) -> None:
+    def __init__(
+        self, module: GraphModule, wanted: set[Node], rules: dict[Node, Rule | None]
+    ) -> None:
         super().__init__(module)
         self._wanted = wanted
-        self._rule = rule
+        self._rules = rules
         self.kept: dict[Node, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:  # noqa: ANN401
@@ -113,8 +135,8 @@ class _WithGradients(Interpreter):
         result = super().run_node(n)
         if n.op == "get_attr":
             return result.detach()
-        if self._rule is not None and is_relu(n):
-            result = self._rule(self.env[n.args[0]], result)  # type: ignore[index]
+        if (rule := self._rules.get(n)) is not None:
+            result = rule(self.env[n.args[0]], result)  # type: ignore[index]
         if n in self._wanted:
             if not result.requires_grad:
                 result = result.detach().requires_grad_()
@@ -177,8 +199,8 @@ class _Program:
         )
         return Forward(
             self._graph.module.graph.process_outputs(output),
-            dict(zip(self._averaged, averages, strict=True)),
-            dict(zip(self._shared, shares, strict=True)),
+            {step.node: each for step, each in zip(self._averaged, averages, strict=True)},
+            {step.node: each for step, each in zip(self._shared, shares, strict=True)},
         )
 
     def _record(self) -> None:

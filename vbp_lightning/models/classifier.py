@@ -297,8 +297,8 @@ class RoadClassifier(pl.LightningModule):
 
     def _log_metrics(self, split: str) -> None:
         """Logs loss and metrics of the collected tiles, except in the sanity check."""
-        logits = self.logits.compute().reshape(-1)
-        labels = self.labels.compute().reshape(-1).long()
+        logits = self.logits.compute().reshape(-1).cpu()  # MPS has no float64
+        labels = self.labels.compute().reshape(-1).long().cpu()
         self.logits.reset()
         self.labels.reset()
         if self.trainer.sanity_checking:

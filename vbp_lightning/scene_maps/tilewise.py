@@ -123,7 +123,7 @@ class TileMapper:
     @torch.no_grad()
     def _probability(self, tiles: Tensor) -> Tensor:
         logits: Tensor = self.model(tiles)
-        return logits[:, 0].double().sigmoid()
+        return logits[:, 0].cpu().double().sigmoid()  # MPS has no float64
 
 
 class _BlendedMasks:
