@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images
+from tests.helpers.hooks import hooked_outputs
 from tests.helpers.nets import randomised
-from vbp_lightning.inspection.layers import visiting
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 
 
@@ -30,10 +30,7 @@ def transparent(net):
 def probe(net, layer, position, pixels):
     """The box of pixels on which a position of a layer's output depends."""
     pixels = pixels.clone().requires_grad_()
-    kept = {}
-    with visiting(net, lambda name, module, output: kept.setdefault(name, output.clone())):
-        net(pixels)
-    output = kept[layer]
+    output = hooked_outputs(net, pixels)[layer]
     score = output.sum() if output.ndim == 2 else output[0, :, position[0], position[1]].sum()
     (gradient,) = torch.autograd.grad(score, pixels)
     touched = gradient[0].abs().sum(dim=0) > 0
@@ -47,9 +44,7 @@ def test_every_layer_of_every_net_by_its_gradient(name):
     size = 96 if name == "alexnet" else 40
     pixels = images(1, size).double()
     fields = receptive_fields(net, pixels)
-    kept = {}
-    with visiting(net, lambda key, module, output: kept.setdefault(key, output)):
-        net(pixels)
+    kept = hooked_outputs(net, pixels)
     assert set(fields) == set(kept)
     for layer, output in kept.items():
         height, width = output.shape[-2:] if output.ndim == 4 else (1, 1)

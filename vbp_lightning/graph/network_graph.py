@@ -18,7 +18,6 @@ from vbp_lightning.graph.exporting import (
     UnsupportedNetworkError,
     exported,
     layer_name,
-    modules_around,
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
@@ -65,8 +64,9 @@ class NetworkGraph:
         programs: Generated code that runs the operations, by what it returns.
 
     Attributes:
-        outputs: By the name of a module the operation that computes its output. The second use of a
-            module has ``"@1"`` appended to its name.
+        outputs: By the name of a module the operation that computes its output, in the order in
+            which they finish. The second use of a module has ``" (2)"`` appended to its name, and
+            so on. Modules that return no tensor, but for instance several, are left out.
         random: Whether the network draws random numbers.
         weights: Number of its parameters.
         largest: Bytes of the largest map of one image.
@@ -80,10 +80,7 @@ class NetworkGraph:
 
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
-        # Operations are in order, so the last one that a module ran is its output.
-        self.outputs: dict[str, Node] = {
-            name: node for node in nodes for name in modules_around(node)
-        }
+        self.outputs: dict[str, Node] = self.module.meta["outputs"]
         self.random = any(
             torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes
         )
@@ -99,6 +96,14 @@ class NetworkGraph:
         )
 
     @cached_property
+    def meanings(self) -> dict[Node, Meaning]:
+        """What each operation does with places."""
+        rules = Rules(self.values, self.network)
+        for node in self.module.graph.nodes:
+            rules.add(node)
+        return rules.known
+
+    @cached_property
     def steps(self) -> tuple[Step, ...]:
         """The maps that lead to the head, in forward order; the first is the image.
 
@@ -106,7 +111,7 @@ class NetworkGraph:
             UnsupportedNetworkError: An operation between the maps has no rule, or there is no
                 activation.
         """
-        return _steps(self.module, self.values, self.network)
+        return _steps(self.module, self.meanings, self.network)
 
     @cached_property
     def activations(self) -> tuple[Step, ...]:
@@ -117,10 +122,10 @@ class NetworkGraph:
         """The operation that computes the output of a module.
 
         Raises:
-            ValueError: The module computes nothing in eval mode, or does not run.
+            ValueError: The module does not run, or returns no tensor.
         """
         if module not in self.outputs:
-            raise ValueError(f"layer is {module!r}; it computes nothing when the network runs")
+            raise ValueError(f"layer is {module!r}; it does not run, or returns no tensor")
         return self.outputs[module]
 
 
@@ -291,19 +296,16 @@ def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
     return shapes.values
 
 
-def _steps(module: GraphModule, values: dict[Node, Any], network: str) -> tuple[Step, ...]:
-    rules = Rules(values, network)
+def _steps(module: GraphModule, known: dict[Node, Meaning], network: str) -> tuple[Step, ...]:
     nodes = list(module.graph.nodes)
-    for node in nodes:
-        rules.add(node)
-    ends = _ends(nodes, rules.known)
-    followed = _followed(nodes, rules.known, ends)
+    ends = _ends(nodes, known)
+    followed = _followed(nodes, known, ends)
     steps: dict[Node, Step] = {}
     uses: Counter[str] = Counter()
     for node in nodes:
         if node not in followed:
             continue
-        meaning = rules.known[node]
+        meaning = known[node]
         sources = tuple(steps[each] for each in meaning.follows)
         if len(sources) == 1 and meaning.layer is None and not meaning.activates:
             # The places are those of the source.

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.layers import executed_modules, full_name
 
 
@@ -66,7 +67,9 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
     weights = conv.weight.detach().cpu().double()
     offsets = torch.zeros(len(weights)) if conv.bias is None else conv.bias.detach().cpu()
     offsets = offsets.double()
-    behind = names[names.index(name) + 1] if name != names[-1] else ""
+    outputs = graph_of(model, inputs).outputs
+    users = list(outputs[name].users)
+    behind = next((each for each in names if [outputs[each]] == users), "")
     norm = running.get(behind)
     folded = None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.inspection.layers import layer_output
+from vbp_lightning.graph.network_graph import Graphs
+from vbp_lightning.inspection.layers import channels_first, results
 from vbp_lightning.inspection.receptive_field import Box
 
 
@@ -51,7 +51,8 @@ def strongest_activations(
 
     Args:
         model: Any network; left unchanged.
-        layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output.
+        layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output, with ``" (2)"`` for the
+            second use of it.
         batches: Tiles in order, ``(N, C, H, W)``; one batch at a time is in memory.
         count: Number of tiles for each channel.
         channels: Numbers of channels; None for all.
@@ -62,11 +63,13 @@ def strongest_activations(
     Raises:
         ValueError: The layer does not run, or has no such channel.
     """
+    graphs = Graphs(model)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     width, start = 1, 0
     for batch in batches:
-        with undisturbed(model, batch.device):
-            maps = layer_output(model, layer, batch)
+        graph = graphs.of(batch)
+        node = graph.output_of(layer)
+        maps = channels_first(graph, node, results(graph, batch, [node])[0])
         if maps.ndim == 2:
             maps = maps[..., None, None]
         if channels is not None:
