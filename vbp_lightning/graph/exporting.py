@@ -146,14 +146,14 @@ def _mark_outputs(model: nn.Module) -> None:
 
 
 def _marking(kind: type[nn.Module]) -> type[nn.Module]:
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        output = kind.forward(self, *args, **kwargs)
+    def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        output = kind.__call__(self, *args, **kwargs)
         name = vars(self).get("_marked_name")
         if isinstance(output, Tensor) and name is not None:  # None: it was made by another module
             _mark(output, name)
         return output
 
-    return type(kind.__name__, (kind,), {"forward": forward})
+    return type(kind.__name__, (kind,), {"__call__": called})
 
 
 def _marked_outputs(graph: Graph) -> dict[str, Node]:

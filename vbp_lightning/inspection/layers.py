@@ -164,14 +164,11 @@ def last_linear(model: nn.Module, inputs: Tensor) -> str:
     Raises:
         ValueError: The network has none.
     """
-    names = [
-        name
-        for name, node in graph_of(model, inputs).outputs.items()
-        if is_leaf(model, name) and operation_of(node) == "linear"
-    ]
-    if not names:
+    outputs = graph_of(model, inputs).outputs
+    linear = [node for node in outputs.values() if operation_of(node) == "linear"]
+    if not linear:
         raise ValueError("the network has no linear layer whose input could serve as features")
-    return names[-1]
+    return next(name for name, node in outputs.items() if node is linear[-1])
 
 
 def features_and_outputs(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,8 +183,7 @@ def features_and_outputs(model: nn.Module, layer: str, inputs: Tensor) -> tuple[
         ``(N, F)`` and ``(N, K)`` float32 on the CPU.
     """
     graph = graph_of(model, inputs)
-    read: list[Node] = graph.output_of(layer).all_input_nodes
-    returned = graph.module.graph.output_node().all_input_nodes
-    features, output = results(graph, inputs, [read[0], returned[0]])
-    flat = features.flatten(1), output.reshape(len(inputs), -1)
-    return flat[0].float().cpu(), flat[1].float().cpu()
+    read = graph.output_of(layer).all_input_nodes[0]
+    returned = graph.module.graph.output_node().all_input_nodes[0]
+    features, output = results(graph, inputs, [read, returned])
+    return features.flatten(1).float().cpu(), output.reshape(len(inputs), -1).float().cpu()
