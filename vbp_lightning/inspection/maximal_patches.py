@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.graph.network_graph import Graphs
+from vbp_lightning.graph.network_graph import Graphs, NetworkGraph
+from vbp_lightning.graph.running import is_relu
 from vbp_lightning.inspection.layers import channels_first, results
-from vbp_lightning.inspection.receptive_field import Box
+from vbp_lightning.inspection.receptive_field import Box, ReceptiveField, Unfollowed
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,27 @@ class Activations:
         return Activations(
             self.values[places], self.tiles[places], self.rows[places], self.columns[places]
         )
+
+
+def last_map(graph: NetworkGraph, fields: dict[str, ReceptiveField | Unfollowed]) -> str:
+    """The last ReLU whose output is a map, or the last such layer if there is no such ReLU.
+
+    Args:
+        graph: The network for images of one size.
+        fields: The receptive fields of its modules' outputs.
+
+    Raises:
+        ValueError: There is no map whose receptive field is known.
+    """
+    maps = [
+        name
+        for name, field in fields.items()
+        if isinstance(field, ReceptiveField) and field.count.prod() > 1
+    ]
+    if not maps:
+        raise ValueError("the network has no feature maps")
+    last = graph.outputs[([name for name in maps if is_relu(graph.outputs[name])] or maps)[-1]]
+    return next(name for name in maps if graph.outputs[name] is last)
 
 
 def strongest_activations(

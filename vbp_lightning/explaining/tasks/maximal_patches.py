@@ -15,16 +15,15 @@ from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
-from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
-from vbp_lightning.graph.running import is_relu
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.layers import resolve_layer
-from vbp_lightning.inspection.maximal_patches import Activations, crop, strongest_activations
-from vbp_lightning.inspection.receptive_field import (
-    Box,
-    ReceptiveField,
-    Unfollowed,
-    receptive_fields,
+from vbp_lightning.inspection.maximal_patches import (
+    Activations,
+    crop,
+    last_map,
+    strongest_activations,
 )
+from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 from vbp_lightning.plotting.display import patches_to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.records import RECORD, Count, PositiveCount
@@ -61,7 +60,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     with option_as_user_error():
         fields = receptive_fields(subject.model, sample)
         if cfg.layer is None:
-            layer = _last_map(graph_of(subject.model, sample), fields)
+            layer = last_map(graph_of(subject.model, sample), fields)
         else:
             layer = resolve_layer(subject.model, cfg.layer, sample)
         field = fields.get(layer)
@@ -100,19 +99,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         boxes=[[(b.top, b.left, b.bottom, b.right) for b in row] for row in boxes],
     )
     source.report()
-
-
-def _last_map(graph: NetworkGraph, fields: dict[str, ReceptiveField | Unfollowed]) -> str:
-    """The last ReLU whose output is a map, or the last such layer if there is no such ReLU."""
-    maps = [
-        name
-        for name, field in fields.items()
-        if isinstance(field, ReceptiveField) and field.count.prod() > 1
-    ]
-    if not maps:
-        raise ValueError("the network has no feature maps")
-    last = graph.outputs[([name for name in maps if is_relu(graph.outputs[name])] or maps)[-1]]
-    return next(name for name in maps if graph.outputs[name] is last)
 
 
 def _rows(
