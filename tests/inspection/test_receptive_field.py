@@ -151,7 +151,9 @@ def test_every_layer_of_other_networks_by_its_gradient(name):
 )
 def test_statistics_over_places_depend_on_the_whole_image(layer, whole):
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer, nn.Conv2d(4, 2, 1)).eval()
-    field = receptive_fields(net, images(1, 10))["2"]
+    fields = receptive_fields(net, images(1, 10))
+    assert [fields[layer].count.tolist() for layer in "12"] == [[10, 10], [10, 10]]
+    field = fields["2"]
     box = field.box(5, 5).clipped(10, 10)
     assert box == (Box(0, 0, 10, 10) if whole else Box(4, 4, 7, 7))
 
@@ -181,3 +183,18 @@ def test_blocks_of_pixels_as_channels_and_crops():
     assert fields["conv"].box(0, 0) == Box(0, 0, 6, 6)
     assert fields["crop"].box(0, 0) == Box(2, 2, 8, 8)
     assert fields["end"].box(0, 1) == Box(4, 6, 10, 12)
+
+
+def test_a_map_of_one_place_that_is_added_to_all_places():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Conv2d(3, 4, 10)
+            self.all = nn.Conv2d(3, 4, 1)
+            self.end = nn.Conv2d(4, 1, 1)
+
+        def forward(self, pixels):
+            return self.end(self.all(pixels) + self.one(pixels)).mean((2, 3))
+
+    field = receptive_fields(Net(), images(1, 10))["end"]
+    assert isinstance(field, Unfollowed) or field.box(5, 5).clipped(10, 10) == Box(0, 0, 10, 10)

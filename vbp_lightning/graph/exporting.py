@@ -122,14 +122,12 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
     return module
 
 
-@torch.library.custom_op("vbp_lightning::mark", mutates_args=())
-def _mark(output: Tensor, module: str) -> None:
-    """Does nothing; in an exported graph it shows which tensor a module returned."""
+def _nothing(output: Tensor, module: str) -> None:
+    """Shows in an exported graph which tensor a module returned."""
 
 
-@_mark.register_fake
-def _(output: Tensor, module: str) -> None:
-    pass
+_mark = torch.library.custom_op("vbp_lightning::mark", _nothing, mutates_args=())
+_mark.register_fake(_nothing)
 
 
 def _mark_outputs(model: nn.Module) -> None:

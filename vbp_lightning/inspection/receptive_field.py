@@ -8,7 +8,7 @@ neural networks" (Distill 2019). The position ``i`` of a map sees the pixels ``i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -154,17 +154,22 @@ def _field(
             return field
         read.append(field)
     found = reduce(ReceptiveField.union, read)
+    axes: Sequence[int] = ()  # along which each value depends on all others
+    argument: Any = node.args[1] if len(node.args) > 1 else None
     if meaning.state is State.UNKNOWN:
         # No mask can pass, but what is computed from each value or over channels keeps its place.
-        layouts = {roles[each] for each in operands} - {()}
-        reduced: Sequence[int] = _reduced_axes(graph.meanings[operands[0]].shape, meaning.shape)
+        layouts = {(roles[each], *field.count) for each, field in zip(operands, read, strict=True)}
+        layouts = {each for each in layouts if each[0]}
+        before = graph.meanings[operands[0]].shape
+        if len(before) == len(meaning.shape):
+            axes = [axis for axis, size in enumerate(meaning.shape) if size == 1 < before[axis]]
         if len(layouts) != 1 or not (
-            reduced or torch.Tag.pointwise in getattr(node.target, "tags", ())
+            axes or torch.Tag.pointwise in getattr(node.target, "tags", ())
         ):
             return Unfollowed(meaning.reason)
-        (roles[node],) = layouts
+        roles[node] = layouts.pop()[0]
     elif meaning.layer is not None:
-        window = meaning.layer.window or _padding(node, meaning.size)
+        window = meaning.layer.window or _padding(node, argument, meaning.size)
         if window is None:
             return Unfollowed(
                 f"{described_layer(node, graph.network)}: {name} has no window of one size and "
@@ -173,32 +178,20 @@ def _field(
         return found.through(window)
     elif meaning.state is not State.MAP:
         return found.joined()
-    else:
-        reduced = _normalised_axes(node, name, len(meaning.shape))
-    return found.joined() if {roles[node][axis] for axis in reduced} - {"C"} else found
+    elif name in ("layer_norm", "rms_norm"):
+        axes = range(-len(argument), 0)
+    elif name in ("softmax", "log_softmax"):
+        axes = [argument]
+    elif name in ("group_norm", "native_group_norm", "instance_norm"):
+        axes = range(len(meaning.shape))
+    if {roles[node][axis] for axis in axes} - {"C"}:
+        return replace(found.joined(), count=found.count)
+    return found
 
 
-def _reduced_axes(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """The axes along which an operation left one value."""
-    if len(before) != len(after):
-        return []
-    return [axis for axis, size in enumerate(after) if size == 1 < before[axis]]
-
-
-def _normalised_axes(node: Node, name: str, count: int) -> Sequence[int]:
-    """The axes along which each value depends on all others."""
-    argument: Any = node.args[1] if len(node.args) > 1 else None
-    if name in ("layer_norm", "rms_norm"):
-        return range(-len(argument), 0)
-    if name in ("softmax", "log_softmax"):
-        return [argument]
-    return range(count) if name in ("group_norm", "native_group_norm", "instance_norm") else ()
-
-
-def _padding(node: Node, size: tuple[int, int]) -> Window | None:
+def _padding(node: Node, amounts: Any, size: tuple[int, int]) -> Window | None:  # noqa: ANN401
     """The window of a padding with pixels from near the border; None for other operations."""
-    arguments: Sequence[Any] = node.args[1:]
-    if "pad" not in operation_of(node) or "circular" in arguments[1:]:
+    if "pad" not in operation_of(node) or "circular" in node.args[2:]:
         return None
-    left, _, top = (*arguments[0], 0)[:3]
+    left, _, top = (*amounts, 0)[:3]
     return Window((1, 1), (1, 1), (top, left), (1, 1), size, size)
