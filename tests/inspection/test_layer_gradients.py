@@ -96,3 +96,10 @@ def test_gradients_are_those_that_hooks_get(name):
     for layer, gradient in expected.items():
         norms = gradient.flatten(1).double().norm(dim=1)
         assert np.allclose(flow[layer].norms, norms, rtol=1e-5), layer
+
+
+def test_channels_that_come_last_are_counted():
+    net = odd("convnext")
+    net.blocks[1].pwconv2.weight.data[:, :5] = 0
+    flow = layer_gradients(net, [images(2, 40)], 1)["blocks.1.act"]
+    assert (flow.dead_channels, flow.channels) == (5, 16)

@@ -12,7 +12,7 @@ from vbp_lightning.attribution.scores import Target, class_scores
 from vbp_lightning.graph.meaning import State
 from vbp_lightning.graph.network_graph import Graphs
 from vbp_lightning.graph.running import evaluated
-from vbp_lightning.inspection.layers import is_leaf
+from vbp_lightning.inspection.layers import channels_first, is_leaf
 
 EXPLODING = 100.0
 """A gradient explodes if its norm is over this many times that of the median layer, or not finite;
@@ -122,7 +122,11 @@ def _gradients(graphs: Graphs, inputs: Tensor, target: Target) -> dict[str, Tens
         score = class_scores(output, target).sum()
         found = torch.autograd.grad(score, results, allow_unused=True) if results else ()
     gradients = {node: each for node, each in zip(nodes, found, strict=True) if each is not None}
-    return {name: gradients[node].cpu() for name, node in layers.items() if node in gradients}
+    return {
+        name: channels_first(graph, node, gradients[node]).cpu()
+        for name, node in layers.items()
+        if node in gradients
+    }
 
 
 def _histogram(gradient: Tensor) -> tuple[npt.NDArray[np.int64], int]:
