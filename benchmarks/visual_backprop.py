@@ -3,7 +3,7 @@
 Times an eager float32 forward pass of each network (eval mode, no gradients, default memory format)
 and the probability together with the mask, interleaved in one process, and compares medians. The
 error is the largest difference of a normalised mask from the mask computed in float64 without
-fusing. The error of ``unpool`` is larger where rounding moves a maximum to another pixel.
+fusing.
 
     python benchmarks/visual_backprop.py [repeats]
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models.networks import RoadNetwork
 
-LIMITS = {("strided", 64): 0.60, ("maxpool", 64): 0.75, ("strided", 1): 1.3, ("maxpool", 1): 1.3}
+LIMITS = {("strided", 64): 0.60, ("maxpool", 64): 0.36, ("strided", 1): 1.3, ("maxpool", 1): 1.3}
 """Limits for the upsampling of the paper, in forward passes of the same tiles."""
 
 

@@ -18,7 +18,13 @@ from vbp_lightning.attribution.upsampling import (
     spread,
     unpool,
 )
-from vbp_lightning.graph.geometry import Layer, shares_of_maxima, window_between
+from vbp_lightning.graph.geometry import Layer, Window, both, shares_of_maxima
+
+
+def window_between(below, above, *geometry):
+    """The window of a layer with these input and output maps."""
+    sizes = [tuple(features.shape[-2:]) for features in (below, above)]
+    return Window(*map(both, geometry), *sizes)
 
 
 def windows(*layers, size):
@@ -243,10 +249,12 @@ def test_spread_is_the_adjoint_of_a_sum_over_windows(sizes, kernel, stride, dila
     ],
 )
 def test_unpool_places_the_mask_at_the_maxima(pool):
-    """Window by window and channel by channel, ties divided evenly."""
+    """Window by window and channel by channel; equal values share, nearly equal ones in part."""
     torch.manual_seed(0)
     features = torch.relu(torch.randn(2, 3, 7, 8, dtype=torch.float64) - 0.8)  # many empty windows
+    features[:, :, 3:] = features[:, :, 3:].round(decimals=2)  # many nearly equal values
     pooled_map = pool(features)
+    width = pooled_map.amax((2, 3)) / 256
     window = window_between(
         features, pooled_map, pool.kernel_size, pool.stride, pool.padding, pool.dilation
     )
@@ -276,24 +284,46 @@ def test_unpool_places_the_mask_at_the_maxima(pool):
                         < 8
                     ]
                     highest = max(features[n, c, row, column] for row, column in inside)
-                    winners = [at for at in inside if features[n, c][at] == highest]
-                    for at in winners:
-                        expected[n][at] += mask[n, 0, y, x] / len(winners) / 3
+                    weights = {
+                        at: max(0, 1 - float((highest - features[n, c][at]) / width[n, c]))
+                        for at in inside
+                    }
+                    for at, weight in weights.items():
+                        expected[n][at] += mask[n, 0, y, x] * weight / sum(weights.values()) / 3
     result = unpool(mask, [Layer(window, shares)])
     torch.testing.assert_close(result[:, 0], expected)
 
 
-def test_unpool_without_ties_is_the_mean_of_max_unpool2d():
+def test_rounding_moves_no_unpooled_mask():
+    """Equal maxima that rounding makes different still share, and so do those that nearly are."""
     torch.manual_seed(0)
+    features = torch.rand(2, 8, 16, 16).round(decimals=2)
+    noise = 1 + 1e-7 * torch.randn(2, 8, 16, 16)
+    window = Window((2, 2), (2, 2), (0, 0), (1, 1), (16, 16), (8, 8))
+    exact, rounded = (
+        shares_of_maxima(each, F.max_pool2d(each, 2), window, torch.float32)
+        for each in (features, features * noise)
+    )
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=1e-4)
+
+
+def test_unpool_without_ties_is_the_mean_of_max_unpool2d():
+    torch.manual_seed(1)
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 1)
     )
     net = nn.Sequential(*net, nn.ReLU()).double().eval()
     nn.init.constant_(net[0].bias, 2.0)  # no empty windows
-    image = torch.rand(2, 1, 8, 10, dtype=torch.float64)
+    for parameter in net.parameters():
+        parameter.data.abs_()
+    image = 100 * torch.rand(2, 1, 4, 6, dtype=torch.float64)
     with torch.no_grad():
         first = net[:2](image)
         pooled_map, where = F.max_pool2d(first, 2, return_indices=True)
+        two = F.unfold(first.flatten(0, 1)[:, None], 2, stride=2).topk(2, dim=1).values
+        assert (
+            (two[:, 0] - two[:, 1]) / pooled_map.flatten(0, 1).amax((1, 2))[:, None]
+        ).min() > 4e-3
         top = net[3:](pooled_map).mean(1, keepdim=True)
         unpooled = F.max_unpool2d(top.expand(-1, 4, -1, -1), where, 2).mean(1, keepdim=True)
         mask = unpooled * first.mean(1, keepdim=True)

@@ -108,7 +108,7 @@ def test_other_activations_count_with_their_positive_part(name):
     torch.testing.assert_close(chain.maps[-2], features.mean(1, keepdim=True))
 
 
-IN_THE_POOL = ("attention without a shortcut", "attention over patches")
+IN_THE_POOL = ("attention without a shortcut",)
 REFUSED = {
     "abs": lambda net, x: net.pool(x.abs()),
     "where": lambda net, x: net.pool(torch.where(x > 0, x, torch.zeros(()))),

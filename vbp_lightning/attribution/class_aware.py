@@ -67,7 +67,9 @@ def averages_for_class(
         if weighting == "gradient":
             evidence = value.detach() * gradient
         else:
-            places = [axis for axis, role in enumerate(step.roles) if role not in ("N", "C")]
+            places = [axis for axis in range(1, value.ndim) if axis not in step.channels]
             evidence = value.detach() * (gradient.sum(places, keepdim=True) > 0)
-        averages[step] = average(evidence, step.roles, positive=False, size=step.size)
+        averages[step] = average(
+            evidence, step.channels, step.order, positive=False, size=step.size
+        )
     return averages

@@ -262,10 +262,9 @@ def backward(
                 total = total.times(averages[step])
                 masks[step] = averages[step], total
             parts = [(total, ())]
-        layer = step.layer
-        if layer is not None and step in shares:
-            layer = replace(layer, shares=shares[step])
-        above = () if layer is None else (layer,)
+        above = step.layers
+        if step in shares:
+            above = (*above[:-1], replace(above[-1], shares=shares[step]))
         for source in step.sources:
             arrived.setdefault(source, []).extend((mask, above + below) for mask, below in parts)
     return parts[0][0], masks

@@ -7,6 +7,7 @@ tree of modules that shares parameters and buffers, and only one export runs at 
 
 import operator
 from collections import Counter, OrderedDict
+from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -17,7 +18,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from vbp_lightning.errors import UserError, one_line
 
-_SETTINGS = (int, float, str, tuple, FunctionType, MethodType, torch.dtype)
+_DICTIONARIES = frozenset((dict, OrderedDict))
+_SETTINGS = frozenset((bool, int, float, str, tuple, FunctionType, torch.dtype))
+_CHANGING = ("training", "_current_fx_name")  # the second is Lightning's name of the running hook
 
 
 class UnsupportedNetworkError(UserError):
@@ -51,32 +54,59 @@ class _Copier:
             return MethodType(value.__func__, self(value.__self__))
         if type(value) is partial:
             return partial(self(value.func), *self(value.args), **self(value.keywords))
-        if type(value) in (dict, OrderedDict):
+        if type(value) in _DICTIONARIES:
             return type(value)((key, self(each)) for key, each in value.items())
         if type(value) in (list, tuple, set):
             return type(value)(self(each) for each in value)
         return value
 
 
-def signature(model: nn.Module) -> list[object]:
+@dataclass(frozen=True, eq=False)
+class Signature:
+    """What a recorded forward pass depends on, see :func:`signature`.
+
+    Args:
+        objects: Modules, parameters and buffers, which are compared by identity.
+        facts: Settings of modules, and type, device and shape of tensors.
+    """
+
+    objects: list[object]
+    facts: list[object]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Signature)
+            and len(self.objects) == len(other.objects)
+            and all(map(operator.is_, self.objects, other.objects))
+            and self.facts == other.facts
+        )
+
+
+def signature(model: nn.Module) -> Signature:
     """What a recorded forward pass depends on; equal for two calls if it still holds.
 
     The modules' types and settings, and identity, type, shape and device of every parameter and
-    buffer. Their values are not part of it, nor is the training mode.
+    buffer. Their values are not part of it, nor is the training mode. The objects are held, so that
+    none of them is replaced by one with the same address.
     """
-    found: list[object] = []
-    for name, module in model.named_modules(remove_duplicate=False):
-        found += [name, type(module)]
+    objects: list[object] = []
+    facts: list[object] = []
+    for module in model.modules():
+        facts.append(type(module))
         for key, value in vars(module).items():
-            if isinstance(value, dict):  # among them parameters, buffers and hooks
-                for each in value.values():
-                    if isinstance(each, Tensor):
-                        found += [id(each), each.dtype, each.device, each.shape]
-                    elif not isinstance(each, nn.Module):
-                        found.append(id(each))
-            elif isinstance(value, _SETTINGS) and key != "training":
-                found += [key, value]
-    return found
+            kind = type(value)
+            if kind in _DICTIONARIES:  # among them parameters, buffers and hooks
+                for each in value.values() if value else ():
+                    held = isinstance(each, (Tensor, nn.Module))
+                    objects.append(each) if held else facts.append(id(each))
+            elif kind in _SETTINGS:
+                if key not in _CHANGING:
+                    facts.append(value)
+            elif isinstance(value, Tensor):
+                objects.append(value)
+    tensors = (each for each in objects if isinstance(each, Tensor))
+    facts += [(each.dtype, each.device, each.shape) for each in tensors]
+    return Signature(objects, facts)
 
 
 def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> GraphModule:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 Tensors = Sequence[Tensor | None]
 
@@ -42,18 +43,10 @@ def _fold(tensors: Tensors, eps: float | None) -> tuple[Tensor, Tensor | None]:
     weight, bias, scale, shift, mean, var = (
         None if each is None else each.detach() for each in (*tensors, *[None] * 6)[:6]
     )
-    assert weight is not None
     if eps is not None:
-        assert mean is not None
-        assert var is not None
-        factor = (var + eps).rsqrt_()
-        if scale is not None:
-            factor = factor * scale
-        if bias is not None:
-            mean = mean - bias
-        shift = torch.zeros_like(mean) if shift is None else shift
-        weight = weight * factor.view(-1, 1, 1, 1)
-        bias = torch.addcmul(shift, mean, factor, value=-1)
+        fused = fuse_conv_bn_weights(weight, bias, mean, var, eps, scale, shift)  # type: ignore[arg-type]
+        weight, bias = (each.detach() for each in fused)
+    assert weight is not None
     # A pointwise convolution runs in the layout of its input, which is not always channels last.
     pointwise = weight.shape[2:] == (1, 1)
     layout = torch.contiguous_format if pointwise else torch.channels_last

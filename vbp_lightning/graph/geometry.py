@@ -108,36 +108,14 @@ def centres(windows: Sequence[Window], axis: int) -> Centres:
     return Centres(step, twice)
 
 
-def both(values: int | str | Sequence[int] | None) -> Pair:
-    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them.
-
-    Raises:
-        TypeError: ``values`` is text or None.
-    """
-    if isinstance(values, int):
-        return values, values
-    if values is None or isinstance(values, str):
-        raise TypeError(f"a window takes numbers, not {values!r}")
-    return values[0], values[-1]
+def both(values: int | Sequence[int]) -> Pair:
+    """A (vertical, horizontal) pair from one number or two, as PyTorch layers accept them."""
+    return (values, values) if isinstance(values, int) else (values[0], values[-1])
 
 
-def size_of(features: Tensor) -> Pair:
-    """Height and width of feature maps ``(…, H, W)``."""
-    return features.shape[-2], features.shape[-1]
-
-
-def window_between(
-    below: Tensor,
-    above: Tensor,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | str | Sequence[int],
-    dilation: int | Sequence[int],
-) -> Window:
-    """The window of a layer with input ``below`` and output ``above``, both ``(N, C, H, W)``."""
-    return Window(
-        both(kernel), both(stride), both(padding), both(dilation), size_of(below), size_of(above)
-    )
+NEARLY = 2.0**-8
+"""Distance to a maximum, relative to the largest maximum of the channel, from which on a value does
+not share in it."""
 
 
 def shares_of_maxima(
@@ -153,31 +131,32 @@ def shares_of_maxima(
 
     Returns:
         ``(N, kernel rows · kernel columns, h, w)`` in [0, 1], each window's taps summing to one.
-        A channel with several equal maxima counts for each of them with the same part.
+        A channel with several equal maxima counts for each of them with the same part. Values just
+        below the maximum count for less, linearly down to nothing at ``NEARLY``: which of two
+        nearly equal values is the maximum is a matter of rounding, which must not move the mask.
     """
-    padded = features
-    for axis in (0, 1):
-        before = window.padding[axis]
-        needed = (window.above[axis] - 1) * window.stride[axis] + 1
-        needed += window.dilation[axis] * (window.kernel[axis] - 1)
-        after = max(needed - before - window.below[axis], 0)
-        pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
-        # NaN equals no value, so padding is never a maximum.
-        padded = F.pad(padded, pad, value=float("nan"))
+    padded, pooled = features.to(dtype), pooled.to(dtype)
     reach = [
         (size - 1) * stride + 1 for size, stride in zip(window.above, window.stride, strict=True)
     ]
-
-    def is_maximum(row: int, column: int) -> Tensor:
+    for axis in (0, 1):
+        before = window.padding[axis]
+        needed = reach[axis] + window.dilation[axis] * (window.kernel[axis] - 1)
+        after = max(needed - before - window.below[axis], 0)
+        if before or after:
+            pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
+            padded = F.pad(padded, pad, value=float("-inf"))
+    largest = pooled.abs().amax((2, 3), keepdim=True)
+    steepness = (NEARLY * largest).clamp_(min=torch.finfo(dtype).tiny).reciprocal_()
+    level = 1 - pooled * steepness
+    weights = []
+    for row in range(window.kernel[0]):
         rows = every(padded, 2, row * window.dilation[0], reach[0], window.stride[0])
-        return every(rows, 3, column * window.dilation[1], reach[1], window.stride[1]) == pooled
-
-    taps = [(row, column) for row in range(window.kernel[0]) for column in range(window.kernel[1])]
-    ties = torch.zeros_like(pooled, dtype=dtype)
-    for row, column in taps:
-        ties += is_maximum(row, column)
-    part = ties.reciprocal_()
-    return torch.cat([(is_maximum(*tap) * part).mean(1, keepdim=True) for tap in taps], 1)
+        for column in range(window.kernel[1]):
+            tap = every(rows, 3, column * window.dilation[1], reach[1], window.stride[1])
+            weights.append(torch.addcmul(level, tap, steepness).clamp_(min=0))
+    part = torch.stack(weights).sum(0).reciprocal_()
+    return torch.cat([weight.mul_(part).mean(1, keepdim=True) for weight in weights], 1)
 
 
 def every(whole: Tensor, dim: int, start: int, reach: int, stride: int) -> Tensor:

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,15 +13,43 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import map_arg
 
 from vbp_lightning.graph.exporting import (
+    Signature,
     UnsupportedNetworkError,
     exported,
     layer_name,
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
-from vbp_lightning.graph.meaning import Meaning, Rules, State
+from vbp_lightning.graph.meaning import Meaning, Rules, State, arrangement
+
+Head = str | int | None
+"""Key or index of an output of a network with several outputs."""
+
+
+def output_named(outputs: Any, head: Head) -> Any:  # noqa: ANN401
+    """One of the outputs of a network.
+
+    Args:
+        outputs: What the network returns: a tensor, or a dictionary or sequence of outputs.
+        head: Key or index in it; None if there is one only.
+
+    Raises:
+        ValueError: There is no such output, or one of several must be named.
+    """
+    known: dict[Any, Any] = {}
+    if isinstance(outputs, Mapping):
+        known = dict(outputs)
+    elif isinstance(outputs, Sequence):
+        known = dict(enumerate(outputs))
+    if head is None and (not known or len(known) == 1):
+        return next(iter(known.values()), outputs)
+    if head not in known:
+        names = ", ".join(map(repr, known)) or "one only"
+        raise ValueError(f"target names output {head!r}; the network returns {names}")
+    return known[head]
 
 
 @dataclass(eq=False)
@@ -31,9 +59,10 @@ class Step:
     Args:
         node: The operation that computes it.
         name: Name of the module that ran it; the second activation of a module ends in ``" (2)"``.
-        roles: The role of each axis, see :mod:`~vbp_lightning.graph.meaning`.
+        channels: The axes of channels.
+        order: The order in which the other values are those of the places; None if they are.
         sources: The maps that it was computed from, gates left out.
-        layer: The layer between these and it; None if places stay where they are.
+        layers: The layers between these and it, in forward order.
         activates: Whether it is the output of an activation.
         ends: Whether the head can be reached from it without passing another activation.
         depth: The number of activations on the longest way from the image to it, itself included.
@@ -43,9 +72,10 @@ class Step:
 
     node: Node
     name: str
-    roles: tuple[str, ...]
+    channels: tuple[int, ...]
+    order: Tensor | None
     sources: tuple["Step", ...]
-    layer: Layer | None
+    layers: tuple[Layer, ...]
     activates: bool
     ends: bool
     depth: int
@@ -77,6 +107,7 @@ class NetworkGraph:
     module: GraphModule
     values: dict[Node, Any]
     programs: dict[object, Any] = field(default_factory=dict)
+    _paths: dict[Head, tuple[Step, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
@@ -103,20 +134,31 @@ class NetworkGraph:
             rules.add(node)
         return rules.known
 
-    @cached_property
+    @property
     def steps(self) -> tuple[Step, ...]:
-        """The maps that lead to the head, in forward order; the first is the image.
+        """The maps that lead to any output, see :meth:`paths`."""
+        return self.paths()
+
+    @property
+    def activations(self) -> tuple[Step, ...]:
+        """The activations that lead to any output, in forward order."""
+        return tuple(step for step in self.steps if step.activates)
+
+    def paths(self, head: Head = None) -> tuple[Step, ...]:
+        """The maps that lead to an output, in forward order; the first is the image.
+
+        Args:
+            head: Key or index of an output of a network with several; None for all of them.
 
         Raises:
             UnsupportedNetworkError: An operation between the maps has no rule, or there is no
                 activation.
+            ValueError: There is no such output.
         """
-        return _steps(self.module, self.meanings, self.network)
-
-    @cached_property
-    def activations(self) -> tuple[Step, ...]:
-        """The activations that lead to the head, in forward order."""
-        return tuple(step for step in self.steps if step.activates)
+        if head not in self._paths:
+            found = _steps(self.module, self.meanings, self.network, head)
+            self._paths.setdefault(head, found)  # of several threads, the first one's
+        return self._paths[head]
 
     def output_of(self, module: str) -> Node:
         """The operation that computes the output of a module.
@@ -129,26 +171,13 @@ class NetworkGraph:
         return self.outputs[module]
 
 
-@dataclass(eq=False)
-class _Export:
-    """Exported operations, and the graphs of the sizes that they hold for.
-
-    Args:
-        module: The operations.
-        sizes: The graph of each ``(C, H, W)``.
-    """
-
-    module: GraphModule
-    sizes: dict[tuple[int, ...], NetworkGraph]
-
-
 _LOCK = threading.RLock()
-_EXPORTS: WeakKeyDictionary[nn.Module, tuple[list[object], dict[object, list[_Export]]]] = (
-    WeakKeyDictionary()
-)
+_Cached = dict[object, tuple[list[GraphModule], dict[object, NetworkGraph]]]
+_EXPORTS: WeakKeyDictionary[nn.Module, tuple[Signature, _Cached]] = WeakKeyDictionary()
+"""For each type and device the exports, and the graphs of the sizes that were asked for."""
 
 
-def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
+def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> NetworkGraph:
     """The graph of a network for images of the size, type and device of the inputs.
 
     It is exported once and holds as long as the tree of modules and the identity, type and device
@@ -158,83 +187,54 @@ def graph_of(model: nn.Module, inputs: Tensor) -> NetworkGraph:
         model: Any network that takes ``(N, C, H, W)``; it is not changed, and may run meanwhile in
             other threads.
         inputs: ``(N, C, H, W)``.
+        free_size: Whether to export for other heights and widths as well at once, where the network
+            allows. Otherwise this is done when a second size comes, since it takes longer.
 
     Raises:
         UnsupportedNetworkError: The network cannot be exported.
     """
     present = signature(model)
     size = tuple(inputs.shape[1:])
-    kind = inputs.dtype, inputs.device
     with _LOCK:
-        known, exports = _EXPORTS.get(model, (None, {}))
+        known, cached = _EXPORTS.get(model, (None, {}))
         if known != present:
-            known, exports = present, {}
-            _EXPORTS[model] = present, exports
-        of_kind = exports.setdefault(kind, [])
-        for export in of_kind:
-            if size in export.sizes:
-                return export.sizes[size]
-        with _for_export(inputs.device.type):
-            name = type(model).__name__
-            example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
-            for export in of_kind:
-                values = _values(export.module, size)
-                if values is not None:
-                    break
-            else:
-                # The size of the images is fixed in the first export, which is faster.
-                module = exported(model, example, name, free_size=bool(of_kind))
-                values = _values(module, size)
-                if values is None:
-                    raise UnsupportedNetworkError(
-                        f"{name}: the number of images cannot change in the exported network"
-                    )
-                export = _Export(module, {})
-                of_kind.append(export)
-            export.sizes[size] = NetworkGraph(name, export.module, values)
-        return export.sizes[size]
+            known, cached = present, {}
+            _EXPORTS[model] = present, cached
+        exports, graphs = cached.setdefault((inputs.dtype, inputs.device), ([], {}))
+        if size not in graphs:
+            with _for_export(inputs.device.type):
+                graphs[size] = _graph(model, inputs, exports, free_size)
+        return graphs[size]
+
+
+def _graph(
+    model: nn.Module, inputs: Tensor, exports: list[GraphModule], free_size: bool
+) -> NetworkGraph:
+    """The graph from one of the exports that holds for the inputs, or from a new one."""
+    name, size = type(model).__name__, inputs.shape[1:]
+    for module in exports:
+        values = _values(module, size)
+        if values is not None:
+            return NetworkGraph(name, module, values)
+    example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
+    exports.append(exported(model, example, name, free_size=free_size or bool(exports)))
+    values = _values(exports[-1], size)
+    if values is None:
+        raise UnsupportedNetworkError(
+            f"{name}: the number of images cannot change in the exported network"
+        )
+    return NetworkGraph(name, exports[-1], values)
 
 
 class Graphs:
-    """The graphs of one network, one for each size of images; a faster :func:`graph_of`.
-
-    Copies and pickles hold the network only.
-
-    Args:
-        model: Any network that takes ``(N, C, H, W)``.
-    """
+    """Shim."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._dicts: list[dict[str, object]] = []
-        self._ids: list[int] = []
-        self._graphs: dict[object, NetworkGraph] = {}
-
-    def __getstate__(self) -> nn.Module:
-        return self.model
-
-    def __setstate__(self, model: nn.Module) -> None:
-        self.__init__(model)  # type: ignore[misc]
 
     def of(self, inputs: Tensor) -> NetworkGraph:
-        """The graph for images of the size, type and device of the inputs.
-
-        Raises:
-            UnsupportedNetworkError: As for :func:`graph_of`.
-        """
-        key = inputs.shape[1:], inputs.dtype, inputs.device
-        # No attribute of any module has been replaced: nothing that a signature names has changed.
-        ids = [id(value) for each in self._dicts for value in each.values()]
-        if ids != self._ids or key not in self._graphs:
-            own = [vars(module) for module in self.model.modules()]
-            held = [value for each in own for value in each.values() if isinstance(value, dict)]
-            dicts = [*own, *held]
-            present = [id(value) for each in dicts for value in each.values()]
-            graph = graph_of(self.model, inputs)
-            known = self._graphs if ids == self._ids else {}
-            self._dicts, self._ids, self._graphs = dicts, present, {**known, key: graph}
-            return graph
-        return self._graphs[key]
+        """Shim."""
+        return graph_of(self.model, inputs)
 
 
 @contextmanager
@@ -296,10 +296,14 @@ def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
     return shapes.values
 
 
-def _steps(module: GraphModule, known: dict[Node, Meaning], network: str) -> tuple[Step, ...]:
+def _steps(
+    module: GraphModule, known: dict[Node, Meaning], network: str, head: Head
+) -> tuple[Step, ...]:
     nodes = list(module.graph.nodes)
-    ends = _ends(nodes, known)
-    followed = _followed(nodes, known, ends)
+    outputs: list[Node] = []
+    returned = module.graph.process_outputs(module.graph.output_node().args[0])
+    map_arg(returned if head is None else output_named(returned, head), outputs.append)
+    followed, ends = _leading(nodes, known, outputs)
     steps: dict[Node, Step] = {}
     uses: Counter[str] = Counter()
     for node in nodes:
@@ -307,7 +311,7 @@ def _steps(module: GraphModule, known: dict[Node, Meaning], network: str) -> tup
             continue
         meaning = known[node]
         sources = tuple(steps[each] for each in meaning.follows)
-        if len(sources) == 1 and meaning.layer is None and not meaning.activates:
+        if len(sources) == 1 and not meaning.layers and not meaning.activates:
             # The places are those of the source.
             before = sources[0]
             steps[node] = before
@@ -316,9 +320,10 @@ def _steps(module: GraphModule, known: dict[Node, Meaning], network: str) -> tup
         if meaning.activates:
             uses[name] += 1
             name = name if uses[name] == 1 else f"{name} ({uses[name]})"
+        layout = arrangement(meaning.labels, meaning.size) or ((), None)
         depth = max((each.depth for each in sources), default=0) + meaning.activates
         steps[node] = Step(
-            node, name, meaning.roles, sources, meaning.layer, meaning.activates,
+            node, name, *layout, sources, meaning.layers, meaning.activates,
             node in ends, depth, meaning.size, meaning.positive,
         )  # fmt: skip
     ordered = tuple(dict.fromkeys(steps.values()))
@@ -329,34 +334,25 @@ def _steps(module: GraphModule, known: dict[Node, Meaning], network: str) -> tup
     return ordered
 
 
-def _ends(nodes: Sequence[Node], known: dict[Node, Meaning]) -> set[Node]:
-    """The operations from which the output is reached without passing another activation."""
-    ends: set[Node] = set()
+def _leading(
+    nodes: Sequence[Node], known: dict[Node, Meaning], outputs: Sequence[Node]
+) -> tuple[set[Node], set[Node]]:
+    """The maps that lead to the outputs, not only as the factor of a gate.
+
+    Returns:
+        The maps, and among other operations those from which the outputs are reached without
+        passing another activation.
+    """
+    maps, ends = set[Node](), {*outputs}
     for node in reversed(nodes):
-        if node.op == "output":
-            read = node.all_input_nodes
-        elif node not in ends or known[node].activates:
+        meaning = known[node]
+        if meaning.state is State.CONSTANT or node not in maps | ends:
             continue
-        elif known[node].state is State.MIXED:
-            read = node.all_input_nodes
-        else:
-            read = list(known[node].follows)
-        _check(read, known)
-        ends |= {each for each in read if known[each].state is not State.CONSTANT}
-    return ends
-
-
-def _check(followed: Iterable[Node], known: dict[Node, Meaning]) -> None:
-    for node in followed:
-        if known[node].state is State.UNKNOWN:
-            raise UnsupportedNetworkError(known[node].reason)
-
-
-def _followed(nodes: Sequence[Node], known: dict[Node, Meaning], ends: set[Node]) -> set[Node]:
-    """The maps from which the head is reached, not only as the factor of a gate."""
-    followed = {node for node in ends if known[node].state in (State.MAP, State.FLAT)}
-    for node in reversed(nodes):
-        if node in followed:
-            followed |= {*known[node].follows}
-            _check(known[node].follows, known)
-    return followed
+        if meaning.state is State.UNKNOWN:
+            raise UnsupportedNetworkError(meaning.reason)
+        if meaning.state is State.MAP:
+            maps |= {node, *meaning.follows}
+        if node in ends and not meaning.activates:
+            mixed = meaning.state is State.MIXED
+            ends |= {*(node.all_input_nodes if mixed else meaning.follows)}
+    return maps, ends

@@ -144,7 +144,7 @@ class _Program:
         self._fast = fast
         self._averaged = graph.activations
         self._shared = tuple(
-            step for step in graph.steps if maxima and step.layer and step.layer.maximum
+            step for step in graph.steps if maxima and step.layers and step.layers[-1].maximum
         )
         self._made: dict[Node, Node] = {}
         self._code = Graph()
@@ -189,14 +189,18 @@ class _Program:
     def _record(self) -> None:
         """Adds the averages of activations and the shares of max poolings behind these."""
         for step in (*self._averaged, *self._shared):
-            node = self._made[step.node]
+            node, order = self._made[step.node], None
+            if step.order is not None:
+                name = f"order_of_{step.node.name}"
+                self._graph.module.register_buffer(name, step.order, persistent=False)
+                with self._code.inserting_before(node):
+                    order = self._code.get_attr(name)
             with self._code.inserting_after(node):
                 if step.activates:
-                    arguments = (node, step.roles, step.positive, step.size)
+                    arguments = (node, step.channels, order, step.positive, step.size)
                     self._code.call_function(average, arguments)
                 else:
-                    assert step.layer is not None
-                    window = tuple(step.layer.window or ())
+                    window = tuple(step.layers[-1].window or ())
                     self._code.call_function(_shares, (node.args[0], node, window))
 
     def _folded(self) -> list[tuple[list[Tensor | None], float | None]]:
@@ -283,29 +287,31 @@ def convolution(
     return F.conv2d(features, weight, bias, stride, padding, dilation, groups)
 
 
-def average(values: Tensor, roles: tuple[str, ...], positive: bool, size: Pair) -> Tensor:
+def average(
+    values: Tensor, channels: tuple[int, ...], order: Tensor | None, positive: bool, size: Pair
+) -> Tensor:
     """The mean over channels of the positive part of an activation, ``(N, 1, h, w)``.
 
     Args:
-        values: With the roles of its axes, see :mod:`~vbp_lightning.graph.meaning`.
-        roles: The role of each axis.
+        values: Of any layout with the images along the first axis.
+        channels: The axes of channels.
+        order: The order in which the other values are those of the places; None if they are.
         positive: Whether no value is negative.
         size: ``(h, w)``.
     """
     if not positive:
         values = values.clamp(min=0)
     wide = torch.promote_types(values.dtype, torch.float32)
-    if roles == ("N", "C", "H", "W"):
-        if len(values) < _MANY or wide is not values.dtype or values.is_contiguous():
-            return values.mean(1, keepdim=True, dtype=wide)
+    plain = len(values) < _MANY or wide is not values.dtype or values.is_contiguous()
+    if channels == (1,) and values.ndim == 4 and not plain:
         # For many channels-last samples a matrix product is faster than ``mean``.
         mean = values.new_full((values.shape[1],), 1 / values.shape[1])
-        return (values.permute(0, 2, 3, 1) @ mean).unsqueeze(1)
-    axes = [axis for axis, role in enumerate(roles) if role == "C"]
-    mean = values.mean(axes, dtype=wide) if axes else values.to(wide)
-    if roles.index("W" if "W" in roles else "HW") < roles.index("H" if "H" in roles else "HW"):
-        mean = mean.transpose(1, 2)
-    return mean.reshape(len(values), 1, *size)
+        values = values.permute(0, 2, 3, 1) @ mean
+    else:
+        values = values.mean(channels, dtype=wide) if channels else values.to(wide)
+    if order is not None:
+        values = values.flatten(1).index_select(1, order.to(values.device))
+    return values.reshape(len(values), 1, *size)
 
 
 def _shares(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from vbp_lightning.graph.exporting import operation_of
+from vbp_lightning.graph.meaning import State, arrangement
 from vbp_lightning.graph.network_graph import Graphs, NetworkGraph, graph_of
 from vbp_lightning.graph.running import evaluated, random_state_kept
 
@@ -41,10 +42,11 @@ def results(graph: NetworkGraph, inputs: Tensor, wanted: Sequence[Node]) -> list
 
 def channels_first(graph: NetworkGraph, node: Node, values: Tensor) -> Tensor:
     """The result of an operation as ``(N, C, H, W)`` if it is a map with another order of axes."""
-    roles = graph.meanings[node].roles
-    if sorted(roles) != ["C", "H", "N", "W"]:
+    meaning = graph.meanings[node]
+    if meaning.state is not State.MAP or values.ndim != 4:
         return values
-    return values.permute([roles.index(role) for role in "NCHW"])
+    channels, order = arrangement(meaning.labels, meaning.size) or ((), None)
+    return values.movedim(channels[0], 1) if len(channels) == 1 and order is None else values
 
 
 def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

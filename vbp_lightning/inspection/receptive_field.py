@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from vbp_lightning.graph.exporting import described_layer, operation_of
 from vbp_lightning.graph.geometry import Window
-from vbp_lightning.graph.meaning import State
+from vbp_lightning.graph.meaning import State, varying
 from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
 
 Pair = npt.NDArray[np.int64]
@@ -127,22 +127,27 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
     """
     graph = graph_of(model, inputs)
     fields: dict[Node, ReceptiveField | Unfollowed] = {}
-    roles: dict[Node, tuple[str, ...]] = {}
+    labels: dict[Node, Any] = {}
     for node, meaning in graph.meanings.items():
-        roles[node] = meaning.roles
+        labels[node] = meaning.labels if meaning.state is State.MAP else None
         if node.op == "placeholder":
             one, zero = np.ones(2, np.int64), np.zeros(2, np.int64)
             fields[node] = ReceptiveField(one, zero, zero, np.array(meaning.size))
         elif meaning.state is not State.CONSTANT:
-            fields[node] = _field(graph, node, fields, roles)
-    return {name: fields[node] for name, node in graph.outputs.items() if node in fields}
+            fields[node] = _field(graph, node, fields, labels)
+    found = {name: fields[node] for name, node in graph.outputs.items() if node in fields}
+    for name, field in found.items():
+        flat = graph.values[graph.outputs[name]].ndim < 3
+        if flat and isinstance(field, ReceptiveField):
+            found[name] = field.joined()
+    return found
 
 
 def _field(
     graph: NetworkGraph,
     node: Node,
     fields: dict[Node, ReceptiveField | Unfollowed],
-    roles: dict[Node, tuple[str, ...]],
+    labels: dict[Node, Any],
 ) -> ReceptiveField | Unfollowed:
     """The field of the result of an operation from those of all that it reads."""
     meaning, name = graph.meanings[node], operation_of(node)
@@ -158,24 +163,24 @@ def _field(
     argument: Any = node.args[1] if len(node.args) > 1 else None
     if meaning.state is State.UNKNOWN:
         # No mask can pass, but what is computed from each value or over channels keeps its place.
-        layouts = {(roles[each], *field.count) for each, field in zip(operands, read, strict=True)}
-        layouts = {each for each in layouts if each[0]}
-        before = graph.meanings[operands[0]].shape
-        if len(before) == len(meaning.shape):
-            axes = [axis for axis, size in enumerate(meaning.shape) if size == 1 < before[axis]]
-        if len(layouts) != 1 or not (
-            axes or torch.Tag.pointwise in getattr(node.target, "tags", ())
-        ):
+        maps = [each for each in operands if labels[each] is not None]
+        shape, before = (graph.values[each].shape for each in (node, operands[0]))
+        if len(before) == len(shape):
+            axes = [axis for axis, size in enumerate(shape) if size == 1 < before[axis]]
+        pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+        if not maps or not (axes or pointwise) or not _alike([labels[each] for each in maps]):
             return Unfollowed(meaning.reason)
-        roles[node] = layouts.pop()[0]
-    elif meaning.layer is not None:
-        window = meaning.layer.window or _padding(node, argument, meaning.size)
-        if window is None:
-            return Unfollowed(
-                f"{described_layer(node, graph.network)}: {name} has no window of one size and "
-                "step, as convolutions and poolings have"
-            )
-        return found.through(window)
+        labels[node] = labels[maps[0]]
+    elif meaning.layers:
+        for layer in meaning.layers:
+            window = layer.window or _other_window(node, argument, meaning.size)
+            if window is None:
+                return Unfollowed(
+                    f"{described_layer(node, graph.network)}: {name} has no window of one size "
+                    "and step, as convolutions and poolings have"
+                )
+            found = found.through(window)
+        return found
     elif meaning.state is not State.MAP:
         return found.joined()
     elif name in ("layer_norm", "rms_norm"):
@@ -183,15 +188,32 @@ def _field(
     elif name in ("softmax", "log_softmax"):
         axes = [argument]
     elif name in ("group_norm", "native_group_norm", "instance_norm"):
-        axes = range(len(meaning.shape))
-    if {roles[node][axis] for axis in axes} - {"C"}:
+        axes = range(1, graph.values[node].ndim)
+    if not isinstance(labels[node], Tensor):  # several results
+        return found
+    if {axis % labels[node].ndim for axis in axes} & varying(labels[node]):
         return replace(found.joined(), count=found.count)
     return found
 
 
-def _padding(node: Node, amounts: Any, size: tuple[int, int]) -> Window | None:  # noqa: ANN401
-    """The window of a padding with pixels from near the border; None for other operations."""
-    if "pad" not in operation_of(node) or "circular" in node.args[2:]:
+def _alike(labels: Sequence[Any]) -> bool:
+    """Whether maps have the same places, all of them, along the same axes."""
+    small = []
+    for each in labels:
+        if not isinstance(each, Tensor):
+            return False
+        small.append(
+            each[tuple(slice(None if a in varying(each) else 1) for a in range(each.ndim))]
+        )
+    return all(torch.equal(each, small[0]) for each in small)
+
+
+def _other_window(node: Node, argument: Any, size: tuple[int, int]) -> Window | None:  # noqa: ANN401
+    """The window of blocks of pixels, or of a padding with pixels from near the border."""
+    name = operation_of(node)
+    if name == "pixel_unshuffle":
+        return Window((argument,) * 2, (argument,) * 2, (0, 0), (1, 1), size, size)
+    if "pad" not in name or "circular" in node.args[2:]:
         return None
-    left, _, top = (*amounts, 0)[:3]
+    left, _, top = (*argument, 0)[:3]
     return Window((1, 1), (1, 1), (top, left), (1, 1), size, size)

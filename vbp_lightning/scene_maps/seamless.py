@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.models.networks import TILE_SIZE, TOTAL_STRIDE, RoadNetwork
 from vbp_lightning.models.symmetries import SYMMETRIES, Symmetry, symmetric_view, undo_symmetry
 from vbp_lightning.scene_maps.block_maps import BlockInputs, probabilities
@@ -88,6 +89,7 @@ class SeamlessMapper:
         """
         # Bands are read channels last, the memory format in which convolutions are fastest.
         pixels = torch.from_numpy(bands)[None].to(next(self.network.parameters()).device)
+        graph_of(self.network.trunk, pixels, free_size=True)  # blocks differ in size
         features, relevance = self._method.attribute_with_logits(pixels, normalize=False)
         mask = relevance[0, 0].cpu().numpy()
         if not usable.any():
