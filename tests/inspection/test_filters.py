@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images, road
+from tests.helpers.odd_nets import odd
 from vbp_lightning.inspection.filters import exciting_colours, filters_of
 from vbp_lightning.inspection.layers import layer_outputs
 
@@ -30,8 +31,9 @@ def test_folded_filters_give_the_layers_output(name, layer, conv, folded):
     handle = module.register_forward_pre_hook(
         lambda _, args: kept.setdefault("read", args[0].clone())
     )
-    outputs = layer_outputs(net, images())
+    net(images())
     handle.remove()
+    outputs = layer_outputs(net, images())
     mine = nn.functional.conv2d(
         kept["read"],
         torch.from_numpy(found.weights),
@@ -59,3 +61,11 @@ def test_no_colour_at_the_same_distance_has_a_larger_response():
     responses = others @ weights[:, :, 0, 0].T
     assert (responses.max(axis=0) <= (colours * weights[:, :, 0, 0]).sum(axis=1) + 1e-6).all()
     assert not colours[4].any()
+
+
+def test_a_batch_norm_that_reads_more_than_the_convolution_is_not_folded():
+    net = odd("dense")
+    assert filters_of(net, images(2, 40), "conv0").folded is None
+    assert filters_of(net, images(2, 40), "conv1").folded is None
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.BatchNorm2d(4), nn.ReLU())
+    assert filters_of(chain, images(2, 40)).folded == "2"

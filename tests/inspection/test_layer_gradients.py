@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images
+from tests.helpers.odd_nets import ODD_NETS, odd
 from vbp_lightning.inspection.layer_gradients import diagnoses, layer_gradients
 
 
@@ -69,3 +70,36 @@ def test_dead_and_vanishing_layers_are_found():
     flow = layer_gradients(net, [torch.rand(2, 3, 8, 8)])
     found = diagnoses({name: float(each.norms.mean()) for name, each in flow.items()})
     assert found == dict.fromkeys(("3.1", "4", "5"), "vanishing")
+
+
+@pytest.mark.parametrize("name", ODD_NETS)
+def test_gradients_are_those_that_hooks_get(name):
+    net = odd(name)
+    flow = layer_gradients(net, [images(2, 40)], 1)
+    expected, handles = {}, []
+    for module_name, module in net.named_modules():
+        if not list(module.children()):
+
+            def hook(module, args, output, key=module_name):
+                uses = [each for each in expected if each.split(" (")[0] == key]
+                key = f"{key} ({len(uses) + 1})" if uses else key
+                expected[key] = None
+                output.register_hook(lambda gradient: expected.__setitem__(key, gradient.clone()))
+
+            handles.append(module.register_forward_hook(hook))
+    pixels = images(2, 40).requires_grad_()
+    torch.autograd.grad(net(pixels)[:, 1].sum(), pixels)
+    for handle in handles:
+        handle.remove()
+    expected = {layer: gradient for layer, gradient in expected.items() if gradient is not None}
+    assert list(flow) == list(expected)
+    for layer, gradient in expected.items():
+        norms = gradient.flatten(1).double().norm(dim=1)
+        assert np.allclose(flow[layer].norms, norms, rtol=1e-5), layer
+
+
+def test_channels_that_come_last_are_counted():
+    net = odd("convnext")
+    net.blocks[1].pwconv2.weight.data[:, :5] = 0
+    flow = layer_gradients(net, [images(2, 40)], 1)["blocks.1.act"]
+    assert (flow.dead_channels, flow.channels) == (5, 16)

@@ -1,11 +1,16 @@
 """Layers by name, their outputs and their units."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images, road
+from tests.helpers.hooks import hooked_outputs
+from tests.helpers.odd_nets import ODD_NETS, odd
 from vbp_lightning import RoadClassifier
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.layers import (
     UnitScore,
     executed_modules,
@@ -13,6 +18,7 @@ from vbp_lightning.inspection.layers import (
     last_linear,
     layer_outputs,
     resolve_layer,
+    results,
 )
 
 
@@ -86,3 +92,58 @@ def test_features_of_the_hidden_layer_are_its_relus_output():
     assert torch.equal(features, layer_outputs(net, images())["hidden.2"])
     with pytest.raises(ValueError, match="no linear layer"):
         last_linear(nn.Sequential(nn.Conv2d(3, 1, 3)), images())
+
+
+@pytest.mark.parametrize("name", ODD_NETS)
+def test_outputs_of_all_modules_are_those_that_hooks_get(name):
+    net = odd(name)
+    graph = graph_of(net, images(2, 40))
+    found = results(graph, images(2, 40), list(graph.outputs.values()))
+    expected = hooked_outputs(net, images(2, 40))
+    assert list(graph.outputs) == list(expected)
+    for values, (layer, wanted) in zip(found, expected.items(), strict=True):
+        assert torch.equal(values, wanted), layer
+    leaves = hooked_outputs(net, images(2, 40), leaves=True)
+    assert list(layer_outputs(net, images(2, 40))) == list(leaves)
+
+
+def test_a_hook_of_the_user_changes_the_output_of_its_module():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    net[0].register_forward_hook(lambda module, args, output: output + 1)
+    outputs = layer_outputs(net, images())
+    assert torch.equal(outputs["0"], net[0](images()))
+    assert torch.equal(outputs["1"], net(images()))
+
+
+def test_layers_that_return_several_tensors_or_do_not_run_are_named():
+    net = odd("odd")
+    for layer in ("pair", "unused", "body.5.conv (2)"):
+        with pytest.raises(ValueError, match=rf"layer is '{re.escape(layer)}'; it does not run"):
+            UnitScore(net, layer, 0)(images(1, 40))
+
+
+def test_units_of_later_uses_and_of_maps_with_channels_last():
+    net = odd("odd")
+    outputs = layer_outputs(net, images(2, 40))
+    unit = UnitScore(net, "relu (3)", 2, (5, 7))
+    assert torch.equal(unit(images(2, 40)), outputs["relu (3)"][:, 2, 5, 7])
+    assert resolve_layer(net, "relu (3)", images(2, 40)) == "relu (3)"
+    net = odd("convnext")
+    outputs = layer_outputs(net, images(2, 40))
+    unit = UnitScore(net, "blocks.1.act", 11, (5, 7))
+    assert torch.equal(unit(images(2, 40)), outputs["blocks.1.act"][:, 5, 7, 11])
+    with pytest.raises(ValueError, match="units 0 to 15"):
+        UnitScore(net, "blocks.1.act", 16)(images(2, 40))
+
+
+@pytest.mark.parametrize(("name", "width"), [("convnext", 8), ("gated", 8), ("dense", 12)])
+def test_features_of_other_networks(name, width):
+    net = odd(name)
+    layer = last_linear(net, images(2, 40))
+    features, outputs = features_and_outputs(net, layer, images(2, 40))
+    assert features.shape == (2, width)
+    assert torch.allclose(net.get_submodule(layer)(features), outputs, atol=1e-6)
+    assert torch.equal(outputs, net(images(2, 40)))
+    parametrized = nn.utils.parametrizations.weight_norm(nn.Linear(width, 3))
+    stack = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, width), parametrized)
+    assert last_linear(stack, images()) == "3"

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from tests.helpers.examples import NETS, images
+from tests.helpers.odd_nets import odd
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.layers import layer_outputs
-from vbp_lightning.inspection.maximal_patches import crop, strongest_activations
+from vbp_lightning.inspection.maximal_patches import crop, last_map, strongest_activations
 from vbp_lightning.inspection.receptive_field import Box, receptive_fields
 
 
@@ -74,3 +76,34 @@ def test_a_patch_at_the_border_shows_its_padding():
     assert np.isnan(patch[:, 0]).all()
     assert np.isnan(patch[:, :, 2:]).all()
     assert np.array_equal(patch[:, 1:, :2], tile[:, :2, 3:])
+
+
+def test_later_uses_and_maps_with_channels_last():
+    tiles = images(3, 40)
+    found = strongest_activations(odd("convnext"), "blocks.0.pwconv1", tiles.split(2), 2, [3])
+    maps = layer_outputs(odd("convnext"), tiles)["blocks.0.pwconv1"][..., 3]
+    assert np.allclose(found.values[0], maps.flatten(1).amax(1).sort(descending=True).values[:2])
+    row, column = found.rows[0, 0], found.columns[0, 0]
+    assert maps[found.tiles[0, 0], row, column] == pytest.approx(found.values[0, 0])
+    found = strongest_activations(odd("odd"), "relu (3)", [tiles], 1)
+    maps = layer_outputs(odd("odd"), tiles)["relu (3)"]
+    assert np.allclose(found.values[:, 0], maps.amax((0, 2, 3)))
+    with pytest.raises(ValueError, match="layer is 'pair'; it does not run, or returns no tensor"):
+        strongest_activations(odd("odd"), "pair", [tiles], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("resnet", "layer2.1.relu (2)"), ("strided", "block3.2"), ("alexnet", "features.9")],
+)
+def test_the_last_relu_whose_output_is_a_map(name, layer):
+    net = NETS[name]()
+    assert last_map(graph_of(net, images()), receptive_fields(net, images())) == layer
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"), [("convnext", "blocks.1"), ("gated", "conv2"), ("dense", "relu (2)")]
+)
+def test_the_last_map_of_other_networks(name, layer):
+    net = odd(name)
+    assert last_map(graph_of(net, images()), receptive_fields(net, images())) == layer

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS, images
+from tests.helpers.hooks import hooked_outputs
 from tests.helpers.nets import randomised
-from vbp_lightning.inspection.layers import visiting
+from tests.helpers.odd_nets import ODD_NETS, odd
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 
 
@@ -30,14 +31,16 @@ def transparent(net):
 def probe(net, layer, position, pixels):
     """The box of pixels on which a position of a layer's output depends."""
     pixels = pixels.clone().requires_grad_()
-    kept = {}
-    with visiting(net, lambda name, module, output: kept.setdefault(name, output.clone())):
-        net(pixels)
-    output = kept[layer]
+    output = hooked_outputs(net, pixels)[layer]
     score = output.sum() if output.ndim == 2 else output[0, :, position[0], position[1]].sum()
     (gradient,) = torch.autograd.grad(score, pixels)
-    touched = gradient[0].abs().sum(dim=0) > 0
-    rows, columns = touched.any(dim=1).nonzero(), touched.any(dim=0).nonzero()
+    return touched(gradient)
+
+
+def touched(gradient):
+    """The box of pixels with a gradient."""
+    pixels = gradient[0].abs().sum(dim=0) > 0
+    rows, columns = pixels.any(dim=1).nonzero(), pixels.any(dim=0).nonzero()
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
@@ -47,9 +50,7 @@ def test_every_layer_of_every_net_by_its_gradient(name):
     size = 96 if name == "alexnet" else 40
     pixels = images(1, size).double()
     fields = receptive_fields(net, pixels)
-    kept = {}
-    with visiting(net, lambda key, module, output: kept.setdefault(key, output)):
-        net(pixels)
+    kept = hooked_outputs(net, pixels)
     assert set(fields) == set(kept)
     for layer, output in kept.items():
         height, width = output.shape[-2:] if output.ndim == 4 else (1, 1)
@@ -114,3 +115,86 @@ def test_unknown_operations_are_named_and_earlier_layers_are_known():
     assert fields["0"].size == (3, 3)
     assert isinstance(fields["2"], Unfollowed)
     assert "convolution" in str(fields["2"])
+
+
+@pytest.mark.parametrize("name", ODD_NETS)
+def test_every_layer_of_other_networks_by_its_gradient(name):
+    net = transparent(odd(name))
+    pixels = images(1, 40).double()
+    fields = receptive_fields(net, pixels)
+    kept = hooked_outputs(net, pixels.requires_grad_())
+    assert list(fields) == list(kept)
+    for layer, output in kept.items():
+        if output.ndim == 4 and output.shape[1] == output.shape[2]:  # channels last
+            output = output.permute(0, 3, 1, 2)
+        height, width = output.shape[-2:] if output.ndim == 4 else (1, 1)
+        assert fields[layer].count.tolist() == [height, width], layer
+        for row, column in {(0, 0), (height // 2, width // 3), (height - 1, width - 1)}:
+            values = output[0] if output.ndim == 2 else output[0, :, row, column]
+            score = (values * torch.arange(1, len(values) + 1)).sum()  # a norm makes the sum zero
+            (gradient,) = torch.autograd.grad(score, pixels, retain_graph=True)
+            assert fields[layer].box(row, column).clipped(40, 40) == touched(gradient), layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "whole"),
+    [
+        (nn.BatchNorm2d(4), False),
+        (nn.GroupNorm(2, 4), True),
+        (nn.InstanceNorm2d(4), True),
+        (nn.LayerNorm([4, 10, 10]), True),
+        (nn.Softmax2d(), False),
+        (nn.Softmax(-1), True),
+        (nn.Softmax(2), True),
+        (nn.ChannelShuffle(2), False),
+    ],
+)
+def test_statistics_over_places_depend_on_the_whole_image(layer, whole):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer, nn.Conv2d(4, 2, 1)).eval()
+    fields = receptive_fields(net, images(1, 10))
+    assert [fields[layer].count.tolist() for layer in "12"] == [[10, 10], [10, 10]]
+    field = fields["2"]
+    box = field.box(5, 5).clipped(10, 10)
+    assert box == (Box(0, 0, 10, 10) if whole else Box(4, 4, 7, 7))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "zeros"])
+def test_padding_with_pixels_from_near_the_border(mode):
+    net = nn.Sequential(nn.Conv2d(3, 4, (3, 5), padding=(1, 2), padding_mode=mode), nn.ReLU())
+    field = receptive_fields(net, images(1, 10))["1"]
+    assert field.box(0, 4) == Box(-1, 2, 2, 7)
+    assert field.count.tolist() == [10, 10]
+
+
+def test_blocks_of_pixels_as_channels_and_crops():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.PixelUnshuffle(2)
+            self.conv = nn.Conv2d(12, 4, 3)
+            self.crop = nn.ZeroPad2d(-1)
+            self.end = nn.Conv2d(4, 1, 1)
+
+        def forward(self, pixels):
+            return self.end(self.crop(self.conv(self.blocks(pixels)))[:, :, 1:, ::2]).mean((2, 3))
+
+    fields = receptive_fields(Net(), images(1, 16))
+    assert fields["blocks"].box(1, 2) == Box(2, 4, 4, 6)
+    assert fields["conv"].box(0, 0) == Box(0, 0, 6, 6)
+    assert fields["crop"].box(0, 0) == Box(2, 2, 8, 8)
+    assert fields["end"].box(0, 1) == Box(4, 6, 10, 12)
+
+
+def test_a_map_of_one_place_that_is_added_to_all_places():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = nn.Conv2d(3, 4, 10)
+            self.all = nn.Conv2d(3, 4, 1)
+            self.end = nn.Conv2d(4, 1, 1)
+
+        def forward(self, pixels):
+            return self.end(self.all(pixels) + self.one(pixels)).mean((2, 3))
+
+    field = receptive_fields(Net(), images(1, 10))["end"]
+    assert isinstance(field, Unfollowed) or field.box(5, 5).clipped(10, 10) == Box(0, 0, 10, 10)

@@ -1,8 +1,6 @@
 """The score that an attribution explains, and contexts for differentiating a model."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.graph.network_graph import output_named
 
 ClassTarget = int | Tensor | None
@@ -156,36 +153,3 @@ class ScoreModel(nn.Module):
             raise ValueError("give one class for all samples")
         # The model may change the copy, for instance by standardising in place.
         return class_scores(self.model(inputs.clone()), target)
-
-
-@contextmanager
-def differentiable(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode with gradients with respect to the input only; the model's state is restored.
-
-    ReLUs run out of place, since hooks must not see a tensor that is overwritten.
-
-    Args:
-        model: Any module.
-        device: The device of the model.
-    """
-    with undisturbed(model, device) as modules:
-        frozen = [each for each in model.parameters() if each.requires_grad]
-        in_place = [each for each in modules if getattr(each, "inplace", False) is True]
-        try:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
-            for module in in_place:
-                module.inplace = False  # type: ignore[assignment]
-            with (
-                torch.inference_mode(mode=False),
-                torch.enable_grad(),
-                warnings.catch_warnings(),
-            ):
-                # Captum warns about its own hooks and about inputs without gradients.
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            for module in in_place:
-                module.inplace = True  # type: ignore[assignment]

@@ -1,6 +1,7 @@
 """The summary of a run: a line for each epoch, the network's graph, final figures and HParams."""
 
 import time
+import warnings
 from collections.abc import Mapping
 from functools import cache
 
@@ -11,7 +12,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
-from torch.utils.tensorboard._pytorch_graph import graph as trace_graph
 
 from vbp_lightning.models import RoadClassifier, RoadNetwork
 from vbp_lightning.models.networks import TILE_SIZE, Architecture, Head
@@ -38,9 +38,11 @@ class RunSummary(Callback):
             return
         settings = pl_module.hparams
         bands, context = len(settings["mean"]), settings["context"]
-        graph = _graph(settings["architecture"], settings["head"], bands, context)
-        for logger in _tensorboards(trainer):
-            logger.experiment._get_file_writer().add_graph(graph)
+        with warnings.catch_warnings():  # that it is traced already, and that tracing is old
+            warnings.simplefilter("ignore")
+            traced = _traced(settings["architecture"], settings["head"], bands, context)
+            for logger in _tensorboards(trainer):
+                logger.experiment.add_graph(*traced)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stores the time at the start of the epoch."""
@@ -101,12 +103,14 @@ def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 
 
 @cache
-def _graph(architecture: Architecture, head: Head, bands: int, context: int) -> object:
-    """The graph of a network, traced once in a process: torch does not free traced graphs."""
+def _traced(
+    architecture: Architecture, head: Head, bands: int, context: int
+) -> tuple[object, torch.Tensor]:
+    """A network and an input, traced once in a process: torch does not free traced graphs."""
     with torch.random.fork_rng(devices=[]):
         network = RoadNetwork(
             architecture, head, [0.0] * bands, [1.0] * bands, context=context
         ).eval()
     size = TILE_SIZE + 2 * context
     example = torch.zeros(1, bands, size, size)
-    return trace_graph(network, example)  # type: ignore[no-untyped-call]
+    return torch.jit.trace(network, example), example  # type: ignore[no-untyped-call]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import class_scores
-from vbp_lightning.attribution.undisturbed import undisturbed
 from vbp_lightning.evaluation.imputation import linear_imputation
+from vbp_lightning.graph.exporting import shared_copy
+from vbp_lightning.graph.running import random_state_kept
 
 Maps = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
@@ -242,7 +243,8 @@ def _area(curves: Floats) -> Floats:
 
 
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    with undisturbed(model, images.device):
+    model = shared_copy(model)
+    with torch.no_grad(), random_state_kept(images.device):
         return torch.cat([model(part).cpu() for part in torch.split(images, _BATCH)])
 
 

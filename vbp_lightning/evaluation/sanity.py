@@ -85,16 +85,13 @@ def cascade(model: nn.Module, seed: int = 0) -> list[CascadeStage]:
     device = next(model.parameters()).device
     current = copy.deepcopy(model).cpu()
     modules = dict(current.named_modules())
-    state = torch.get_rng_state()
-    try:
-        torch.manual_seed(seed)
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)  # of the CPU only
         for group in reversed(groups):
             for name in group:
                 modules[name].reset_parameters()
             part = "head" if isinstance(modules[group[0]], nn.Linear) else "convolutional"
             stages.append(CascadeStage(group[0], part, copy.deepcopy(current).to(device)))
-    finally:
-        torch.set_rng_state(state)
     return stages
 
 

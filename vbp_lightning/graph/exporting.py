@@ -6,7 +6,7 @@ tree of modules that shares parameters and buffers, and only one export runs at 
 """
 
 import operator
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
@@ -124,7 +124,9 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
         free_size: Whether the size of the images stays free too, where the network allows.
 
     Returns:
-        The operations, with the network's own parameters and buffers.
+        The operations, with the network's own parameters and buffers. ``meta["outputs"]`` has the
+        operation that computes the output of each module, by name in the order in which they
+        finish; see :class:`~vbp_lightning.graph.network_graph.NetworkGraph`.
 
     Raises:
         UnsupportedNetworkError: The network cannot be exported, or changes a tensor through a view.
@@ -132,6 +134,7 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
     copy = shared_copy(model)
     free = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
     try:
+        _mark_outputs(copy)
         program = torch.export.export(copy, (example,), dynamic_shapes=(free,), strict=False)
         module = program.module()
     except Exception as error:
@@ -148,9 +151,59 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
         ) from error
     assert isinstance(module, GraphModule)
     _remove_dropout(module.graph)
+    module.meta["outputs"] = _marked_outputs(module.graph)
     _work_out_of_place(module.graph, name)
     module.recompile()
     return module
+
+
+def _nothing(output: Tensor, module: str) -> None:
+    """Shows in an exported graph which tensor a module returned."""
+
+
+_mark = torch.library.custom_op("vbp_lightning::mark", _nothing, mutates_args=())
+_mark.register_fake(_nothing)
+
+
+def _mark_outputs(model: nn.Module) -> None:
+    """Makes every module of a copy mark the tensor that it returns.
+
+    The exported operations alone do not show it: a module may compute more than it returns, or
+    nothing.
+    """
+    kinds = {kind: _marking(kind) for kind in {type(module) for module in model.modules()}}
+    for name, module in model.named_modules():
+        if name:
+            vars(module)["_marked_name"] = name
+            module.__class__ = kinds[type(module)]
+
+
+def _marking(kind: type[nn.Module]) -> type[nn.Module]:
+    def called(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        output = kind.__call__(self, *args, **kwargs)
+        name = vars(self).get("_marked_name")
+        if isinstance(output, Tensor) and name is not None:  # None: it was made by another module
+            _mark(output, name)
+        return output
+
+    return type(kind.__name__, (kind,), {"__call__": called})
+
+
+def _marked_outputs(graph: Graph) -> dict[str, Node]:
+    """Removes the marks.
+
+    Returns:
+        By the name of a module the operation whose result it returned. The second use of a module
+        has ``" (2)"`` appended to its name, and so on.
+    """
+    found: dict[str, Node] = {}
+    uses: Counter[str] = Counter()
+    for node in graph.find_nodes(op="call_function", target=torch.ops.vbp_lightning.mark.default):
+        output, name = node.args
+        uses[name] += 1
+        found[name if uses[name] == 1 else f"{name} ({uses[name]})"] = output
+        graph.erase_node(node)
+    return found
 
 
 def _layer_of(error: BaseException, model: nn.Module) -> str | None:
@@ -167,11 +220,6 @@ def _layer_of(error: BaseException, model: nn.Module) -> str | None:
             trace = trace.tb_next
         cause = cause.__cause__ or cause.__context__
     return found
-
-
-def modules_around(node: Node) -> list[str]:
-    """The names of the modules that ran an operation, the network itself left out."""
-    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
 
 
 def layer_name(node: Node, model_type: str) -> str:

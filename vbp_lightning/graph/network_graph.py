@@ -19,7 +19,6 @@ from vbp_lightning.graph.exporting import (
     UnsupportedNetworkError,
     exported,
     layer_name,
-    modules_around,
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
@@ -124,8 +123,9 @@ class NetworkGraph:
 
     Attributes:
         image: The operation whose result is the image.
-        outputs: By the name of a module the operation that computes its output. The second use of a
-            module has ``"@1"`` appended to its name.
+        outputs: By the name of a module the operation that computes its output, in the order in
+            which they finish. The second use of a module has ``" (2)"`` appended to its name, and
+            so on. Modules that return no tensor, but for instance several, are left out.
         random: Whether the network draws random numbers.
         weights: Number of its parameters.
         largest: Bytes of the largest map of one image.
@@ -141,10 +141,7 @@ class NetworkGraph:
     def __post_init__(self) -> None:
         nodes = self.module.graph.nodes
         self.image = next(node for node in nodes if node.op == "placeholder")
-        # Operations are in order, so the last one that a module ran is its output.
-        self.outputs: dict[str, Node] = {
-            name: node for node in nodes for name in modules_around(node)
-        }
+        self.outputs: dict[str, Node] = self.module.meta["outputs"]
         self.random = any(
             torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in nodes
         )
@@ -197,10 +194,10 @@ class NetworkGraph:
         """The operation that computes the output of a module.
 
         Raises:
-            ValueError: The module computes nothing in eval mode, or does not run.
+            ValueError: The module does not run, or returns no tensor.
         """
         if module not in self.outputs:
-            raise ValueError(f"layer is {module!r}; it computes nothing when the network runs")
+            raise ValueError(f"layer is {module!r}; it does not run, or returns no tensor")
         return self.outputs[module]
 
 

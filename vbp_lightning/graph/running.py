@@ -7,7 +7,7 @@ those of the network by rounding only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ def forward(
     if (maxima, fast, folds) not in graph.programs:
         graph.programs[maxima, fast, folds] = _Program(graph, maxima, fast, folds)
     program: _Program = graph.programs[maxima, fast, folds]
-    with torch.no_grad(), random_state_kept(graph, inputs) if graph.random else nullcontext():
+    with torch.no_grad(), random_state_kept(inputs.device, graph.random):
         return program.run(inputs.detach())
 
 
@@ -98,7 +98,7 @@ def evaluated(
         rule: Replaces every one of the :func:`relus`, if given.
     """
     run = _WithGradients(graph.module, {*wanted}, dict.fromkeys(relus(graph) if rule else (), rule))
-    with torch.enable_grad(), random_state_kept(graph, inputs):
+    with torch.enable_grad(), random_state_kept(inputs.device, graph.random):
         output = run.run(inputs)
     return output, [run.kept[node] for node in wanted]
 
@@ -145,11 +145,16 @@ class _WithGradients(Interpreter):
 
 
 @contextmanager
-def random_state_kept(graph: NetworkGraph, inputs: Tensor) -> Iterator[None]:
-    """Restores the random state, if the network draws random numbers."""
-    devices = [] if inputs.device.type == "cpu" else [inputs.device]
-    kind = "cuda" if inputs.device.type == "cpu" else inputs.device.type
-    with torch.random.fork_rng(devices, graph.random, device_type=kind):
+def random_state_kept(device: torch.device, random: bool = True) -> Iterator[None]:
+    """Restores the random state of the CPU and of a device.
+
+    Args:
+        device: Where the network is.
+        random: Whether random numbers may be drawn; otherwise nothing is done.
+    """
+    devices = [] if device.type == "cpu" else [device]
+    kind = "cuda" if device.type == "cpu" else device.type
+    with torch.random.fork_rng(devices, random, device_type=kind):
         yield
 
 

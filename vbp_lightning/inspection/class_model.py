@@ -1,6 +1,7 @@
 """Images that maximise the score of a class, and images that fool a network."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import class_scores, differentiable
+from vbp_lightning.attribution.scores import class_scores
+from vbp_lightning.graph.exporting import shared_copy
+from vbp_lightning.graph.running import random_state_kept
 
 
 class Standardised(nn.Module):
@@ -59,6 +62,13 @@ class Ascent:
     scores: npt.NDArray[np.float64]
     penalties: npt.NDArray[np.float64]
     snapshots: dict[int, Tensor]
+
+
+@contextmanager
+def _differentiable(score: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """A copy in eval mode with the same weights, with gradients; restores the random state."""
+    with torch.inference_mode(mode=False), torch.enable_grad(), random_state_kept(device):
+        yield shared_copy(score)
 
 
 def ascend(
@@ -112,7 +122,7 @@ def ascend(
         if done in kept_at:
             kept[done] = image[0].clone()
 
-    with differentiable(score, start.device):
+    with _differentiable(score, start.device) as score:
         for done in steps:
             shift = generator.integers(-jitter, jitter + 1, 2).tolist() if jitter else [0, 0]
             images = image.clone().requires_grad_()
@@ -232,7 +242,7 @@ def fool(
     origin = start.detach().clone()[None]
     image, best, nearest = origin.clone(), None, float("inf")
     probabilities, distances, path = [], [], []
-    with differentiable(odds, start.device):
+    with _differentiable(odds, start.device) as odds:
 
         def note() -> float:
             nonlocal best, nearest

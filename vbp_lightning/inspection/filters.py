@@ -7,6 +7,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from vbp_lightning.graph.exporting import layer_name, operation_of
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.layers import executed_modules, full_name
 
 
@@ -66,7 +68,8 @@ def filters_of(model: nn.Module, inputs: Tensor, layer: str | None = None) -> Fi
     weights = conv.weight.detach().cpu().double()
     offsets = torch.zeros(len(weights)) if conv.bias is None else conv.bias.detach().cpu()
     offsets = offsets.double()
-    behind = names[names.index(name) + 1] if name != names[-1] else ""
+    users = list(graph_of(model, inputs).outputs[name].users)
+    behind = layer_name(users[0], "") if [*map(operation_of, users)] == ["batch_norm"] else ""
     norm = running.get(behind)
     folded = None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:

@@ -8,8 +8,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import Target, class_scores, differentiable
-from vbp_lightning.inspection.layers import is_leaf, visiting
+from vbp_lightning.attribution.scores import Target, class_scores
+from vbp_lightning.graph.meaning import State
+from vbp_lightning.graph.network_graph import graph_of
+from vbp_lightning.graph.running import evaluated
+from vbp_lightning.inspection.layers import channels_first, is_leaf
 
 EXPLODING = 100.0
 """A gradient explodes if its norm is over this many times that of the median layer, or not finite;
@@ -102,27 +105,27 @@ def layer_gradients(
 
 
 def _gradients(model: nn.Module, inputs: Tensor, target: Target) -> dict[str, Tensor]:
-    order: list[str] = []
-    gradients: dict[str, Tensor] = {}
-
-    def watch(name: str, module: nn.Module, output: Tensor) -> None:
-        if not is_leaf(module) or not output.requires_grad or output.ndim < 2:
-            return
-        order.append(name)
-
-        def keep(gradient: Tensor) -> None:
-            gradients[name] = gradient.detach().cpu()
-
-        # the hook gets the gradient of the present value, even if an operation in place changes
-        # the tensor later
-        output.register_hook(keep)  # type: ignore[no-untyped-call]
-
-    with differentiable(model, inputs.device):
+    graph = graph_of(model, inputs)
+    layers = {
+        name: node
+        for name, node in graph.outputs.items()
+        if is_leaf(model, name)
+        and graph.meanings[node].state is not State.CONSTANT
+        and graph.values[node].is_floating_point()
+        and graph.values[node].ndim > 1
+    }
+    nodes = list(dict.fromkeys(layers.values()))
+    with torch.inference_mode(mode=False):
         images = inputs.detach().clone().requires_grad_()
-        with visiting(model, watch):
-            scores = class_scores(model(images), target)
-        torch.autograd.grad(scores.sum(), images)
-    return {name: gradients[name] for name in order if name in gradients}
+        output, results = evaluated(graph, images, nodes)
+        score = class_scores(output, target).sum()
+        found = torch.autograd.grad(score, results, allow_unused=True) if results else ()
+    gradients = {node: each for node, each in zip(nodes, found, strict=True) if each is not None}
+    return {
+        name: channels_first(graph, node, gradients[node]).cpu()
+        for name, node in layers.items()
+        if node in gradients
+    }
 
 
 def _histogram(gradient: Tensor) -> tuple[npt.NDArray[np.int64], int]:

@@ -1,52 +1,52 @@
 """The layers of a network by name, their outputs, and the score of one of their units."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.fx import Graph, GraphModule, Node
 
-from vbp_lightning.attribution.undisturbed import undisturbed
+from vbp_lightning.graph.exporting import operation_of
+from vbp_lightning.graph.meaning import State, arrangement
+from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
+from vbp_lightning.graph.running import evaluated, random_state_kept
 
-Visit = Callable[[str, nn.Module, Tensor], None]
-"""Called with the name of a layer, the module and its output. The second use of a module has
-``" (2)"`` appended to its name, and so on."""
+
+def is_leaf(model: nn.Module, name: str) -> bool:
+    """Whether a name is that of a layer, in any use, and not of a container of layers."""
+    return next(model.get_submodule(name.split(" (")[0]).children(), None) is None
 
 
-@contextmanager
-def visiting(model: nn.Module, visit: Visit) -> Iterator[None]:
-    """Calls ``visit`` with the output of every module that runs inside the context.
+def results(graph: NetworkGraph, inputs: Tensor, wanted: Sequence[Node]) -> list[Tensor]:
+    """The results of some operations, without gradients; runs nothing that they do not need.
 
     Args:
-        model: All modules inside it are hooked; the hooks are removed afterwards.
-        visit: Called with each output before a later operation can overwrite it.
+        graph: The graph for images of this size.
+        inputs: ``(N, C, H, W)``; left unchanged.
+        wanted: Operations of the graph.
     """
-    uses: Counter[str] = Counter()
-    handles: list[RemovableHandle] = []
-
-    def hook_of(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                uses[name] += 1
-                count = uses[name]
-                visit(name if count == 1 else f"{name} ({count})", module, output)
-
-        return hook
-
-    try:
-        for name, module in model.named_modules():
-            if name:
-                handles.append(module.register_forward_hook(hook_of(name)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    key = "results", *wanted
+    if key not in graph.programs:
+        code = Graph()
+        made: dict[Node, Node] = {}
+        code.graph_copy(graph.module.graph, made)
+        for guard in code.find_nodes(op="call_module"):  # checked for this size
+            code.erase_node(guard)
+        code.output([made[node] for node in wanted])
+        code.eliminate_dead_code()
+        graph.programs[key] = GraphModule(graph.module, code)
+    with torch.no_grad(), random_state_kept(inputs.device, graph.random):
+        found: list[Tensor] = graph.programs[key](inputs.detach().clone())
+    return found
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is a layer and not a container of layers."""
-    return next(module.children(), None) is None
+def channels_first(graph: NetworkGraph, node: Node, values: Tensor) -> Tensor:
+    """The result of an operation as ``(N, C, H, W)`` if it is a map with another order of axes."""
+    meaning = graph.meanings[node]
+    if meaning.state is not State.MAP or values.ndim != 4:
+        return values
+    channels, order = arrangement(meaning.labels, meaning.size) or ((), None)
+    return values.movedim(channels[0], 1) if len(channels) == 1 and order is None else values
 
 
 def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
@@ -57,31 +57,23 @@ def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
         inputs: ``(N, C, H, W)`` floating point, raw as the model takes them.
 
     Returns:
-        Copies of the outputs by layer name in order of execution, usually ``(N, c, h, w)`` or
-        ``(N, f)``. Containers such as ``nn.Sequential`` are left out.
+        The outputs by layer name in order of execution, usually ``(N, c, h, w)`` or ``(N, f)``. The
+        second use of a layer has ``" (2)"`` appended to its name, and so on. Containers such as
+        ``nn.Sequential`` and layers that return several tensors are left out.
+
+    Raises:
+        UnsupportedNetworkError: The network cannot be exported.
     """
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module, output: Tensor) -> None:
-        if is_leaf(module):
-            outputs[name] = output.detach().clone()  # a later ReLU may work in place
-
-    with undisturbed(model, inputs.device), visiting(model, keep):
-        model(inputs)
-    return outputs
+    graph = graph_of(model, inputs)
+    names = [name for name in graph.outputs if is_leaf(model, name)]
+    found = results(graph, inputs, [graph.outputs[name] for name in names])
+    return dict(zip(names, found, strict=True))
 
 
 def executed_modules(model: nn.Module, inputs: Tensor) -> dict[str, nn.Module]:
     """The modules that run, containers included, by name in the order in which they finish."""
-    found: dict[str, nn.Module] = {}
-
-    def keep(name: str, module: nn.Module, _: Tensor) -> None:
-        if not name.endswith(")"):
-            found[name] = module
-
-    with undisturbed(model, inputs.device), visiting(model, keep):
-        model(inputs[:1])
-    return found
+    names = graph_of(model, inputs).outputs
+    return {name: model.get_submodule(name) for name in names if not name.endswith(")")}
 
 
 def resolve_layer(model: nn.Module, name: str, inputs: Tensor) -> str:
@@ -98,7 +90,7 @@ def resolve_layer(model: nn.Module, name: str, inputs: Tensor) -> str:
     Raises:
         ValueError: No layer or several have this name; the message lists all layers.
     """
-    return full_name(list(executed_modules(model, inputs)), name)
+    return full_name(list(graph_of(model, inputs).outputs), name)
 
 
 def full_name(known: Sequence[str], name: str) -> str:
@@ -115,39 +107,13 @@ def full_name(known: Sequence[str], name: str) -> str:
     raise ValueError(f"layer is {name!r}; choose one of {', '.join(known)}")
 
 
-def layer_output(model: nn.Module, layer: str, inputs: Tensor) -> Tensor:
-    """The output of one layer, or of the first use of it; gradients flow if they are enabled.
-
-    Args:
-        model: Any network, run in its present mode.
-        layer: Name of one of its modules, as in ``model.named_modules()``.
-        inputs: ``(N, C, H, W)``.
-
-    Returns:
-        A copy of the output, usually ``(N, c, h, w)`` or ``(N, f)``.
-
-    Raises:
-        ValueError: The layer does not run.
-    """
-    outputs: list[Tensor] = []
-
-    def keep(name: str, _: nn.Module, output: Tensor) -> None:
-        if name == layer:
-            outputs.append(output.clone())
-
-    with visiting(model, keep):
-        model(inputs)
-    if not outputs:
-        raise ValueError(f"layer is {layer!r}; it does not run")
-    return outputs[0]
-
-
 class UnitScore(nn.Module):
-    """A network that returns the activation of one unit instead of its output.
+    """A network that returns the activation of one unit instead of its output, in eval mode.
 
     Args:
         model: Any network.
-        layer: Name of one of its modules, as in ``model.named_modules()``.
+        layer: Name of one of its modules, as in ``model.named_modules()``, with ``" (2)"`` for the
+            second use of it.
         channel: Channel of a feature map, or unit of a flat output.
         position: Row and column in the feature map, or None for its centre. Ignored for a
             flat output.
@@ -166,12 +132,18 @@ class UnitScore(nn.Module):
         self.position = position
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Runs the whole network and returns the unit's activation.
+        """Returns the unit's activation, to which gradients flow if they are enabled.
 
         Raises:
             ValueError: The layer does not run, or has no such channel or position.
         """
-        features = layer_output(self.model, self.layer, inputs)
+        graph = graph_of(self.model, inputs)
+        node = graph.output_of(self.layer)
+        if torch.is_grad_enabled():
+            (features,) = evaluated(graph, inputs, [node])[1]
+        else:
+            (features,) = results(graph, inputs, [node])
+        features = channels_first(graph, node, features)
         if not 0 <= self.channel < features.shape[1]:
             raise ValueError(
                 f"unit is {self.channel}; {self.layer} has units 0 to {features.shape[1] - 1}"
@@ -193,36 +165,26 @@ def last_linear(model: nn.Module, inputs: Tensor) -> str:
     Raises:
         ValueError: The network has none.
     """
-    linear = [
-        name
-        for name, module in executed_modules(model, inputs).items()
-        if isinstance(module, nn.Linear)
-    ]
+    outputs = graph_of(model, inputs).outputs
+    linear = [node for node in outputs.values() if operation_of(node) == "linear"]
     if not linear:
         raise ValueError("the network has no linear layer whose input could serve as features")
-    return linear[-1]
+    return next(name for name, node in outputs.items() if node is linear[-1])
 
 
 def features_and_outputs(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The input of a layer and the output of the network, in eval mode.
+    """The input of a linear layer and the output of the network, in eval mode.
 
     Args:
         model: Any network; left unchanged.
-        layer: Name of a module, such as that of :func:`last_linear`.
+        layer: Name of the layer, see :func:`last_linear`.
         inputs: ``(N, C, H, W)``.
 
     Returns:
         ``(N, F)`` and ``(N, K)`` float32 on the CPU.
     """
-    kept: list[Tensor] = []
-
-    def hook(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        kept.append(arguments[0].detach().flatten(1).float().cpu().clone())
-
-    handle = model.get_submodule(layer).register_forward_pre_hook(hook)
-    try:
-        with undisturbed(model, inputs.device):
-            output = model(inputs)
-    finally:
-        handle.remove()
-    return kept[-1], output.detach().float().cpu().reshape(len(inputs), -1)
+    graph = graph_of(model, inputs)
+    read = graph.output_of(layer).all_input_nodes[0]
+    returned = graph.module.graph.output_node().all_input_nodes[0]
+    features, output = results(graph, inputs, [read, returned])
+    return features.flatten(1).float().cpu(), output.reshape(len(inputs), -1).float().cpu()

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.inspection.layers import layer_output
-from vbp_lightning.inspection.receptive_field import Box
+from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
+from vbp_lightning.graph.running import relus
+from vbp_lightning.inspection.layers import channels_first, results
+from vbp_lightning.inspection.receptive_field import Box, ReceptiveField, Unfollowed
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,28 @@ class Activations:
         )
 
 
+def last_map(graph: NetworkGraph, fields: dict[str, ReceptiveField | Unfollowed]) -> str:
+    """The last ReLU whose output is a map, or the last such layer if there is no such ReLU.
+
+    Args:
+        graph: The network for images of one size.
+        fields: The receptive fields of its modules' outputs.
+
+    Raises:
+        ValueError: There is no map whose receptive field is known.
+    """
+    maps = [
+        name
+        for name, field in fields.items()
+        if isinstance(field, ReceptiveField) and field.count.prod() > 1
+    ]
+    if not maps:
+        raise ValueError("the network has no feature maps")
+    known = relus(graph)
+    last = graph.outputs[([name for name in maps if graph.outputs[name] in known] or maps)[-1]]
+    return next(name for name in maps if graph.outputs[name] is last)
+
+
 def strongest_activations(
     model: nn.Module,
     layer: str,
@@ -51,7 +74,8 @@ def strongest_activations(
 
     Args:
         model: Any network; left unchanged.
-        layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output.
+        layer: Name of a module with ``(N, c, h, w)`` or ``(N, f)`` output, with ``" (2)"`` for the
+            second use of it.
         batches: Tiles in order, ``(N, C, H, W)``; one batch at a time is in memory.
         count: Number of tiles for each channel.
         channels: Numbers of channels; None for all.
@@ -65,8 +89,9 @@ def strongest_activations(
     best: tuple[Tensor, Tensor, Tensor] | None = None
     width, start = 1, 0
     for batch in batches:
-        with undisturbed(model, batch.device):
-            maps = layer_output(model, layer, batch)
+        graph = graph_of(model, batch)
+        node = graph.output_of(layer)
+        maps = channels_first(graph, node, results(graph, batch, [node])[0])
         if maps.ndim == 2:
             maps = maps[..., None, None]
         if channels is not None:

@@ -8,18 +8,20 @@ neural networks" (Distill 2019). The position ``i`` of a map sees the pixels ``i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.fx import Node
 
-from vbp_lightning.attribution.undisturbed import undisturbed
-from vbp_lightning.inspection.layers import visiting
+from vbp_lightning.graph.exporting import described_layer, operation_of
+from vbp_lightning.graph.geometry import Window
+from vbp_lightning.graph.meaning import State, varying
+from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
 
 Pair = npt.NDArray[np.int64]
 """``(2,)`` numbers along rows and columns."""
@@ -80,20 +82,11 @@ class ReceptiveField:
         height, width = self.size
         return Box(top, left, top + height, left + width)
 
-    def through(
-        self,
-        output: Tensor,
-        kernel: Sequence[int] | Pair,
-        stride: Sequence[int] | Pair,
-        padding: Sequence[int] = (0, 0),
-        dilation: Sequence[int] = (1, 1),
-    ) -> "ReceptiveField":
-        """The field of the output of a window; one number applies to both axes."""
-        k, s, p, d = (np.asarray(each, np.int64) for each in (kernel, stride, padding, dilation))
+    def through(self, window: Window) -> "ReceptiveField":
+        """The field of the output of a window over these positions."""
+        k, s, p, d, _, count = np.array(window, np.int64)
         high = self.high + (d * (k - 1) - p) * self.step
-        return ReceptiveField(
-            self.step * s, self.low - p * self.step, high, np.array(output.shape[-2:])
-        )
+        return ReceptiveField(self.step * s, self.low - p * self.step, high, count)
 
     def joined(self) -> "ReceptiveField":
         """The field of one position that depends on all of these."""
@@ -125,120 +118,102 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
         inputs: ``(N, C, H, W)`` of the size for which the fields are computed.
 
     Returns:
-        By module name in order of execution. Behind an operation that is not supported (transposed
-        convolution, attention), the reason is given instead of the field.
+        By module name in the order in which modules finish. A factor or a statistic over all
+        places, as that of a gate, makes a field the whole image. Behind an operation that is not
+        supported (transposed convolution, resizing), the reason is given instead of the field.
+
+    Raises:
+        UnsupportedNetworkError: The network cannot be exported.
     """
-    fields: dict[str, ReceptiveField | Unfollowed] = {}
-    inputs = inputs[:1].clone()
-    follower = _Follower(inputs)
-
-    def keep(name: str, _: nn.Module, output: Tensor) -> None:
-        field = follower.field(output)
-        if field is not None:
-            fields[name] = field
-
-    with undisturbed(model, inputs.device), visiting(model, keep), follower:
-        model(inputs)
-    return fields
-
-
-_COPIES = {"clone", "_to_copy", "detach", "alias", "contiguous", "lift_fresh", "copy", "softmax"}
-_SHAPES = {"view", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze", "flatten"}
-_MATRIX_PRODUCTS = {"mm", "addmm", "linear"}
-_REDUCTIONS = {"mean", "sum", "amax", "amin", "logsumexp"}
-_POOLS = {"max_pool2d_with_indices", "max_pool2d", "avg_pool2d"}
-_PADS = {"constant_pad_nd", "reflection_pad2d", "replication_pad2d"}
+    graph = graph_of(model, inputs)
+    fields: dict[Node, ReceptiveField | Unfollowed] = {}
+    labels: dict[Node, Any] = {}
+    for node, meaning in graph.meanings.items():
+        labels[node] = meaning.labels if meaning.state is State.MAP else None
+        if node.op == "placeholder":
+            one, zero = np.ones(2, np.int64), np.zeros(2, np.int64)
+            fields[node] = ReceptiveField(one, zero, zero, np.array(meaning.size))
+        elif meaning.state is not State.CONSTANT:
+            fields[node] = _field(graph, node, fields, labels)
+    found = {name: fields[node] for name, node in graph.outputs.items() if node in fields}
+    for name, field in found.items():
+        flat = graph.values[graph.outputs[name]].ndim < 3
+        if flat and isinstance(field, ReceptiveField):
+            found[name] = field.joined()
+    return found
 
 
-class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the receptive field of every tensor that depends on the input."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._fields = WeakTensorKeyDictionary()
-        one, zero = np.ones(2, np.int64), np.zeros(2, np.int64)
-        self._fields[inputs] = ReceptiveField(one, zero, zero, np.array(inputs.shape[-2:]))
-
-    def field(self, tensor: Tensor) -> ReceptiveField | Unfollowed | None:
-        """The field of a tensor; None if it does not depend on the input."""
-        found: ReceptiveField | Unfollowed | None = self._fields.get(tensor)  # type: ignore[no-untyped-call]
+def _field(
+    graph: NetworkGraph,
+    node: Node,
+    fields: dict[Node, ReceptiveField | Unfollowed],
+    labels: dict[Node, Any],
+) -> ReceptiveField | Unfollowed:
+    """The field of the result of an operation from those of all that it reads."""
+    meaning, name = graph.meanings[node], operation_of(node)
+    operands = [each for each in node.all_input_nodes if each in fields]
+    read = []
+    for each in operands:
+        field = fields[each]
+        if isinstance(field, Unfollowed):
+            return field
+        read.append(field)
+    found = reduce(ReceptiveField.union, read)
+    axes: Sequence[int] = ()  # along which each value depends on all others
+    argument: Any = node.args[1] if len(node.args) > 1 else None
+    if meaning.state is State.UNKNOWN:
+        # No mask can pass, but what is computed from each value or over channels keeps its place.
+        maps = [each for each in operands if labels[each] is not None]
+        shape, before = (graph.values[each].shape for each in (node, operands[0]))
+        if len(before) == len(shape):
+            axes = [axis for axis, size in enumerate(shape) if size == 1 < before[axis]]
+        pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+        if not maps or not (axes or pointwise) or not _alike([labels[each] for each in maps]):
+            return Unfollowed(meaning.reason)
+        labels[node] = labels[maps[0]]
+    elif meaning.layers:
+        for layer in meaning.layers:
+            window = layer.window or _other_window(node, argument, meaning.size)
+            if window is None:
+                return Unfollowed(
+                    f"{described_layer(node, graph.network)}: {name} has no window of one size "
+                    "and step, as convolutions and poolings have"
+                )
+            found = found.through(window)
         return found
-
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401
-        types: Any,  # noqa: ANN401
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
-        result = func(*args, **(kwargs or {}))
-        listed = args[0] if args and isinstance(args[0], list | tuple) else args
-        read = [
-            (value, field)
-            for value in listed
-            if isinstance(value, Tensor) and (field := self.field(value)) is not None
-        ]
-        output = result[0] if isinstance(result, list | tuple) and result else result
-        if read and isinstance(output, Tensor):
-            self._fields[output] = self._written(func, args, read, output)
-        return result
-
-    def _written(
-        self,
-        func: Any,  # noqa: ANN401
-        args: tuple[Any, ...],
-        read: Sequence[tuple[Tensor, ReceptiveField | Unfollowed]],
-        output: Tensor,
-    ) -> ReceptiveField | Unfollowed:
-        fields = []
-        for _, field in read:
-            if isinstance(field, Unfollowed):
-                return field
-            fields.append(field)
-        name = func.name().split("::")[-1].split(".")[0]
-        name = name if name.startswith("_") else name.rstrip("_")
-        before, field = read[0][0], fields[0]
-        try:
-            if name == "convolution":
-                return _convolved(field, args, output)
-            if name in _POOLS:
-                return _pooled(field, args, output)
-            if "adaptive" in name and name.endswith("pool2d"):
-                return _pooled_to_size(field, output)
-            if name in _PADS:
-                left, above = args[1][0], args[1][2] if len(args[1]) > 2 else 0
-                return field.through(output, (1,), (1,), (above, left))
-            if "batch_norm" in name or name in _COPIES:
-                return field
-            if name in _MATRIX_PRODUCTS:
-                return field.joined()
-            if name in _SHAPES or name in _REDUCTIONS:
-                same = output.ndim == 4 and output.shape[-2:] == before.shape[-2:]
-                return field if same else field.joined()
-            if torch.Tag.pointwise in func.tags or (name == "cat" and args[1:] == (1,)):
-                for other in fields[1:]:
-                    field = field.union(other)
-                return field
-        except Unfollowed as unfollowed:
-            return unfollowed
-        return Unfollowed(f"the geometry of {name} is not known")
+    elif meaning.state is not State.MAP:
+        return found.joined()
+    elif name in ("layer_norm", "rms_norm"):
+        axes = range(-len(argument), 0)
+    elif name in ("softmax", "log_softmax"):
+        axes = [argument]
+    elif name in ("group_norm", "native_group_norm", "instance_norm"):
+        axes = range(1, graph.values[node].ndim)
+    if not isinstance(labels[node], Tensor):  # several results
+        return found
+    if {axis % labels[node].ndim for axis in axes} & varying(labels[node]):
+        return replace(found.joined(), count=found.count)
+    return found
 
 
-def _convolved(field: ReceptiveField, args: tuple[Any, ...], output: Tensor) -> ReceptiveField:
-    weight, stride, padding, dilation, transposed = args[1], *args[3:7]
-    if transposed or weight.ndim != 4:
-        raise Unfollowed("the geometry of this type of convolution is not known")
-    return field.through(output, weight.shape[-2:], stride, padding, dilation)
+def _alike(labels: Sequence[Any]) -> bool:
+    """Whether maps have the same places, all of them, along the same axes."""
+    small = []
+    for each in labels:
+        if not isinstance(each, Tensor):
+            return False
+        small.append(
+            each[tuple(slice(None if a in varying(each) else 1) for a in range(each.ndim))]
+        )
+    return all(torch.equal(each, small[0]) for each in small)
 
 
-def _pooled(field: ReceptiveField, args: tuple[Any, ...], output: Tensor) -> ReceptiveField:
-    stride = args[2] if len(args) > 2 and args[2] else args[1]
-    padding = args[3] if len(args) > 3 else (0,)
-    return field.through(output, args[1], stride, padding)
-
-
-def _pooled_to_size(field: ReceptiveField, output: Tensor) -> ReceptiveField:
-    kernel, rest = np.divmod(field.count, output.shape[-2:])
-    if rest.any():
-        raise Unfollowed("an adaptive pooling has windows of unequal size")
-    return field.through(output, kernel, kernel)
+def _other_window(node: Node, argument: Any, size: tuple[int, int]) -> Window | None:  # noqa: ANN401
+    """The window of blocks of pixels, or of a padding with pixels from near the border."""
+    name = operation_of(node)
+    if name == "pixel_unshuffle":
+        return Window((argument,) * 2, (argument,) * 2, (0, 0), (1, 1), size, size)
+    if "pad" not in name or "circular" in node.args[2:]:
+        return None
+    left, _, top = (*argument, 0)[:3]
+    return Window((1, 1), (1, 1), (top, left), (1, 1), size, size)

@@ -159,7 +159,7 @@ class RoadNetwork(nn.Sequential):
 
         It shares its modules with the network and takes images of any size.
         """
-        names = list(self._modules)
+        names = [name for name, _ in self.named_children()]
         return self._part(names[: names.index("global_pool")])
 
     @property
@@ -168,7 +168,7 @@ class RoadNetwork(nn.Sequential):
 
         It shares its modules with the network.
         """
-        names = list(self._modules)
+        names = [name for name, _ in self.named_children()]
         return self._part(names[names.index("flatten") + 1 :])
 
     def _part(self, names: Sequence[str]) -> nn.Sequential:

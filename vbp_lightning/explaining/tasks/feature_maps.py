@@ -13,7 +13,8 @@ from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import open_tiles
-from vbp_lightning.inspection.layers import layer_outputs, resolve_layer
+from vbp_lightning.graph.network_graph import graph_of
+from vbp_lightning.inspection.layers import channels_first, layer_outputs, resolve_layer
 from vbp_lightning.plotting.display import to_rgb
 from vbp_lightning.plotting.layer_sheets import feature_map_sheet
 from vbp_lightning.records import RECORD, Count, PositiveCount
@@ -55,9 +56,16 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         outputs = {
             name: values
             for name, values in outputs.items()
-            if name.split(" (")[0] == inside or name.startswith(f"{inside}.")
+            if inside in (name, name.split(" (")[0]) or name.startswith(f"{inside}.")
         }
-    maps = {layer_name(name): values[0].float().cpu().numpy() for name, values in outputs.items()}
+    graph = graph_of(subject.model, inputs)
+    maps = {
+        layer_name(name): channels_first(graph, graph.outputs[name], values)[0]
+        .float()
+        .cpu()
+        .numpy()
+        for name, values in outputs.items()
+    }
     title = f"Feature maps: {place.scene}, row {place.row}, column {place.col}"
     picture = to_rgb(chosen.tiles.numpy())[cfg.tile]
     sheet = feature_map_sheet(picture, maps, title, cfg.scale, cfg.channels)

@@ -8,7 +8,6 @@ import numpy as np
 from omegaconf import DictConfig
 from pydantic import Field, StrictStr
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
 
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.options import option_as_user_error
@@ -16,8 +15,14 @@ from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, layer_name
 from vbp_lightning.explaining.tile_sources import TileSource, in_batches, label_names, open_tiles
-from vbp_lightning.inspection.layers import executed_modules, layer_outputs, resolve_layer
-from vbp_lightning.inspection.maximal_patches import Activations, crop, strongest_activations
+from vbp_lightning.graph.network_graph import graph_of
+from vbp_lightning.inspection.layers import resolve_layer
+from vbp_lightning.inspection.maximal_patches import (
+    Activations,
+    crop,
+    last_map,
+    strongest_activations,
+)
 from vbp_lightning.inspection.receptive_field import Box, Unfollowed, receptive_fields
 from vbp_lightning.plotting.display import patches_to_rgb
 from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
@@ -53,11 +58,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     every = range(len(source.places))
     batches = (batch.to(subject.device) for batch in in_batches(source, every, "Searching"))
     with option_as_user_error():
+        fields = receptive_fields(subject.model, sample)
         if cfg.layer is None:
-            layer = _last_map(subject.model, sample)
+            layer = last_map(graph_of(subject.model, sample), fields)
         else:
             layer = resolve_layer(subject.model, cfg.layer, sample)
-        field = receptive_fields(subject.model, sample).get(layer)
+        field = fields.get(layer)
         if field is None or isinstance(field, Unfollowed):
             raise UserError(f"layer={cfg.layer}: {field or 'does not depend on the image'}")
         wanted = None if isinstance(cfg.channels, int) else list(cfg.channels)
@@ -93,20 +99,6 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         boxes=[[(b.top, b.left, b.bottom, b.right) for b in row] for row in boxes],
     )
     source.report()
-
-
-def _last_map(model: nn.Module, sample: Tensor) -> str:
-    """The last ReLU whose output is a map, or the last such layer if there is no such ReLU."""
-    modules = executed_modules(model, sample)
-    maps = [
-        name
-        for name, output in layer_outputs(model, sample).items()
-        if output.ndim == 4 and output.shape[2] * output.shape[3] > 1 and name in modules
-    ]
-    relus = [name for name in maps if isinstance(modules[name], nn.ReLU)]
-    if not maps:
-        raise ValueError("the network has no feature maps")
-    return (relus or maps)[-1]
 
 
 def _rows(
