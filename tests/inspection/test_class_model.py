@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from tests.helpers.examples import NETS
-from vbp_lightning.attribution.scores import ScoreModel
-from vbp_lightning.inspection.class_model import LogOdds, Standardised, ascend, fool
+from vbp_lightning.inspection.class_model import LogOdds, ScoreModel, Standardised, ascend, fool
 from vbp_lightning.inspection.layers import UnitScore
 
 

@@ -7,10 +7,9 @@ from torch import nn
 
 from tests.helpers.examples import images
 from tests.helpers.odd_nets import odd
-from vbp_lightning.attribution.scores import ScoreModel
 from vbp_lightning.evaluation.faithfulness import deletion
 from vbp_lightning.evaluation.sanity import cascade
-from vbp_lightning.inspection.class_model import LogOdds, ascend, fool
+from vbp_lightning.inspection.class_model import LogOdds, ScoreModel, ascend, fool
 from vbp_lightning.inspection.filters import filters_of
 from vbp_lightning.inspection.layer_gradients import layer_gradients
 from vbp_lightning.inspection.layers import (

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from vbp_lightning.attribution.scores import Target, class_scores
-from vbp_lightning.errors import one_line
-from vbp_lightning.graph.exporting import UnsupportedNetworkError
+from vbp_lightning.attribution.gradients import score_gradients
+from vbp_lightning.attribution.scores import Target
 from vbp_lightning.graph.network_graph import NetworkGraph, Step
-from vbp_lightning.graph.running import average, evaluated
+from vbp_lightning.graph.running import average
 
 Weighting = Literal["gradient", "channels"]
 
@@ -47,28 +45,17 @@ def averages_for_class(
         ``(N, 1, h, w)`` for each activation.
 
     Raises:
-        UnsupportedNetworkError: No gradient reaches the activations.
+        UnsupportedNetworkError: The score has no gradient at an activation.
     """
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        output, values = evaluated(graph, inputs.clone(), [step.node for step in activations])
-        try:
-            gradients = torch.autograd.grad(
-                class_scores(output, target).sum(),
-                values,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        except RuntimeError as error:
-            raise UnsupportedNetworkError(
-                f"the network has no gradient at its feature maps ({one_line(error)})"
-            ) from error
+    nodes = [step.node for step in activations]
+    values, gradients = score_gradients(graph, inputs, target, nodes)
     averages = {}
     for step, value, gradient in zip(activations, values, gradients, strict=True):
         if weighting == "gradient":
-            evidence = value.detach() * gradient
+            evidence = value * gradient
         else:
             places = [axis for axis in range(1, value.ndim) if axis not in step.channels]
-            evidence = value.detach() * (gradient.sum(places, keepdim=True) > 0)
+            evidence = value * (gradient.sum(places, keepdim=True) > 0)
         averages[step] = average(
             evidence, step.channels, step.order, positive=False, size=step.size
         )

@@ -1,4 +1,4 @@
-"""The score that an attribution explains, and contexts for differentiating a model."""
+"""The score that an attribution explains, and the images that it is given."""
 
 from collections.abc import Callable
 from typing import Any
@@ -126,30 +126,3 @@ def images_of(inputs: Tensor | npt.NDArray[np.floating], model: nn.Module) -> Te
         with torch.inference_mode(mode=False):
             inputs = inputs.clone()
     return inputs
-
-
-class ScoreModel(nn.Module):
-    """A model that returns the score of a class instead of all outputs.
-
-    Args:
-        model: Any classifier.
-        target: See :func:`class_scores`.
-    """
-
-    def __init__(self, model: nn.Module, target: Target) -> None:
-        super().__init__()
-        self.model = model
-        self.target = target
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N,)``.
-
-        Raises:
-            ValueError: The target has one class per sample, and their number differs from N.
-        """
-        target = self.target
-        if isinstance(target, Tensor) and target.ndim == 1 and len(target) != len(inputs):
-            # Captum repeats each sample, in an order that depends on the method.
-            raise ValueError("give one class for all samples")
-        # The model may change the copy, for instance by standardising in place.
-        return class_scores(self.model(inputs.clone()), target)

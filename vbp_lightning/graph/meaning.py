@@ -115,16 +115,22 @@ KEEPING_ZERO = (_ACTIVATIONS | _CUTTING) - {"sigmoid", "hardsigmoid", "softplus"
 """Activations that give zero for zero, except where they are cut off."""
 
 
-class Rules:
-    """Finds out the meaning of each operation of an exported forward pass, in order.
+def meanings_of(values: dict[Node, Any], network: str) -> dict[Node, Meaning]:
+    """The meaning of each operation of an exported forward pass.
 
     Args:
-        values: For each operation its result on tensors without values, for two images of one size.
+        values: For each operation, in order, its result on tensors without values, for two images
+            of one size.
         network: Type of the network, for messages.
-
-    Attributes:
-        known: The meaning of each operation so far.
     """
+    rules = _Rules(values, network)
+    for node in values:
+        rules.add(node)
+    return rules.known
+
+
+class _Rules:
+    """The arguments are those of :func:`meanings_of`; ``known`` holds the meanings so far."""
 
     def __init__(self, values: dict[Node, Any], network: str) -> None:
         self.values = values

@@ -22,7 +22,7 @@ from vbp_lightning.graph.exporting import (
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
-from vbp_lightning.graph.meaning import Meaning, Rules, State, arrangement
+from vbp_lightning.graph.meaning import Meaning, State, arrangement, meanings_of
 
 Head = str | int | None
 """Key or index of an output of a network with several outputs."""
@@ -158,11 +158,8 @@ class NetworkGraph:
 
     @cached_property
     def meanings(self) -> dict[Node, Meaning]:
-        """What each operation does with places."""
-        rules = Rules(self.values, self.network)
-        for node in self.module.graph.nodes:
-            rules.add(node)
-        return rules.known
+        """What each operation does with places; for large images it takes much memory."""
+        return meanings_of(self.values, self.network)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -186,7 +183,8 @@ class NetworkGraph:
             ValueError: There is no such output.
         """
         if head not in self._paths:
-            found = _steps(self.module, self.meanings, self.network, head)
+            known = meanings_of(self.values, self.network)
+            found = _steps(self.module, known, self.network, head)
             self._paths.setdefault(head, found)  # of several threads, the first one's
         return self._paths[head]
 

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import class_scores
+from vbp_lightning.attribution.scores import Target, class_scores
 from vbp_lightning.graph.exporting import shared_copy
 from vbp_lightning.graph.running import random_state_kept
 
@@ -45,6 +45,25 @@ class Standardised(nn.Module):
         """The output of the network for standardised images ``(N, C, H, W)``."""
         output: Tensor = self.model(self.raw(images))
         return output
+
+
+class ScoreModel(nn.Module):
+    """A model that returns the score of a class instead of all outputs.
+
+    Args:
+        model: Any classifier.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
+    """
+
+    def __init__(self, model: nn.Module, target: Target) -> None:
+        super().__init__()
+        self.model = model
+        self.target = target
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N,)``."""
+        # The model may change the copy, for instance by standardising in place.
+        return class_scores(self.model(inputs.clone()), self.target)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic import StrictStr
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from vbp_lightning.attribution.scores import ScoreModel, class_scores
+from vbp_lightning.attribution.scores import class_scores
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.tile import Label
@@ -21,7 +21,7 @@ from vbp_lightning.explaining.outputs import write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import compared_tiles, in_batches, open_tiles
-from vbp_lightning.inspection.class_model import Ascent, Standardised, ascend
+from vbp_lightning.inspection.class_model import Ascent, ScoreModel, Standardised, ascend
 from vbp_lightning.inspection.layers import UnitScore, resolve_layer
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.display import standardised_to_rgb
