@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from vbp_lightning.errors import one_line
 from vbp_lightning.graph.exporting import described_layer, operation_of
 from vbp_lightning.graph.geometry import Layer, Pair, Window, both
 
@@ -148,7 +149,11 @@ class _Rules:
         elif node.op != "call_function" or not self._read(node) or not self._is_tensor(node):
             self.known[node] = CONSTANT
         else:
-            self.known[node] = self._of(node, operation_of(node))
+            try:
+                self.known[node] = self._of(node, operation_of(node))
+            except (RuntimeError, IndexError, NotImplementedError) as error:
+                reason = f"its places cannot be followed ({one_line(error)[:100]})"
+                self.known[node] = self._unknown(node, reason)
 
     def shape(self, node: Node) -> tuple[int, ...]:
         """The shape of a result, of the first one if there are several."""
@@ -178,15 +183,12 @@ class _Rules:
         map_arg((node.args, node.kwargs), add)
         return found
 
-    def _unknown(self, node: Node, reason: str, source: Node | None = None) -> Meaning:
+    def _unknown(self, node: Node, reason: str, **facts: Any) -> Meaning:  # noqa: ANN401
         """The meaning of an operation that no mask can pass."""
         gates = (self.known[each].gate for each in self._read(node))
-        gate = operation_of(node) in _FACTORS or any(gates)
+        facts = {"gate": operation_of(node) in _FACTORS or any(gates), **facts}
         reason = f"{described_layer(node, self.network)}: {reason}"
-        return Meaning(State.UNKNOWN, gate=gate, reason=reason, source=source)
-
-    def _mixing_samples(self, node: Node, reason: str) -> Meaning:
-        return replace(self._unknown(node, reason), of_batch=True)
+        return Meaning(State.UNKNOWN, reason=reason, **facts)
 
     def _mixed(self, node: Node, equal: Sequence[int] = (), gate: bool = False) -> Meaning:
         """The meaning of a result without places, whose values are equal along some axes."""
@@ -288,7 +290,8 @@ class _Rules:
         """The labels after an operation that only moves values."""
 
         def argument(other: Node) -> Any:  # noqa: ANN401
-            return labels if other is node.args[0] else self._constant(other)
+            value = labels if other is node.args[0] else self._constant(other)
+            return value.cpu() if isinstance(value, Tensor) else value
 
         shape = self.shape(node)
         if name in _VIEWS:
@@ -374,22 +377,19 @@ class _Rules:
     def _norm(self, node: Node, name: str, read: Node) -> Meaning:
         arguments: tuple[Any, ...] = node.args
         if name == "batch_norm" and (arguments[3] is None or arguments[5] is True):
-            return self._mixing_samples(
-                node,
-                "it normalises with the statistics of the batch even in eval mode, "
-                "so a mask would depend on the other samples",
-            )
+            reason = "it normalises with the statistics of the batch even in eval mode, "
+            reason += "so a mask would depend on the other samples"
+            return self._unknown(node, reason, of_batch=True)
         return self._after(node, read)
 
     def _reduction(self, node: Node, name: str, read: Node) -> Meaning:
         first = self.known[read]
         dims = _argument(node, 2 if name in ("linalg_vector_norm", "norm") else 1, "dim", [])
-        if dims is None or dims == []:
-            return self._mixing_samples(node, f"{name} mixes the samples of a batch")
         rank = first.labels.ndim
-        axes = sorted({axis % rank for axis in ([dims] if isinstance(dims, int) else dims)})
+        dims = [dims] if isinstance(dims, int) else dims or range(rank)
+        axes = sorted({axis % rank for axis in dims})
         if varying(_numbers_of_images(first)) & {*axes}:
-            return self._mixing_samples(node, f"{name} mixes the samples of a batch")
+            return self._unknown(node, f"{name} mixes the samples of a batch", of_batch=True)
         # In a map of one pixel no axis varies, and the last two are those of the places.
         pixel = first.size == (1, 1) and rank == 4 and axes[-1] > 1
         if varying(first.labels) & {*axes} or pixel:
@@ -427,7 +427,7 @@ class _Rules:
         shape = self.shape(node)
         if len(shape) != 4 or below.labels.ndim != 4 or _pointwise(node):
             source = below.source if _pointwise(node) else None
-            return self._unknown(node, f"there is no rule for {name} on a map", source)
+            return self._unknown(node, f"there is no rule for {name} on a map", source=source)
         if not _same(below.labels, self._grid(below.size)):
             below = self._numbered(replace(below, layers=()), (2, 3))
             if below is None:
@@ -513,8 +513,7 @@ class _Rules:
         shape = self.shape(node)
         labels = self.known[maps[0]].labels.expand(shape)
         if name == "div" and node.args[0] is not maps[0]:
-            divides = self._unknown(node, "it divides by a map", known[-1].source)
-            return replace(divides, gate=True)
+            return self._unknown(node, "it divides by a map", source=known[-1].source, gate=True)
         one = len({each.source for each in known}) == 1
         if name in ("maximum", "minimum") and known[0].convolved and (one or len(read) == 1):
             activates = {"activates": name == "maximum", "gate": False}
