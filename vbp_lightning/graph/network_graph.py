@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
+from vbp_lightning.errors import one_line
 from vbp_lightning.graph.exporting import (
     Signature,
     UnsupportedNetworkError,
@@ -241,12 +242,12 @@ def _graph(
     """The graph from one of the exports that holds for the inputs, or from a new one."""
     name, size = type(model).__name__, inputs.shape[1:]
     for module in exports:
-        values = _values(module, size)
+        values = _values(module, size, name)
         if values is not None:
             return NetworkGraph(name, module, values)
     example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
     exports.append(exported(model, example, name, free_size=free_size or bool(exports)))
-    values = _values(exports[-1], size)
+    values = _values(exports[-1], size, name)
     if values is None:
         raise UnsupportedNetworkError(
             f"{name}: the number of images cannot change in the exported network"
@@ -293,7 +294,7 @@ class _Shapes(Interpreter):
         return super().call_function(target, args, {k: moved(v) for k, v in kwargs.items()})
 
 
-def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
+def _values(module: GraphModule, size: Sequence[int], network: str) -> dict[Node, Any] | None:
     """The results for two images of a size; None if the operations do not hold for it."""
     placeholder = next(node for node in module.graph.nodes if node.op == "placeholder")
     recorded = placeholder.meta["val"]
@@ -310,6 +311,11 @@ def _values(module: GraphModule, size: Sequence[int]) -> dict[Node, Any] | None:
             shapes.run(example)
     except AssertionError:  # a guard of the export
         return None
+    except RuntimeError as error:  # for instance at an autocast inside of the network
+        reason = one_line(error)[:200]
+        raise UnsupportedNetworkError(
+            f"{network}: its exported operations do not run ({reason})"
+        ) from error
     return shapes.values
 
 
