@@ -360,10 +360,13 @@ def test_the_last_map_is_the_one_before_the_pooling():
         assert torch.equal(GradCam(model).attribute(x), GradCam(model, name).attribute(x))
 
 
-def test_a_layer_that_computes_nothing_is_refused():
+def test_a_layer_that_does_not_run_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.ReLU(), nn.Flatten())
-    with pytest.raises(ValueError, match="'1'; it computes nothing"):
-        GradCam(model, "1").attribute(images(1, 16), 1)
+    model[0].unused = nn.ReLU()
+    with pytest.raises(ValueError, match="it does not run"):
+        GradCam(model, "0.unused").attribute(images(1, 16), 1)
+    dropped, convolved = (GradCam(model, layer).attribute(images(1, 16), 1) for layer in "10")
+    assert torch.equal(dropped, convolved)
 
 
 def test_guided_grad_cam_is_the_product():

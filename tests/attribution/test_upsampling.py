@@ -254,7 +254,7 @@ def test_unpool_places_the_mask_at_the_maxima(pool):
     features = torch.relu(torch.randn(2, 3, 7, 8, dtype=torch.float64) - 0.8)  # many empty windows
     features[:, :, 3:] = features[:, :, 3:].round(decimals=2)  # many nearly equal values
     pooled_map = pool(features)
-    width = pooled_map.amax((2, 3)) / 256
+    width = pooled_map.mean(1) / 256
     window = window_between(
         features, pooled_map, pool.kernel_size, pool.stride, pool.padding, pool.dilation
     )
@@ -285,7 +285,9 @@ def test_unpool_places_the_mask_at_the_maxima(pool):
                     ]
                     highest = max(features[n, c, row, column] for row, column in inside)
                     weights = {
-                        at: max(0, 1 - float((highest - features[n, c][at]) / width[n, c]))
+                        at: max(0, 1 - float((highest - features[n, c][at]) / width[n, y, x]))
+                        if features[n, c][at] < highest
+                        else 1
                         for at in inside
                     }
                     for at, weight in weights.items():

@@ -466,7 +466,7 @@ def test_a_map_may_be_changed_in_place_after_its_relu():
 
 def test_maps_without_a_gradient_are_refused():
     net = Small(torch.detach)
-    with pytest.raises(UnsupportedNetworkError, match="no gradient at its feature maps"):
+    with pytest.raises(UnsupportedNetworkError, match="the explained score does not depend on it"):
         VisualBackProp(net, weighting="gradient").attribute(torch.rand(1, 3, 8, 8), 1)
     assert not net.relu._forward_hooks
     assert all(parameter.requires_grad for parameter in net.parameters())

@@ -1,9 +1,10 @@
 """The summary of a run: a line for each epoch, the network's graph, final figures and HParams."""
 
+import tempfile
 import time
-import warnings
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +13,9 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto import event_pb2
+from torch.utils.tensorboard import SummaryWriter
 
 from vbp_lightning.models import RoadClassifier, RoadNetwork
 from vbp_lightning.models.networks import TILE_SIZE, Architecture, Head
@@ -38,11 +42,10 @@ class RunSummary(Callback):
             return
         settings = pl_module.hparams
         bands, context = len(settings["mean"]), settings["context"]
-        with warnings.catch_warnings():  # that it is traced already, and that tracing is old
-            warnings.simplefilter("ignore")
-            traced = _traced(settings["architecture"], settings["head"], bands, context)
-            for logger in _tensorboards(trainer):
-                logger.experiment.add_graph(*traced)
+        events = _graph_events(settings["architecture"], settings["head"], bands, context)
+        for logger in _tensorboards(trainer):
+            for event in events:
+                logger.experiment.file_writer.add_event(event)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stores the time at the start of the epoch."""
@@ -103,14 +106,21 @@ def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
 
 
 @cache
-def _traced(
+def _graph_events(
     architecture: Architecture, head: Head, bands: int, context: int
-) -> tuple[object, torch.Tensor]:
-    """A network and an input, traced once in a process: torch does not free traced graphs."""
+) -> list[event_pb2.Event]:
+    """TensorBoard's events of a network's graph.
+
+    They are made once in a process, since torch does not free the graphs that it traces for them.
+    """
     with torch.random.fork_rng(devices=[]):
         network = RoadNetwork(
             architecture, head, [0.0] * bands, [1.0] * bands, context=context
         ).eval()
     size = TILE_SIZE + 2 * context
-    example = torch.zeros(1, bands, size, size)
-    return torch.jit.trace(network, example), example  # type: ignore[no-untyped-call]
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            writer.add_graph(network, torch.zeros(1, bands, size, size))
+        (file,) = Path(folder).iterdir()
+        events = list(EventFileLoader(str(file)).Load())
+    return [each for each in events if each.graph_def or each.HasField("tagged_run_metadata")]

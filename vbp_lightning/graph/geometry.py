@@ -114,8 +114,8 @@ def both(values: int | Sequence[int]) -> Pair:
 
 
 NEARLY = 2.0**-8
-"""Distance to a maximum, relative to the largest maximum of the channel, from which on a value does
-not share in it."""
+"""Distance to a maximum from which on a value does not share in it, relative to the mean of the
+maxima of all channels in the window."""
 
 
 def shares_of_maxima(
@@ -146,8 +146,8 @@ def shares_of_maxima(
         if before or after:
             pad = (0, 0, before, after) if axis == 0 else (before, after, 0, 0)
             padded = F.pad(padded, pad, value=float("-inf"))
-    largest = pooled.abs().amax((2, 3), keepdim=True)
-    steepness = (NEARLY * largest).clamp_(min=torch.finfo(dtype).tiny).reciprocal_()
+    size = pooled.abs().mean(1, keepdim=True)
+    steepness = (NEARLY * size).clamp_(min=torch.finfo(dtype).tiny).reciprocal_()
     level = 1 - pooled * steepness
     weights = []
     for row in range(window.kernel[0]):
