@@ -241,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--massachusetts", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("outputs/path_rules"))
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
@@ -261,7 +262,7 @@ def main() -> None:
             tiles = road_tiles(data, "test", 10**6, 0, torch.device("cpu"))
             val = road_tiles(data, "val", 64, 0, torch.device("cpu"))
             share = tiles.truth.mean()
-            for name in NETWORKS:
+            for name in arguments.networks:
                 start = time.perf_counter()
                 file = arguments.folder / f"{place}_{name}_{seed}.pt"
                 model = trained(name, data, seed, arguments.epochs, file)
