@@ -320,7 +320,7 @@ class Shadow(Interpreter):
         if name in VIEWS:
             return value.moved(lambda each: each.reshape(result.shape))
         if name == "pad" and args[2:3] in ((), ("constant",)):
-            return value.moved(lambda each: F.pad(each, args[1]))
+            return self._padded(value, args[1], result)
         if name in MOVES or name == "pad":
             return value.moved(lambda each: node.target(each, *args[1:], **kwargs))
         if name in WINDOWS:
@@ -341,6 +341,15 @@ class Shadow(Interpreter):
         value = replace(value, shadow=value.shadow * average, lasts=frozenset({node}))
         self.sums[node] = value.shadow.sum()
         return value.moved(lambda each: each.expand(result.shape))
+
+    def _padded(self, value: Value, given: list[int], result: Tensor) -> Value:
+        """Zeros around places; channels of zeros are channels like others."""
+        pads, channels = [*given], value.channels()
+        for number in range(len(pads) // 2):
+            if result.dim() - 1 - number in channels:
+                pads[2 * number : 2 * number + 2] = 0, 0
+        one = value.one_channel()
+        return one.moved(lambda each: F.pad(each, pads).expand(result.shape))
 
     def _joined(self, name: str, node: Node, result: Tensor) -> Value:
         """A concatenation: every channel of the result is reached from all parts."""
@@ -368,9 +377,9 @@ class Shadow(Interpreter):
         """Sum, difference, product or quotient of two values that depend on the image."""
         pair = [self.values[each] for each in node.args[:2]]
         maps = [each for each in pair if each.shadow is not None]
-        if name == "mul" and len(maps) == 2:
+        if name in ("mul", "div") and len(maps) == 2:
             for (value, of), own in zip((pair, pair[::-1]), node.args[:2], strict=True):
-                if own in of.origins:  # x · f(x)
+                if own in of.origins and (name == "mul" or value is pair[0]):  # x · f(x), x / f(x)
                     return replace(
                         self._activated(node, value, result), origins=value.origins | {own}
                     )
