@@ -539,12 +539,13 @@ PAGE_TEXT = """# Which networks can be explained?
 The second computation shares no rule with the first. The network runs forward once more with one
 channel of ones beside the image: convolutions and poolings become sums over their windows,
 activations become multiplications by their averages, and the gradient with respect to that channel
-is the mask. *Equal* means that the raw masks (`deconv`) differ by less than {tolerance:.0e} of
-their largest value.
+is the mask. *Equal* means that the raw masks (`deconv`) differ by less than {tolerance:.0e} of their
+largest value.
 
 Networks that mix all places and add the result to the feature maps, as attention and mixers do, are
 refused: every pixel would be connected to every other. A factor that is computed from all places,
-as in squeeze-and-excitation, is a gate, which the mask does not follow.
+as in squeeze-and-excitation, is a gate, which the mask does not follow, if it is the same for all
+places or the output of a sigmoid or the like; the second computation takes every factor for a gate.
 
 Export is the processor time before the first mask of a network; later masks of images of that size
 do without it. Operations are those of one forward pass, types are the different ones among them,
