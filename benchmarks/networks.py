@@ -539,7 +539,7 @@ PAGE_TEXT = """# Which networks can be explained?
 The second computation shares no rule with the first. The network runs forward once more with one
 channel of ones beside the image: convolutions and poolings become sums over their windows,
 activations become multiplications by their averages, and the gradient with respect to that channel
-is the mask. *Equal* means that the raw masks (`deconv`) differ by less than {tolerance:.0e} of their
+is the mask. *Equal* means that the raw masks (`deconv`) differ by less than {tolerance:.0e} of the
 largest value.
 
 Networks that mix all places and add the result to the feature maps, as attention and mixers do, are
