@@ -1,7 +1,7 @@
 """Masks with an exponent of their own: products and sums over many layers without overflow."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class ScaledMask:
         """The product with an average, each sample divided by its maximum."""
         mask = self.mask * average
         largest = mask.amax((1, 2, 3), keepdim=True).clamp_min_(torch.finfo(mask.dtype).tiny)
-        return replace(self, mask=mask / largest, factors=(*self.factors, largest))
+        return ScaledMask(mask / largest, (*self.factors, largest), self.exponent)
 
     def raw(self) -> Tensor:
         """The mask in its own type, in which it may become zero or infinite."""

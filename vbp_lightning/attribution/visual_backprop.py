@@ -241,7 +241,9 @@ def backward(
     masks: dict[Step, tuple[Tensor, ScaledMask]] = {}
 
     def upsampled(mask: ScaledMask, layers: tuple[Layer, ...]) -> ScaledMask:
-        return replace(mask, mask=upsample(mask.mask, layers)) if layers else mask
+        if not layers:
+            return mask
+        return ScaledMask(upsample(mask.mask, layers), mask.factors, mask.exponent)
 
     for step in reversed(graph.paths(head)):
         parts = arrived.pop(step, [])

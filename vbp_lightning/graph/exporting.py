@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.nn.parameter import is_lazy
 
 from vbp_lightning.errors import UserError, one_line
 
@@ -93,26 +92,36 @@ def signature(model: nn.Module) -> Signature:
     """
     objects: list[object] = []
     facts: list[object] = []
-    for module in model.modules():
+    tensors: list[Tensor] = []
+    waiting, found = [model], {id(model)}
+    while waiting:
+        module = waiting.pop()
         facts.append(type(module))
         for key, value in vars(module).items():
             kind = type(value)
-            if kind in _DICTIONARIES:  # among them parameters, buffers and hooks
+            if kind in _DICTIONARIES:  # among them parameters, buffers, modules and hooks
                 for each in value.values() if value else ():
-                    held = isinstance(each, (Tensor, nn.Module))
-                    objects.append(each) if held else facts.append(id(each))
+                    if isinstance(each, Tensor):
+                        tensors.append(each)
+                    elif not isinstance(each, nn.Module):
+                        facts.append(id(each))
+                    else:
+                        objects.append(each)
+                        if id(each) not in found:
+                            found.add(id(each))
+                            waiting.append(each)
             elif kind in _SETTINGS:
                 if key not in _CHANGING:
                     facts.append(value)
             elif isinstance(value, Tensor):
-                objects.append(value)
-    tensors = [each for each in objects if isinstance(each, Tensor)]
-    if any(map(is_lazy, tensors)):
+                tensors.append(value)
+    try:
+        facts += [(each.dtype, each.device, each.shape) for each in tensors]
+    except RuntimeError as error:  # of a lazy module
         raise UnsupportedNetworkError(
             f"{type(model).__name__}: parameters have no shape yet; run the network once before"
-        )
-    facts += [(each.dtype, each.device, each.shape) for each in tensors]
-    return Signature(objects, facts)
+        ) from error
+    return Signature([*objects, *tensors], facts)
 
 
 def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> GraphModule:

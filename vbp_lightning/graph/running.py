@@ -7,7 +7,7 @@ those of the network by rounding only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,8 @@ def forward(
     if (maxima, fast, folds) not in graph.programs:
         graph.programs[maxima, fast, folds] = _Program(graph, maxima, fast, folds)
     program: _Program = graph.programs[maxima, fast, folds]
-    with torch.no_grad(), random_state_kept(inputs.device, graph.random):
+    kept = random_state_kept(inputs.device) if graph.random else nullcontext()
+    with torch.no_grad(), kept:
         return program.run(inputs.detach())
 
 
