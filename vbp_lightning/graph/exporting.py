@@ -21,7 +21,8 @@ from torch.nn.parameter import is_lazy
 from vbp_lightning.errors import UserError, one_line
 
 _DICTIONARIES = frozenset((dict, OrderedDict))
-_SETTINGS = frozenset((bool, int, float, str, tuple, FunctionType, torch.dtype))
+_SEQUENCES = frozenset((list, tuple, set, torch.Size))
+_SETTINGS = frozenset((bool, int, float, str, FunctionType, torch.dtype))
 _CHANGING = ("training", "_current_fx_name")  # the second is Lightning's name of the running hook
 
 
@@ -50,7 +51,7 @@ class _Copier:
         if isinstance(value, nn.Module):
             if id(value) not in self._copies:
                 copy = self._copies[id(value)] = value.__new__(type(value))
-                copy.__dict__.update({key: self(each) for key, each in vars(value).items()})
+                copy.__dict__.update({key: self(each) for key, each in vars(value).copy().items()})
             return self._copies[id(value)]
         if isinstance(value, MethodType):
             return MethodType(value.__func__, self(value.__self__))
@@ -58,7 +59,7 @@ class _Copier:
             return partial(self(value.func), *self(value.args), **self(value.keywords))
         if type(value) in _DICTIONARIES:
             return type(value)((key, self(each)) for key, each in value.items())
-        if type(value) in (list, tuple, set):
+        if type(value) in _SEQUENCES:
             return type(value)(self(each) for each in value)
         return value
 
@@ -68,11 +69,11 @@ class Signature:
     """What a recorded forward pass depends on, see :func:`signature`.
 
     Args:
-        objects: Modules, parameters and buffers, which are compared by identity.
-        facts: Settings of modules, and type, device and shape of tensors.
+        objects: Parameters, buffers and other tensors, which are compared by identity.
+        facts: The modules' types and settings, and type, device and shape of tensors.
     """
 
-    objects: list[object]
+    objects: list[Tensor]
     facts: list[object]
 
     def __eq__(self, other: object) -> bool:
@@ -87,31 +88,52 @@ class Signature:
 def signature(model: nn.Module) -> Signature:
     """What a recorded forward pass depends on; equal for two calls if it still holds.
 
-    The modules' types and settings, and identity, type, shape and device of every parameter and
-    buffer. Their values are not part of it, nor is the training mode. The objects are held, so that
-    none of them is replaced by one with the same address.
+    The modules' types and settings, and identity, type, shape and device of every tensor, wherever
+    modules and tensors are: as submodules, parameters and buffers, in plain containers, and bound
+    in methods and hooks. The values of tensors are not part of it, nor is the training mode. The
+    tensors are held, so that none of them is replaced by one with the same address.
     """
-    objects: list[object] = []
+    objects: list[Tensor] = []
     facts: list[object] = []
-    for module in model.modules():
-        facts.append(type(module))
-        for key, value in vars(module).items():
-            kind = type(value)
-            if kind in _DICTIONARIES:  # among them parameters, buffers and hooks
-                for each in value.values() if value else ():
-                    held = isinstance(each, (Tensor, nn.Module))
-                    objects.append(each) if held else facts.append(id(each))
-            elif kind in _SETTINGS:
-                if key not in _CHANGING:
-                    facts.append(value)
-            elif isinstance(value, Tensor):
-                objects.append(value)
-    tensors = [each for each in objects if isinstance(each, Tensor)]
-    if any(map(is_lazy, tensors)):
+    places: dict[int, int] = {}
+
+    def add(value: Any) -> None:  # noqa: ANN401
+        kind = type(value)
+        if kind in _SETTINGS:
+            facts.append(value)
+        elif kind in _DICTIONARIES:  # among them parameters, buffers and hooks
+            if value:
+                facts.extend(value)
+                for each in value.values():
+                    add(each)
+        elif kind in _SEQUENCES:
+            facts.append(len(value))
+            for each in value:
+                add(each)
+        elif isinstance(value, Tensor):
+            objects.append(value)
+        elif isinstance(value, nn.Module):
+            new = id(value) not in places
+            facts.append(places.setdefault(id(value), len(places)))
+            if new:
+                facts.append(kind)
+                for key, each in vars(value).copy().items():
+                    if key not in _CHANGING:
+                        add(each)
+        elif kind is MethodType:
+            facts.append(value.__func__)
+            add(value.__self__)
+        elif kind is partial:
+            add([value.func, value.args, value.keywords])
+        else:
+            facts.append(id(value))
+
+    add(model)
+    if any(map(is_lazy, objects)):
         raise UnsupportedNetworkError(
             f"{type(model).__name__}: parameters have no shape yet; run the network once before"
         )
-    facts += [(each.dtype, each.device, each.shape) for each in tensors]
+    facts += [(each.dtype, each.device, each.shape) for each in objects]
     return Signature(objects, facts)
 
 
