@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.helpers.nets import images, randomised
-from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
+from vbp_lightning.attribution import Occlusion, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.graph import network_graph, running
 from vbp_lightning.graph.network_graph import graph_of
 
@@ -247,6 +247,27 @@ def test_changes_in_plain_containers_are_noticed(change):
     assert not torch.equal(after, before)
     fresh = VisualBackProp(copy.deepcopy(net)).attribute(images(), normalize=False)
     assert torch.equal(after, fresh)
+
+
+def test_results_that_are_not_used_and_counters_do_no_harm():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+            self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, inputs):
+            self.calls.add_(1)
+            self.unused(inputs)
+            self.norm(self.unused(inputs))
+            return self.head(self.first(inputs).relu().mean((2, 3)))
+
+    net = randomised(Unused())
+    agree(VisualBackProp(net))
+    before = net.calls.clone()
+    Occlusion(net, window=16, stride=16).attribute(images(), target=0)
+    assert net.calls == before
 
 
 def test_a_second_size_is_exported_for_all_sizes(monkeypatch):

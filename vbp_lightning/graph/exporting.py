@@ -156,10 +156,10 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
     """
     copy = shared_copy(model)
     free: Any = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
-    first = next(iter(inspect.signature(copy.forward).parameters.values()), None)
-    if first is not None and first.kind is first.VAR_POSITIONAL:  # as in DataParallel
-        free = (free,)
     try:
+        first = next(iter(inspect.signature(copy.forward).parameters.values()), None)
+        if first is not None and first.kind is first.VAR_POSITIONAL:  # as in DataParallel
+            free = (free,)
         _mark_outputs(copy)
         program = torch.export.export(copy, (example,), dynamic_shapes=(free,), strict=False)
         module = program.module()
