@@ -269,7 +269,8 @@ def operation_of(node: Node) -> str:
     """The name of an operation in ATen without overload, such as ``conv2d``."""
     if node.target is operator.getitem:
         return "getitem"
-    return str(node.target).removeprefix("aten.").split(".")[0]
+    name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    return f"{name}imum" if overload == "other" and name in ("max", "min") else name
 
 
 def _remove_dropout(graph: Graph) -> None:
