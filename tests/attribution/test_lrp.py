@@ -374,3 +374,19 @@ def test_invalid_settings_are_refused():
     for wrong in ({"epsilon": -1.0}, {"gamma": -0.1}, {"epsilon": math.inf}):
         with pytest.raises(ValueError, match=r"must be (at least 0|a finite number)$"):
             Lrp(nn.Identity(), **wrong)
+
+
+def test_a_maximum_with_zeros_passes_relevance_as_a_relu_does():
+    class Largest(nn.Module):
+        def forward(self, values):
+            return torch.max(values, torch.zeros_like(values))
+
+    def net(activation):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(3, 4, 3), activation, nn.Flatten(), nn.Linear(4 * 36, 2)
+        ).eval()
+
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = Lrp(net(nn.ReLU())).attribute(image, target=0)
+    torch.testing.assert_close(Lrp(net(Largest())).attribute(image, target=0), expected)

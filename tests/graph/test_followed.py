@@ -54,6 +54,7 @@ SAME = {
     "threshold": lambda net, x: net.pool(F.threshold(x, 0, 0)),
     "max with zero": lambda net, x: net.pool(torch.maximum(x, torch.zeros(()))),
     "max with zeros": lambda net, x: net.pool(torch.maximum(x, torch.zeros_like(x))),
+    "torch.max with zeros": lambda net, x: net.pool(torch.max(x, torch.zeros_like(x))),
     "times its sign": lambda net, x: net.pool(x * (x > 0)),
     "detached": lambda net, x: net.pool(F.relu(x.detach())),
     "channels last": lambda net, x: net.pool(

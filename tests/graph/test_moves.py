@@ -119,3 +119,41 @@ def test_places_that_become_channels_are_averaged_with_them():
     expected = F.avg_pool2d(image, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
     for net in (Blocks(), Slices()):
         assert torch.equal(VisualBackProp(net).attribute(image, normalize=False), expected)
+
+
+class SpaceToDepth(nn.Module):
+    """Blocks of 2 × 2 pixels as channels, written in three ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.first = way, nn.Conv2d(3, 2, 1)
+        self.second, self.third = nn.Linear(8, 5), nn.Conv2d(5, 4, 3, padding=1)
+
+    def features(self, images):
+        first = self.first(images).relu()
+        blocks = first.unflatten(2, (-1, 2)).unflatten(4, (-1, 2))  # n, c, h, 2, w, 2
+        if self.way == "unshuffle":
+            blocks = F.pixel_unshuffle(first, 2).permute(0, 2, 3, 1)
+        elif self.way == "channels first":
+            blocks = blocks.permute(0, 1, 3, 5, 2, 4).flatten(1, 3).permute(0, 2, 3, 1)
+        else:
+            blocks = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3)
+        second = self.second(blocks).relu().permute(0, 3, 1, 2)
+        return first, second, self.third(second).relu()
+
+    def forward(self, images):
+        return self.features(images)[-1].mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [("channels last", (8, 6)), ("channels last", (6, 2)), ("channels first", (2, 6)),
+     ("channels first", (8, 6)), ("unshuffle", (6, 2)), ("unshuffle", (2, 6))],
+)  # fmt: skip
+def test_blocks_of_pixels_as_channels_in_any_layout(way, size):
+    net, images = SpaceToDepth(way).eval().double(), torch.rand(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        first, second, third = (each.mean(1, keepdim=True) for each in net.features(images))
+    mask = second * F.conv_transpose2d(third, third.new_ones(1, 1, 3, 3), padding=1)
+    expected = first * mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(VisualBackProp(net).attribute(images, normalize=False), expected)

@@ -7,12 +7,13 @@ import threading
 import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.helpers.nets import images, randomised
-from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
+from vbp_lightning.attribution import Occlusion, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.graph import network_graph, running
 from vbp_lightning.graph.network_graph import graph_of
 
@@ -201,6 +202,72 @@ def test_settings_and_replaced_parts_of_a_network_are_noticed():
     net[1][12] = nn.Linear(4, 3)
     agree(method)
     assert method.attribute_with_logits(images())[0].shape == (2, 3)
+
+
+class Contained(nn.Module):
+    """A network with modules, tensors and numbers in plain containers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.listed, self.nested = [nn.Conv2d(4, 4, 3)], {"deep": [(nn.Conv2d(4, 4, 1),)]}
+        self.numbers, self.tensors = [1.0], (torch.ones(4, 1, 1),)
+        self.array = np.ones(1, np.float32)
+        self.shift = partial(torch.add, other=0.5)
+
+    def forward(self, inputs):
+        features = self.first(inputs).relu() * self.numbers[0] - self.tensors[0]
+        features = self.shift(self.listed[0](features)).relu() - torch.from_numpy(self.array)
+        return self.head(self.nested["deep"][0][0](features).relu().mean((2, 3)))
+
+
+CHANGES = {
+    "module in a list": lambda net: net.listed.__setitem__(0, nn.Conv2d(4, 4, 3)),
+    "module in nested containers": lambda net: net.nested["deep"].__setitem__(
+        0, (nn.Conv2d(4, 4, 1),)
+    ),
+    "parameter of a module in a list": lambda net: setattr(
+        net.listed[0], "weight", nn.Parameter(torch.rand(4, 4, 3, 3))
+    ),
+    "setting of a module in a list": lambda net: setattr(net.listed[0], "dilation", (2, 2)),
+    "number in a list": lambda net: net.numbers.__setitem__(0, 3.0),
+    "tensor in a tuple": lambda net: setattr(net, "tensors", (torch.full((4, 1, 1), -2.0),)),
+    "array": lambda net: setattr(net, "array", np.full(1, -2, np.float32)),
+    "bound argument": lambda net: setattr(net, "shift", partial(torch.add, other=2.0)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changes_in_plain_containers_are_noticed(change):
+    torch.manual_seed(0)
+    net = Contained().eval()
+    method, before = VisualBackProp(net), VisualBackProp(net).attribute(images(), normalize=False)
+    change(net)
+    after = method.attribute(images(), normalize=False)
+    assert not torch.equal(after, before)
+    fresh = VisualBackProp(copy.deepcopy(net)).attribute(images(), normalize=False)
+    assert torch.equal(after, fresh)
+
+
+def test_results_that_are_not_used_and_counters_do_no_harm():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+            self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, inputs):
+            self.calls.add_(1)
+            self.unused(inputs)
+            self.norm(self.unused(inputs))
+            return self.head(self.first(inputs).relu().mean((2, 3)))
+
+    net = randomised(Unused())
+    agree(VisualBackProp(net))
+    before = net.calls.clone()
+    Occlusion(net, window=16, stride=16).attribute(images(), target=0)
+    assert net.calls == before
 
 
 def test_a_second_size_is_exported_for_all_sizes(monkeypatch):

@@ -107,3 +107,11 @@ def test_the_last_relu_whose_output_is_a_map(name, layer):
 def test_the_last_map_of_other_networks(name, layer):
     net = odd(name)
     assert last_map(graph_of(net, images()), receptive_fields(net, images())) == layer
+
+
+@pytest.mark.parametrize("box", [Box(-5, 1, -2, 3), Box(1, -4, 3, -1), Box(9, 9, 12, 11)])
+def test_a_field_in_the_padding_alone_shows_no_pixel(box):
+    """Positions at the border of a wide padding see no pixel of the tile."""
+    patch = crop(np.ones((3, 6, 6), np.float32), box)
+    assert patch.shape == (3, box.bottom - box.top, box.right - box.left)
+    assert np.isnan(patch).all()

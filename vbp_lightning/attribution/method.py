@@ -124,6 +124,9 @@ class CopiesMethod(Method):
     def maps(self, inputs: Tensor, target: Target) -> Tensor:
         """The saliency map ``(1, 1, H, W)`` of one image; the class is that of the image itself."""
         copy = shared_copy(self.model)
+        for module in copy.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.clone())  # the network may change it
 
         def network(images: Tensor) -> object:
             return copy(images.clone())  # the network may change its input

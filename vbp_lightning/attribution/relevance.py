@@ -124,8 +124,9 @@ class RelevancePass(Interpreter):
             after = target(*args, **kwargs)
         if name in KEEPING_ZERO:
             return _standing_for(after, carrying[0])
-        # Sizes, comparisons and indices of maxima carry no relevance.
-        if any(each.is_floating_point() for each in _tensors(after)):
+        # Sizes, constants, comparisons and indices of maxima carry no relevance.
+        constant = self._graph.meanings[self._node].state is State.CONSTANT
+        if not constant and any(each.is_floating_point() for each in _tensors(after)):
             raise self.refusal(f"there is no rule for {name}")
         return after
 

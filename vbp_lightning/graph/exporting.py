@@ -20,7 +20,9 @@ from torch.fx import Graph, GraphModule, Node
 from vbp_lightning.errors import UserError, one_line
 
 _DICTIONARIES = frozenset((dict, OrderedDict))
-_SETTINGS = frozenset((bool, int, float, str, tuple, FunctionType, torch.dtype))
+_SEQUENCES = frozenset((list, tuple, set, torch.Size))
+_CONTAINERS = _DICTIONARIES | _SEQUENCES
+_SETTINGS = frozenset((bool, int, float, str, FunctionType, torch.dtype))
 _CHANGING = ("training", "_current_fx_name")  # the second is Lightning's name of the running hook
 
 
@@ -49,7 +51,7 @@ class _Copier:
         if isinstance(value, nn.Module):
             if id(value) not in self._copies:
                 copy = self._copies[id(value)] = value.__new__(type(value))
-                copy.__dict__.update({key: self(each) for key, each in vars(value).items()})
+                copy.__dict__.update({key: self(each) for key, each in vars(value).copy().items()})
             return self._copies[id(value)]
         if isinstance(value, MethodType):
             return MethodType(value.__func__, self(value.__self__))
@@ -57,7 +59,7 @@ class _Copier:
             return partial(self(value.func), *self(value.args), **self(value.keywords))
         if type(value) in _DICTIONARIES:
             return type(value)((key, self(each)) for key, each in value.items())
-        if type(value) in (list, tuple, set):
+        if type(value) in _SEQUENCES:
             return type(value)(self(each) for each in value)
         return value
 
@@ -67,11 +69,11 @@ class Signature:
     """What a recorded forward pass depends on, see :func:`signature`.
 
     Args:
-        objects: Modules, parameters and buffers, which are compared by identity.
-        facts: Settings of modules, and type, device and shape of tensors.
+        objects: Parameters, buffers and other tensors, which are compared by identity.
+        facts: The modules' types and settings, and type, device and shape of tensors.
     """
 
-    objects: list[object]
+    objects: list[Tensor]
     facts: list[object]
 
     def __eq__(self, other: object) -> bool:
@@ -86,42 +88,57 @@ class Signature:
 def signature(model: nn.Module) -> Signature:
     """What a recorded forward pass depends on; equal for two calls if it still holds.
 
-    The modules' types and settings, and identity, type, shape and device of every parameter and
-    buffer. Their values are not part of it, nor is the training mode. The objects are held, so that
-    none of them is replaced by one with the same address.
+    The modules' types and settings, and identity, type, shape and device of every tensor, wherever
+    modules and tensors are: as submodules, parameters and buffers, in plain containers, and bound
+    in methods and hooks. The values of tensors are not part of it, nor is the training mode. The
+    tensors are held, so that none of them is replaced by one with the same address.
     """
-    objects: list[object] = []
+    objects: list[Tensor] = []
     facts: list[object] = []
-    tensors: list[Tensor] = []
-    waiting, found = [model], {id(model)}
-    while waiting:
-        module = waiting.pop()
-        facts.append(type(module))
-        for key, value in vars(module).items():
-            kind = type(value)
-            if kind in _DICTIONARIES:  # among them parameters, buffers, modules and hooks
-                for each in value.values() if value else ():
-                    if isinstance(each, Tensor):
-                        tensors.append(each)
-                    elif not isinstance(each, nn.Module):
-                        facts.append(id(each))
-                    else:
-                        objects.append(each)
-                        if id(each) not in found:
-                            found.add(id(each))
-                            waiting.append(each)
-            elif kind in _SETTINGS:
-                if key not in _CHANGING:
-                    facts.append(value)
-            elif isinstance(value, Tensor):
-                tensors.append(value)
+    places: dict[int, int] = {}
+
+    def add(value: Any) -> None:  # noqa: ANN401
+        kind = type(value)
+        if kind in _SETTINGS:
+            facts.append(value)
+        elif kind in _DICTIONARIES:  # among them parameters, buffers and hooks
+            facts.extend(value)
+            for each in value.values():
+                objects.append(each) if isinstance(each, Tensor) else add(each)
+        elif kind in _SEQUENCES:
+            facts.append(len(value))
+            for each in value:
+                add(each)
+        elif isinstance(value, Tensor):
+            objects.append(value)
+        elif isinstance(value, nn.Module):
+            new = id(value) not in places
+            facts.append(places.setdefault(id(value), len(places)))
+            if new:
+                facts.append(kind)
+                for key, each in vars(value).copy().items():
+                    kind = type(each)
+                    if kind in _SETTINGS:  # most attributes: a call would take longer
+                        if key not in _CHANGING:
+                            facts.append(each)
+                    elif each is not None and (kind not in _CONTAINERS or each):
+                        add(each)
+        elif kind is MethodType:
+            facts.append(value.__func__)
+            add(value.__self__)
+        elif kind is partial:
+            add([value.func, value.args, value.keywords])
+        else:
+            facts.append(id(value))
+
+    add(model)
     try:
-        facts += [(each.dtype, each.device, each.shape) for each in tensors]
+        facts += [(each.dtype, each.device, each.shape) for each in objects]
     except RuntimeError as error:  # of a lazy module
         raise UnsupportedNetworkError(
             f"{type(model).__name__}: parameters have no shape yet; run the network once before"
         ) from error
-    return Signature([*objects, *tensors], facts)
+    return Signature(objects, facts)
 
 
 def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> GraphModule:
@@ -143,10 +160,10 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
     """
     copy = shared_copy(model)
     free: Any = dict.fromkeys((0, 2, 3) if free_size else (0,), torch.export.Dim.AUTO)
-    first = next(iter(inspect.signature(copy.forward).parameters.values()), None)
-    if first is not None and first.kind is first.VAR_POSITIONAL:  # as in DataParallel
-        free = (free,)
     try:
+        first = next(iter(inspect.signature(copy.forward).parameters.values()), None)
+        if first is not None and first.kind is first.VAR_POSITIONAL:  # as in DataParallel
+            free = (free,)
         _mark_outputs(copy)
         program = torch.export.export(copy, (example,), dynamic_shapes=(free,), strict=False)
         module = program.module()
@@ -256,7 +273,8 @@ def operation_of(node: Node) -> str:
     """The name of an operation in ATen without overload, such as ``conv2d``."""
     if node.target is operator.getitem:
         return "getitem"
-    return str(node.target).removeprefix("aten.").split(".")[0]
+    name, _, overload = str(node.target).removeprefix("aten.").partition(".")
+    return f"{name}imum" if overload == "other" and name in ("max", "min") else name
 
 
 def _remove_dropout(graph: Graph) -> None:

@@ -337,9 +337,15 @@ class _Rules:
         if rank < 3 and found.size == (1, 1):
             return self._mixed(node)
         layout = None if len(axes) > 2 else arrangement(found.labels, found.size)
-        if rank != 4 or (layout is not None and (layout[1] is None or axes != [2, 3])):
+        # Of three axes one is that of channels, and so may be one of two beside an axis of size 1.
+        mixed = len(axes) == 3 or (len(axes) == 2 and 1 in axes and 1 in found.labels.shape[2:])
+        settled = layout is not None and (layout[1] is None or not (mixed or axes == [2, 3]))
+        if rank != 4 or settled:
             return found
-        return self._numbered(found, (axes[0], axes[1]) if len(axes) == 2 else (2, 3)) or found
+        pair = (axes[0], axes[1]) if len(axes) == 2 else (2, 3)
+        if mixed:
+            pair = _axes_of_places(found.labels, found.size)
+        return self._numbered(found, pair) or found
 
     def _numbered(self, found: Meaning, axes: Pair) -> Meaning | None:
         """A map with places of its own along two axes; None if other axes hold the samples."""
@@ -650,6 +656,25 @@ def _sample(labels: Tensor, size: Pair) -> Tensor | None:
     first, second = small
     apart = torch.where(first > 0, first + size[0] * size[1], 0)
     return labels[0] if torch.equal(second, apart) else None
+
+
+def _axes_of_places(labels: Tensor, size: Pair) -> Pair:
+    """The axes of ``(2, …)`` labels along which rows and columns change most, usually 2 and 3.
+
+    An axis along which both change, such as the channels behind a space-to-depth, is none of them.
+    """
+    first, axes = labels[0] - 1, (1, 2, 3)
+    spreads = []
+    for numbers in (first.div(size[1], rounding_mode="floor"), first % size[1]):
+        reached = [numbers.masked_fill(first < 0, -1).transpose(0, a - 1).flatten(1).amax(1)
+                   for a in axes]  # fmt: skip
+        spreads.append([float((each.amax() - each[each >= 0]).amax()) for each in reached])
+    found = []
+    for own, other in (spreads, spreads[::-1]):
+        alone = {axis: own[axis - 1] for axis in axes if not other[axis - 1]}
+        found += [axis for axis in alone if alone[axis] and alone[axis] == max(alone.values())][:1]
+    found += [axis for axis in (3, 2, 1) if labels.shape[axis] == 1]
+    return (min(found[:2]), max(found[:2])) if len(found) > 1 else (2, 3)
 
 
 def arrangement(labels: Tensor, size: Pair) -> tuple[tuple[int, ...], Tensor | None] | None:

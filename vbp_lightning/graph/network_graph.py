@@ -258,9 +258,13 @@ def _graph(
 @contextmanager
 def _for_export(device: str) -> Iterator[None]:
     """Neither inference mode nor autocast, and no messages about symbolic sizes."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    disabled = logger.disabled
-    logger.disabled = True
+    loggers = [
+        logging.getLogger(f"torch.{name}")
+        for name in ("fx.experimental.symbolic_shapes", "_export.non_strict_utils")
+    ]
+    disabled = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with (
             torch.inference_mode(mode=False),
@@ -269,7 +273,8 @@ def _for_export(device: str) -> Iterator[None]:
         ):
             yield
     finally:
-        logger.disabled = disabled
+        for logger, before in zip(loggers, disabled, strict=True):
+            logger.disabled = before
 
 
 class _Shapes(Interpreter):

@@ -235,7 +235,7 @@ class _Program:
         folded = []
         last = self._code.find_nodes(op="placeholder")[-1]
         for conv in self._code.find_nodes(op="call_function", target=torch.ops.aten.conv2d.default):
-            norm = next(iter(conv.users))
+            norm = next(iter(conv.users), conv)  # none if its result is not used
             tensors = [conv.args[1], *conv.args[2:3]]
             eps = None
             if len(conv.users) == 1 and norm.target is torch.ops.aten.batch_norm.default:

@@ -44,10 +44,9 @@ class Box:
     right: int
 
     def clipped(self, height: int, width: int) -> "Box":
-        """The part that lies inside an image."""
-        return Box(
-            max(self.top, 0), max(self.left, 0), min(self.bottom, height), min(self.right, width)
-        )
+        """The part that lies inside an image; of no size if there is none."""
+        top, left = max(self.top, 0), max(self.left, 0)
+        return Box(top, left, max(min(self.bottom, height), top), max(min(self.right, width), left))
 
 
 @dataclass(frozen=True)
