@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 import weakref
+from collections import OrderedDict
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from tests.helpers.nets import images, randomised
 from vbp_lightning.attribution import Occlusion, UnsupportedNetworkError, VisualBackProp
-from vbp_lightning.graph import network_graph, running
+from vbp_lightning.graph import running, sharing
 from vbp_lightning.graph.network_graph import graph_of
 
 
@@ -270,20 +271,57 @@ def test_results_that_are_not_used_and_counters_do_no_harm():
     assert net.calls == before
 
 
-def test_a_second_size_is_exported_for_all_sizes(monkeypatch):
-    exports = []
-    original = network_graph.exported
+@pytest.fixture
+def exports(monkeypatch):
+    """Whether the size was free in each export in float32; no earlier export is known."""
+    made = []
+    original = sharing.exported
 
-    def counted(model, example, *args, **options):
+    def counted(model, example, name, free_size):
         if example.dtype is torch.float32:
-            exports.append(options["free_size"])
-        return original(model, example, *args, **options)
+            made.append(free_size)
+        return original(model, example, name, free_size)
 
-    monkeypatch.setattr(network_graph, "exported", counted)
+    monkeypatch.setattr(sharing, "exported", counted)
+    monkeypatch.setattr(sharing, "_TEMPLATES", OrderedDict())
+    return made
+
+
+def test_a_second_size_is_exported_for_all_sizes(exports):
     method = VisualBackProp(chain())
     for size in (32, 40, 48, 52, 32):
         agree(method, images(1, size=size))
     assert exports == [False, True]
+
+
+def test_networks_of_the_same_structure_share_an_export(exports):
+    for number in range(3):
+        network = chain()
+        torch.nn.init.normal_(network[2][0].weight, generator=torch.Generator().manual_seed(number))
+        agree(VisualBackProp(network))
+    assert exports == [False]
+    gone = weakref.ref(network[2][0].weight)
+    del network
+    gc.collect()
+    assert gone() is None
+    network = chain()
+    network[3].stride = 1
+    agree(VisualBackProp(network))
+    assert exports == [False, False]
+
+
+def test_an_export_is_not_shared_where_forward_depends_on_something_else(exports):
+    shift = [0.0]
+
+    class Shifted(nn.Module):
+        def forward(self, images):
+            return torch.relu(torch.relu(images) - shift[0]).mean((2, 3))
+
+    for shift[0], expected in ((1.0, [6.0, 0.0]), (0.0, [9.0, 1.0])):
+        image = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)
+        mask = VisualBackProp(Shifted()).attribute(image, normalize=False)
+        assert mask.flatten().tolist() == expected
+    assert exports == [False, False]
 
 
 def test_copies_and_pickles_of_a_method_hold_no_graph():

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vbp_lightning.graph.network_graph import output_named
+from vbp_lightning.graph.outputs import output_named
 
 ClassTarget = int | Tensor | None
 """A class for all samples, one class per sample (``(N,)`` integers), or None for the most likely

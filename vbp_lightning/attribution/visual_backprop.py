@@ -15,7 +15,8 @@ from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
 from vbp_lightning.attribution.scores import Progress, Target, images_of
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
-from vbp_lightning.graph.network_graph import Head, NetworkGraph, Step
+from vbp_lightning.graph.network_graph import NetworkGraph, Step
+from vbp_lightning.graph.outputs import Head
 from vbp_lightning.graph.running import forward
 from vbp_lightning.records import Count, PositiveCount
 

@@ -22,7 +22,7 @@ from vbp_lightning.errors import UserError, one_line
 _DICTIONARIES = frozenset((dict, OrderedDict))
 _SEQUENCES = frozenset((list, tuple, set, torch.Size))
 _CONTAINERS = _DICTIONARIES | _SEQUENCES
-_SETTINGS = frozenset((bool, int, float, str, FunctionType, torch.dtype))
+_SETTINGS = frozenset((bool, int, float, str, torch.dtype))
 _CHANGING = ("training", "_current_fx_name")  # the second is Lightning's name of the running hook
 
 
@@ -71,10 +71,12 @@ class Signature:
     Args:
         objects: Parameters, buffers and other tensors, which are compared by identity.
         facts: The modules' types and settings, and type, device and shape of tensors.
+        opaque: Whether functions and other objects are among the facts, by identity.
     """
 
     objects: list[Tensor]
     facts: list[object]
+    opaque: bool
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -96,6 +98,7 @@ def signature(model: nn.Module) -> Signature:
     objects: list[Tensor] = []
     facts: list[object] = []
     places: dict[int, int] = {}
+    functions: list[object] = []
 
     def add(value: Any) -> None:  # noqa: ANN401
         kind = type(value)
@@ -124,12 +127,12 @@ def signature(model: nn.Module) -> Signature:
                     elif each is not None and (kind not in _CONTAINERS or each):
                         add(each)
         elif kind is MethodType:
-            facts.append(value.__func__)
+            functions.append(value.__func__)
             add(value.__self__)
         elif kind is partial:
             add([value.func, value.args, value.keywords])
-        else:
-            facts.append(id(value))
+        elif value is not None:
+            functions.append(value if kind is FunctionType else id(value))
 
     add(model)
     try:
@@ -138,7 +141,7 @@ def signature(model: nn.Module) -> Signature:
         raise UnsupportedNetworkError(
             f"{type(model).__name__}: parameters have no shape yet; run the network once before"
         ) from error
-    return Signature(objects, facts)
+    return Signature(objects, facts + functions, bool(functions))
 
 
 def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> GraphModule:

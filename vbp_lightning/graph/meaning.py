@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
 from vbp_lightning.errors import one_line
@@ -116,15 +116,16 @@ KEEPING_ZERO = (_ACTIVATIONS | _CUTTING) - {"sigmoid", "hardsigmoid", "softplus"
 """Activations that give zero for zero, except where they are cut off."""
 
 
-def meanings_of(values: dict[Node, Any], network: str) -> dict[Node, Meaning]:
+def meanings_of(module: GraphModule, values: dict[Node, Any], network: str) -> dict[Node, Meaning]:
     """The meaning of each operation of an exported forward pass.
 
     Args:
+        module: The operations.
         values: For each operation, in order, its result on tensors without values, for two images
             of one size.
         network: Type of the network, for messages.
     """
-    rules = _Rules(values, network)
+    rules = _Rules(module, values, network)
     for node in values:
         rules.add(node)
     return rules.known
@@ -133,7 +134,8 @@ def meanings_of(values: dict[Node, Any], network: str) -> dict[Node, Meaning]:
 class _Rules:
     """The arguments are those of :func:`meanings_of`; ``known`` holds the meanings so far."""
 
-    def __init__(self, values: dict[Node, Any], network: str) -> None:
+    def __init__(self, module: GraphModule, values: dict[Node, Any], network: str) -> None:
+        self.module = module
         self.values = values
         self.network = network
         self.known: dict[Node, Meaning] = {}
@@ -323,7 +325,7 @@ class _Rules:
         if not self._is_tensor(node):
             return self.values[node]
         if node.op == "get_attr":
-            return attrgetter(str(node.target))(node.graph.owning_module)
+            return attrgetter(str(node.target))(self.module)
         arguments: Any = map_arg(node.args, self._constant)
         return node.target(*arguments, **map_arg(dict(node.kwargs), self._constant))  # type: ignore[operator]
 

@@ -3,9 +3,9 @@
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,67 +18,13 @@ from vbp_lightning.errors import one_line
 from vbp_lightning.graph.exporting import (
     Signature,
     UnsupportedNetworkError,
-    exported,
     layer_name,
     signature,
 )
 from vbp_lightning.graph.geometry import Layer, Pair
 from vbp_lightning.graph.meaning import Meaning, State, arrangement, meanings_of
-
-Head = str | int | None
-"""Key or index of an output of a network with several outputs."""
-
-
-def outputs_of(returned: Any, name: str = "") -> dict[str, Any]:  # noqa: ANN401
-    """The tensors, or operations, that a network returns, by name.
-
-    Args:
-        returned: A tensor, or a dictionary, sequence or dataclass of these, possibly nested.
-        name: The name of what is returned.
-
-    Returns:
-        Keys of dictionaries, indices of sequences and names of fields, joined by dots.
-    """
-    if isinstance(returned, Tensor | Node):
-        return {name: returned}
-    parts: dict[Any, Any] = {}
-    if isinstance(returned, Mapping):
-        parts = dict(returned)
-    elif isinstance(returned, list | tuple):
-        parts = dict(zip(getattr(returned, "_fields", range(len(returned))), returned, strict=True))
-    elif is_dataclass(returned):
-        parts = vars(returned)
-    found = (outputs_of(each, f"{name}.{key}" if name else f"{key}") for key, each in parts.items())
-    return {key: each for part in found for key, each in part.items()}
-
-
-def output_named(returned: Any, head: Head) -> Any:  # noqa: ANN401
-    """One of the outputs of a network.
-
-    Args:
-        returned: See :func:`outputs_of`.
-        head: Its key or index; None if there is one only.
-
-    Raises:
-        ValueError: There is no such output, or one of several must be named.
-    """
-    known = outputs_of(returned)
-    if isinstance(head, int) and isinstance(returned, list | tuple):
-        count = len(returned)
-        names = getattr(returned, "_fields", range(count))
-        head = names[head] if -count <= head < count else head
-    chosen = [
-        each
-        for name, each in known.items()
-        if head is None or name == str(head) or name.startswith(f"{head}.")
-    ]
-    if len(chosen) == 1:
-        return chosen[0]
-    wrong = "names no output" if head is None else f"names the output {head!r}"
-    returns = ", ".join(known) or ("a single tensor" if known else "no tensor")
-    raise ValueError(
-        f"target {wrong}, and the network returns {returns}: give target=(output, class)"
-    )
+from vbp_lightning.graph.outputs import Head, output_named, outputs_of
+from vbp_lightning.graph.sharing import export_of
 
 
 @dataclass(eq=False)
@@ -160,7 +106,7 @@ class NetworkGraph:
     @cached_property
     def meanings(self) -> dict[Node, Meaning]:
         """What each operation does with places; for large images it takes much memory."""
-        return meanings_of(self.values, self.network)
+        return meanings_of(self.module, self.values, self.network)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -184,7 +130,7 @@ class NetworkGraph:
             ValueError: There is no such output.
         """
         if head not in self._paths:
-            known = meanings_of(self.values, self.network)
+            known = meanings_of(self.module, self.values, self.network)
             found = _steps(self.module, known, self.network, head)
             self._paths.setdefault(head, found)  # of several threads, the first one's
         return self._paths[head]
@@ -232,12 +178,16 @@ def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> Netwo
         exports, graphs = cached.setdefault((inputs.dtype, inputs.device), ([], {}))
         if size not in graphs:
             with _for_export(inputs.device.type):
-                graphs[size] = _graph(model, inputs, exports, free_size)
+                graphs[size] = _graph(model, present, inputs, exports, free_size)
         return graphs[size]
 
 
 def _graph(
-    model: nn.Module, inputs: Tensor, exports: list[GraphModule], free_size: bool
+    model: nn.Module,
+    present: Signature,
+    inputs: Tensor,
+    exports: list[GraphModule],
+    free_size: bool,
 ) -> NetworkGraph:
     """The graph from one of the exports that holds for the inputs, or from a new one."""
     name, size = type(model).__name__, inputs.shape[1:]
@@ -246,7 +196,7 @@ def _graph(
         if values is not None:
             return NetworkGraph(name, module, values)
     example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
-    exports.append(exported(model, example, name, free_size=free_size or bool(exports)))
+    exports.append(export_of(model, present, example, name, free_size or bool(exports)))
     values = _values(exports[-1], size, name)
     if values is None:
         raise UnsupportedNetworkError(
