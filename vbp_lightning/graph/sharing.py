@@ -55,7 +55,8 @@ def export_of(
         UnsupportedNetworkError: As for ``exported``.
     """
     key = (*present.facts, example.dtype, example.device, example.shape, free_size)
-    if not present.opaque and key in _TEMPLATES:
+    shared = not present.opaque and not any(map(Tensor.is_inference, present.objects))
+    if shared and key in _TEMPLATES:
         _TEMPLATES.move_to_end(key)
         found = _bound(_TEMPLATES[key], present)
         if _agree(found, model, example):
@@ -64,7 +65,7 @@ def export_of(
     places = {id(tensor): place for place, tensor in enumerate(present.objects)}
     names = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
     tensors = {each: places.get(id(attrgetter(each)(module)), -1) for each in names}
-    if not present.opaque and -1 not in tensors.values():
+    if shared and -1 not in tensors.values():
         calls = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
         others = {each: attrgetter(each)(module) for each in calls}
         _TEMPLATES[key] = _Template(module.graph, module.meta["outputs"], tensors, others)
