@@ -88,7 +88,7 @@ def _agree(module: GraphModule, model: nn.Module, example: Tensor) -> bool:
     """Whether the operations give the outputs of a network."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(example.shape, generator=generator).to(example)
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         first, second = (outputs_of(each(images.clone())) for each in (module, shared_copy(model)))
     return first.keys() == second.keys() and all(
         torch.equal(each, second[name]) for name, each in first.items()
