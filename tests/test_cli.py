@@ -99,6 +99,7 @@ def test_a_killed_loader_worker_is_one_line():
 @pytest.fixture(autouse=True)
 def interrupts_stay(monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # of a job in another test
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from vbp_lightning.graph.exporting import (
     described_layer,
     operation_of,
 )
-from vbp_lightning.graph.meaning import Meaning, State, arrangement
+from vbp_lightning.graph.meaning import State, channel_axis
 from vbp_lightning.graph.network_graph import NetworkGraph
 from vbp_lightning.records import PositiveCount
 
@@ -205,7 +205,7 @@ def last_map(graph: NetworkGraph, target: Target) -> Node:
             continue
         if meaning.state is State.UNKNOWN:
             raise UnsupportedNetworkError(f"{meaning.reason}; choose another layer")
-        if _channels(meaning) and meaning.size != (1, 1) and node is not graph.image:
+        if channel_axis(meaning) and meaning.size != (1, 1) and node is not graph.image:
             return node
     raise UnsupportedNetworkError(f"{graph.network}: no layer gives feature maps")
 
@@ -217,15 +217,6 @@ def _head(graph: NetworkGraph, target: Target) -> Node:
     return head  # type: ignore[no-any-return]
 
 
-def _channels(meaning: Meaning) -> int | None:
-    """The axis of channels of maps ``(N, C, H, W)`` or ``(N, H, W, C)``; None for other results."""
-    labels = meaning.labels
-    if meaning.state is not State.MAP or not isinstance(labels, Tensor) or labels.ndim != 4:
-        return None
-    axes, order = arrangement(labels, meaning.size) or ((), None)
-    return max(axes, key=labels.shape.__getitem__, default=None) if order is None else None
-
-
 def _pooled(graph: NetworkGraph, target: Target) -> Node:
     """The last maps; the output is a linear function of them.
 
@@ -233,7 +224,7 @@ def _pooled(graph: NetworkGraph, target: Target) -> Node:
         UnsupportedNetworkError: It is another function.
     """
     node = _head(graph, target)
-    while not _channels(graph.meanings[node]) or graph.meanings[node].size == (1, 1):
+    while not channel_axis(graph.meanings[node]) or graph.meanings[node].size == (1, 1):
         read = [
             each
             for each in node.all_input_nodes
@@ -267,7 +258,7 @@ def _at_map(
         if graph.meanings[before].size == graph.meanings[node].size:
             break
         node = before  # its places cover the image
-    channels = _channels(graph.meanings[node])
+    channels = channel_axis(graph.meanings[node])
     if channels is None:
         raise UnsupportedNetworkError(
             graph.meanings[node].reason

@@ -230,7 +230,7 @@ class _Rules:
                 (each for each in known if each.state is State.UNKNOWN), key=lambda e: e.of_batch
             )
             gate = name in _FACTORS or any(each.gate for each in known)
-            return replace(unknown, gate=gate, source=unknown.source if _pointwise(node) else None)
+            return replace(unknown, gate=gate, source=unknown.source if pointwise(node) else None)
         if name in _PRODUCTS:
             return self._product(node, name, read)
         if name in ("cat", "stack"):
@@ -280,7 +280,7 @@ class _Rules:
                 node, "it reads values that were mixed over all places as a map of places again"
             )
         changed = [*range(len(shape))]
-        if _pointwise(node):
+        if pointwise(node):
             changed = [a for each in known for a in varying(each.labels.expand(shape))]
         elif "upsample" in name:
             changed = [*varying(first.labels)]
@@ -433,10 +433,10 @@ class _Rules:
         below: Meaning | None = self.known[read]
         assert below is not None
         shape = self.shape(node)
-        if len(shape) != 4 or below.labels.ndim != 4 or _pointwise(node):
-            source = below.source if _pointwise(node) else None
+        if len(shape) != 4 or below.labels.ndim != 4 or pointwise(node):
+            source = below.source if pointwise(node) else None
             return self._unknown(node, f"there is no rule for {name} on a map", source=source)
-        if not _same(below.labels, self._grid(below.size)):
+        if not same_labels(below.labels, self._grid(below.size)):
             below = self._numbered(replace(below, layers=()), (2, 3))
             if below is None:
                 return self._unknown(node, f"{name} reads values that are not (N, C, H, W) places")
@@ -494,7 +494,7 @@ class _Rules:
         if name == "stack":
             labels = [each.unsqueeze(dim) for each in labels]
         alike = all(each.size == known[0].size and dim not in varying(label)
-                    and _same(label.narrow(dim, 0, 1), labels[0].narrow(dim, 0, 1))
+                    and same_labels(label.narrow(dim, 0, 1), labels[0].narrow(dim, 0, 1))
                     for each, label in zip(known, labels, strict=True))  # fmt: skip
         if not alike:
             return self._unknown(node, f"{name} joins maps along places or of different layout")
@@ -532,7 +532,7 @@ class _Rules:
         if len(maps) < len(read):
             others = [each for each in known if each.state is State.MIXED]
             return self._with_mixed(node, name, maps[0], labels, others)
-        same = all(each.size == known[0].size and _same(each.labels.expand(shape), labels)
+        same = all(each.size == known[0].size and same_labels(each.labels.expand(shape), labels)
                    for each in known[1:])  # fmt: skip
         if not same:
             return self._unknown(node, f"{name} joins maps of different layout")
@@ -608,7 +608,8 @@ def _argument(node: Node, place: int, name: str, default: object = None) -> Any:
     return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
 
-def _pointwise(node: Node) -> bool:
+def pointwise(node: Node) -> bool:
+    """Whether an operation is a function of each value alone."""
     return torch.Tag.pointwise in getattr(node.target, "tags", ())
 
 
@@ -645,7 +646,8 @@ def _small(labels: Tensor, kept: set[int]) -> Tensor:
     return labels
 
 
-def _same(labels: Tensor, others: Tensor) -> bool:
+def same_labels(labels: Tensor, others: Tensor) -> bool:
+    """Whether two maps have the same places along the same axes, whatever their channels."""
     kept = varying(labels) | varying(others)
     return labels is others or torch.equal(_small(labels, kept), _small(others, kept))
 
@@ -704,6 +706,15 @@ def arrangement(labels: Tensor, size: Pair) -> tuple[tuple[int, ...], Tensor | N
         return channels, None
     ordered, order = flat.sort()
     return (channels, order) if torch.equal(ordered, wanted) else None
+
+
+def channel_axis(meaning: Meaning) -> int | None:
+    """The axis of channels of a map ``(N, C, H, W)`` or ``(N, H, W, C)``; None of other results."""
+    labels = meaning.labels
+    if meaning.state is not State.MAP or not isinstance(labels, Tensor) or labels.ndim != 4:
+        return None
+    axes, order = arrangement(labels, meaning.size) or ((), None)
+    return max(axes, key=labels.shape.__getitem__, default=None) if order is None else None
 
 
 def gathering(labels: Tensor, below: Pair) -> Layer:

@@ -9,6 +9,7 @@ those of the network by rounding only.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -159,6 +160,20 @@ def random_state_kept(device: torch.device, random: bool = True) -> Iterator[Non
         yield
 
 
+def copied(graph: NetworkGraph) -> tuple[Graph, dict[Node, Node], Any]:
+    """A copy of the operations that can be changed, without the guards, which hold for this size.
+
+    Returns:
+        The copy, still without an output; its operations by those of the graph; what the network
+        returns.
+    """
+    code, made = Graph(), dict[Node, Node]()
+    outputs = code.graph_copy(graph.module.graph, made)
+    for guard in code.find_nodes(op="call_module"):
+        code.erase_node(guard)
+    return code, made, outputs
+
+
 class _Program:
     """Generated code that returns the output and what is recorded."""
 
@@ -169,11 +184,7 @@ class _Program:
         self._shared = tuple(
             step for step in graph.steps if maxima and step.layers and step.layers[-1].maximum
         )
-        self._made: dict[Node, Node] = {}
-        self._code = Graph()
-        outputs = self._code.graph_copy(graph.module.graph, self._made)
-        for node in self._code.find_nodes(op="call_module"):
-            self._code.erase_node(node)  # guards, which were checked for this size
+        self._code, self._made, outputs = copied(graph)
         self._record()
         self._folding = Folding(self._folded() if folds else [])
         if fast:
@@ -245,7 +256,10 @@ class _Program:
                 )
             if any(isinstance(each, Node) and each.op != "get_attr" for each in tensors):
                 continue
-            values = [None if each is None else self._constant(each) for each in tensors]
+            module = self._graph.module
+            values = [
+                None if each is None else attrgetter(str(each.target))(module) for each in tensors
+            ]
             if any(each is not None and each.dtype is not torch.float32 for each in values):
                 continue
             folded.append((values, eps))
@@ -258,13 +272,6 @@ class _Program:
                 norm.replace_all_uses_with(conv)
                 self._code.erase_node(norm)
         return folded
-
-    def _constant(self, node: Node) -> Tensor:
-        found: Any = self._graph.module
-        for name in str(node.target).split("."):
-            found = getattr(found, name)
-        assert isinstance(found, Tensor)
-        return found
 
     def _fasten(self) -> None:
         """Runs convolutions in the faster form, and ReLUs behind them in place."""

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import GraphModule, Node
 
 from vbp_lightning.graph.exporting import operation_of
-from vbp_lightning.graph.meaning import State, arrangement
+from vbp_lightning.graph.meaning import channel_axis
 from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
-from vbp_lightning.graph.running import evaluated, random_state_kept
+from vbp_lightning.graph.running import copied, evaluated, random_state_kept
 
 
 def is_leaf(model: nn.Module, name: str) -> bool:
@@ -27,11 +27,7 @@ def results(graph: NetworkGraph, inputs: Tensor, wanted: Sequence[Node]) -> list
     """
     key = "results", *wanted
     if key not in graph.programs:
-        code = Graph()
-        made: dict[Node, Node] = {}
-        code.graph_copy(graph.module.graph, made)
-        for guard in code.find_nodes(op="call_module"):  # checked for this size
-            code.erase_node(guard)
+        code, made, _ = copied(graph)
         code.output([made[node] for node in wanted])
         code.eliminate_dead_code()
         graph.programs[key] = GraphModule(graph.module, code)
@@ -42,11 +38,8 @@ def results(graph: NetworkGraph, inputs: Tensor, wanted: Sequence[Node]) -> list
 
 def channels_first(graph: NetworkGraph, node: Node, values: Tensor) -> Tensor:
     """The result of an operation as ``(N, C, H, W)`` if it is a map with another order of axes."""
-    meaning = graph.meanings[node]
-    if meaning.state is not State.MAP or values.ndim != 4:
-        return values
-    channels, order = arrangement(meaning.labels, meaning.size) or ((), None)
-    return values.movedim(channels[0], 1) if len(channels) == 1 and order is None else values
+    axis = channel_axis(graph.meanings[node])
+    return values if axis is None else values.movedim(axis, 1)
 
 
 def layer_outputs(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:

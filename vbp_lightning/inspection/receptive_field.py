@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from vbp_lightning.graph.exporting import described_layer, operation_of
 from vbp_lightning.graph.geometry import Window
-from vbp_lightning.graph.meaning import State, varying
+from vbp_lightning.graph.meaning import State, pointwise, same_labels, varying
 from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
 
 Pair = npt.NDArray[np.int64]
@@ -166,8 +165,7 @@ def _field(
         shape, before = (graph.values[each].shape for each in (node, operands[0]))
         if len(before) == len(shape):
             axes = [axis for axis, size in enumerate(shape) if size == 1 < before[axis]]
-        pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
-        if not maps or not (axes or pointwise) or not _alike([labels[each] for each in maps]):
+        if not maps or not (axes or pointwise(node)) or not _alike([labels[each] for each in maps]):
             return Unfollowed(meaning.reason)
         labels[node] = labels[maps[0]]
     elif meaning.layers:
@@ -197,14 +195,7 @@ def _field(
 
 def _alike(labels: Sequence[Any]) -> bool:
     """Whether maps have the same places, all of them, along the same axes."""
-    small = []
-    for each in labels:
-        if not isinstance(each, Tensor):
-            return False
-        small.append(
-            each[tuple(slice(None if a in varying(each) else 1) for a in range(each.ndim))]
-        )
-    return all(torch.equal(each, small[0]) for each in small)
+    return all(isinstance(each, Tensor) and same_labels(each, labels[0]) for each in labels)
 
 
 def _other_window(node: Node, argument: Any, size: tuple[int, int]) -> Window | None:  # noqa: ANN401
