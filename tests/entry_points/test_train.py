@@ -339,6 +339,8 @@ class Probe(Callback):
     def on_job_end(self, config, job_return, **kwargs):
         gc.collect()
         alive = [type(item) for item in gc.get_objects()]
+        # PyTorch's cache of shapes keeps tensors without data of every export, 0.3 MB each.
+        alive = [each for each in alive if each.__name__ != "FakeTensor"]
         record = {
             "files": psutil.Process().num_fds(),
             "threads": threading.active_count(),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics import CatMetric, MeanMetric
 
 from tests.helpers.nets import images, randomised
 from vbp_lightning.attribution import Occlusion, UnsupportedNetworkError, VisualBackProp
@@ -308,6 +309,25 @@ def test_networks_of_the_same_structure_share_an_export(exports):
     network[3].stride = 1
     agree(VisualBackProp(network))
     assert exports == [False, False]
+
+
+def test_metrics_that_count_cause_no_new_export(exports):
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.values, self.mean = chain(), CatMetric(), MeanMetric()
+
+        def forward(self, images):
+            return self.network(images)
+
+    counting = Counting().eval()
+    method = VisualBackProp(counting)
+    for value in range(3):
+        agree(method)
+        counting.values.update(torch.ones(4))
+        counting.mean.update(torch.tensor(float(value)))
+        counting.mean.compute()
+    assert exports == [False]
 
 
 def test_an_export_is_not_shared_where_forward_depends_on_something_else(exports):

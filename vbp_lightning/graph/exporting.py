@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torchmetrics import Metric
 
 from vbp_lightning.errors import UserError, one_line
 
@@ -114,6 +115,8 @@ def signature(model: nn.Module) -> Signature:
                 add(each)
         elif isinstance(value, Tensor):
             objects.append(value)
+        elif isinstance(value, Metric):  # counts between forward passes
+            facts.append(kind)
         elif isinstance(value, nn.Module):
             new = id(value) not in places
             facts.append(places.setdefault(id(value), len(places)))

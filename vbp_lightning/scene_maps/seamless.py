@@ -63,7 +63,8 @@ class SeamlessMapper:
         self.max_invalid = max_invalid
         self.network = network
         self.tta = tta
-        self._method = VisualBackProp(network.trunk, upsampling)
+        self._trunk = network.trunk  # a new module each time, which would be exported again
+        self._method = VisualBackProp(self._trunk, upsampling)
 
     def inputs(self, grid: CellGrid, block: Block) -> BlockInputs:
         """The block with its halo, and the windows whose centres lie in the block.
@@ -89,7 +90,7 @@ class SeamlessMapper:
         """
         # Bands are read channels last, the memory format in which convolutions are fastest.
         pixels = torch.from_numpy(bands)[None].to(next(self.network.parameters()).device)
-        graph_of(self.network.trunk, pixels, free_size=True)  # blocks differ in size
+        graph_of(self._trunk, pixels, free_size=True)  # blocks differ in size
         features, relevance = self._method.attribute_with_logits(pixels, normalize=False)
         mask = relevance[0, 0].cpu().numpy()
         if not usable.any():
@@ -110,7 +111,7 @@ class SeamlessMapper:
         The sides of the area are multiples of 8 px, so that a view has the same windows.
         """
         view = symmetric_view(pixels, symmetry).contiguous(memory_format=torch.channels_last)
-        features = self.network.trunk(view)
+        features = self._trunk(view)
         found = torch.from_numpy(window_probabilities(self.network, features))
         return undo_symmetry(found, symmetry).numpy()
 
