@@ -261,15 +261,19 @@ def _report_in_thread(ended: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(ended)
 
 
+_of_network = re.compile(r"^(?=(model\.)?network\.\w)")
+
+
 def names_as_text(arguments: list[str]) -> list[str]:
     """Quotes what Hydra would not read as text: files and folders such as ``2024.10``, choices.
 
-    Hydra explains a choice that does not exist only if it is text.
+    Hydra explains a choice that does not exist only if it is text. The arguments of a network are
+    open: they may be given without the ``+`` by which Hydra adds a setting.
 
     Args:
         arguments: The command line, without the program's name.
     """
-    return [_quoted(each) for each in arguments]
+    return [_of_network.sub("++", _quoted(each)) for each in arguments]
 
 
 def _quoted(argument: str) -> str:

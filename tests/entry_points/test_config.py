@@ -44,8 +44,11 @@ def test_every_group_belongs_to_an_entry_point():
 def test_every_choice_composes_and_its_targets_can_be_imported(name, group, choice, tmp_path):
     cfg = composed(name, f"{group}={choice}", folder=tmp_path)
     settings = OmegaConf.to_container(cfg, resolve=True)
-    found = list(targets(settings))
+    found = set(targets(settings)) - {"???"}
     assert found
+    if "timm.create_model" in found:
+        pytest.importorskip("timm", reason="needs the extra `models`")
+        found.remove("timm.create_model")
     for target in found:
         assert target.split(".")[0] in ("vbp_lightning", "pytorch_lightning", "torch"), target
         assert callable(get_method(target))

@@ -79,9 +79,9 @@ def test_a_run_leaves_all_that_the_readme_lists(run, tiny, tmp_path):
     best = run_dir / "checkpoints" / "best.ckpt"
     model = RoadClassifier.load_from_checkpoint(best)
     assert float(model.threshold) == pytest.approx(metrics["threshold"])
-    assert model.hparams["format"] == 2
+    assert model.hparams["format"] == 3
     stored = OmegaConf.load(run_dir / ".hydra" / "run.yaml")
-    assert (stored.format, stored.tags) == (2, ["quick", "first"])
+    assert (stored.format, stored.tags) == (3, ["quick", "first"])
     assert "quick, first" in (run_dir / "hparams.yaml").read_text()
     assert not model.training
     assert not list(run_dir.rglob("*.tmp*"))

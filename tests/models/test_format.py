@@ -175,11 +175,11 @@ def test_the_layouts_of_version_0_1_become_patterns(before, after, tmp_path):
 
 def test_a_later_format_is_refused_by_its_number(tmp_path):
     model = RoadClassifier(**SETTINGS_0_1)
-    model.hparams["format"] = 3
+    model.hparams["format"] = 4
     path = saved(tmp_path / "later.ckpt", model)
     for load in (RoadClassifier.load_from_checkpoint, read_checkpoint):
-        with pytest.raises(UserError, match=r"later\.ckpt \(ckpt\): has format 3.*later version"):
+        with pytest.raises(UserError, match=r"later\.ckpt \(ckpt\): has format 4.*later version"):
             load(path)
-    with pytest.raises(UserError, match="has format 3") as caught:
+    with pytest.raises(UserError, match="has format 4") as caught:
         model.on_load_checkpoint(torch.load(path, weights_only=True))
     assert len(caught.value.lines) == 1

@@ -24,7 +24,7 @@ def test_without_resume_nothing_changes():
 
 def test_a_run_is_composed_from_its_own_settings(tmp_path):
     (tmp_path / ".hydra").mkdir()
-    stored = "seed: 3\nformat: 2\noptimized_metric: val/f1\ntags: []\ntta: true\n"
+    stored = "seed: 3\nformat: 3\noptimized_metric: val/f1\ntags: []\ntta: true\n"
     (tmp_path / ".hydra" / "run.yaml").write_text(stored)
     arguments = expand_resume([f"resume={tmp_path}", "threads=1"])
     assert f"--config-path={tmp_path / '.hydra'}" in arguments
@@ -49,13 +49,13 @@ def test_a_run_of_version_0_1_is_converted_and_one_of_a_later_version_refused(tm
     assert OmegaConf.to_container(OmegaConf.load(path)) == {
         "seed": 3,
         "data": {"augment": {"rotations": False}, "seed": "${seed}"},
-        "format": 2,
+        "format": 3,
         "optimized_metric": "val/auroc",
         "tags": [],
         "tta": False,
     }
-    path.write_text("seed: 3\nformat: 3\n")
-    with pytest.raises(UserError, match=r"run\.yaml \(resume\): has format 3"):
+    path.write_text("seed: 3\nformat: 4\n")
+    with pytest.raises(UserError, match=r"run\.yaml \(resume\): has format 4"):
         expand_resume([f"resume={tmp_path}"])
 
 

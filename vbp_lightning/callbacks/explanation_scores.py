@@ -10,6 +10,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.callbacks.tile_data import tile_data
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_known
 from vbp_lightning.evaluation.localisation import (
@@ -20,7 +21,6 @@ from vbp_lightning.evaluation.localisation import (
     rank_accuracy,
     relevance_mass,
 )
-from vbp_lightning.models import RoadClassifier
 from vbp_lightning.records import PositiveCount, checked
 from vbp_lightning.settings import UpsamplingName
 
@@ -64,16 +64,15 @@ class ExplanationScores(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Discards the tiles of an earlier fit."""
         self._evaluation_tiles = None
+        if stage == "fit":
+            tile_data(trainer)
 
-    def on_validation_end(  # type: ignore[override]
-        self, trainer: pl.Trainer, pl_module: RoadClassifier
-    ) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the scores of the epoch's VisualBackProp masks."""
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not trainer.is_global_zero:
             return
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        scores = self.scores(pl_module, datamodule)
+        scores = self.scores(pl_module, tile_data(trainer))
         for logger in trainer.loggers:
             logger.log_metrics(scores, trainer.current_epoch)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
+from vbp_lightning.callbacks.tile_data import tile_data
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.selection import (
     TileGroup,
@@ -24,7 +25,6 @@ from vbp_lightning.data.tiles.selection import (
 )
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.files import replacing
-from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
 from vbp_lightning.plotting.display import RGB, to_rgb
 from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel, truth_heading
@@ -63,6 +63,10 @@ class MaskPanels(pl.Callback):
     every TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked in
     ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
 
+    Any module serves that takes raw tiles and returns ``(N, 1)`` logits or ``(N, 2)`` scores of
+    non-road and road, if ``trainer.fit`` gets a :class:`RoadTileDataModule`. Its attribute
+    ``threshold``, if it has one, is the P(road) from which a tile is called road, else 0.5.
+
     Training is the same to the last bit with and without this callback: no random number is drawn,
     and every module keeps its mode. Nothing is logged in the sanity check, and only the process of
     global rank zero computes and writes.
@@ -91,10 +95,10 @@ class MaskPanels(pl.Callback):
         """Makes the trainer's folder, and discards the tiles of an earlier fit."""
         Path(trainer.default_root_dir).mkdir(parents=True, exist_ok=True)
         self._shown = None
+        if stage == "fit":
+            tile_data(trainer)
 
-    def on_validation_end(  # type: ignore[override]
-        self, trainer: pl.Trainer, pl_module: RoadClassifier
-    ) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs the epoch's panels; the epoch's decision threshold is known by now.
 
         Raises:
@@ -104,7 +108,7 @@ class MaskPanels(pl.Callback):
         if not fitting or not trainer.is_global_zero:
             return
         if self._shown is None:
-            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            datamodule = tile_data(trainer)
             groups = choose_by_share(datamodule.tiles_of("val"), self.tiles)
             self._shown = _ShownTiles.read(datamodule, groups)
         epoch = trainer.current_epoch
@@ -114,7 +118,7 @@ class MaskPanels(pl.Callback):
     def log_example_predictions(
         self,
         trainer: pl.Trainer,
-        model: RoadClassifier,
+        model: pl.LightningModule,
         datamodule: RoadTileDataModule,
         probabilities: Tensor,
     ) -> None:
@@ -145,7 +149,7 @@ class MaskPanels(pl.Callback):
                 f"give one for each of the {len(tiles)} validation tiles"
             )
         groups = choose_example_predictions(
-            tiles, probabilities.double().cpu().numpy(), float(model.threshold), self.tiles
+            tiles, probabilities.double().cpu().numpy(), _threshold_of(model), self.tiles
         )
         shown = _ShownTiles.read(datamodule, groups)
         pages = self._pages(model, shown, "after the fit: ", probabilities)
@@ -159,18 +163,18 @@ class MaskPanels(pl.Callback):
 
     def _pages(
         self,
-        model: RoadClassifier,
+        model: pl.LightningModule,
         shown: _ShownTiles,
         occasion: str,
         known: Tensor | None = None,
     ) -> dict[str, RGB]:
         """The pages of a sheet by the last part of their tag; ``known``: P(road) of all tiles."""
-        logits, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
+        outputs, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
         if known is None:
-            probabilities = logits.squeeze(1).cpu().double().sigmoid().tolist()
+            probabilities = _road_probabilities(outputs).tolist()
         else:
             probabilities = known[list(shown.records)].tolist()
-        threshold = float(model.threshold)
+        threshold = _threshold_of(model)
         own = slice(shown.context, masks.shape[-1] - shown.context)
         tiles, planes = (
             values[:, own, own] for values in (shown.rgb, masks.squeeze(1).float().cpu().numpy())
@@ -195,14 +199,13 @@ class MaskPanels(pl.Callback):
                 )
         return pages
 
-    def _chain(self, model: RoadClassifier, shown: _ShownTiles) -> RGB:
+    def _chain(self, model: pl.LightningModule, shown: _ShownTiles) -> RGB:
         """The chain figure of the first tile of the first group that has one."""
         first = next(group.indices[0] for group in shown.groups if group.indices)
         place = list(shown.records).index(first)
         chain = self._method(model).chain(shown.raw[place : place + 1].to(model.device))
         steps = [
-            # the ReLU "network.block3.2" is shown under the name of its block
-            ChainStep(name.split(".")[-2], _plane(averaged), _plane(mask))
+            ChainStep(_short_name(name), _plane(averaged), _plane(mask))
             for name, averaged, mask in zip(chain.names, chain.maps, chain.masks, strict=True)
         ]
         return chain_figure(
@@ -224,6 +227,36 @@ def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> Ti
     """
     wrong = tile.label != Label.IGNORED and (probability >= threshold) != (tile.label == Label.ROAD)
     return TileCaption(truth_heading(LABEL_NAMES[tile.label], tile.share), probability, wrong)
+
+
+def _threshold_of(model: pl.LightningModule) -> float:
+    """P(road) from which a module calls a tile road: its attribute ``threshold``, or 0.5."""
+    threshold: Any = getattr(model, "threshold", 0.5)
+    return float(threshold)
+
+
+def _road_probabilities(outputs: Tensor) -> Tensor:
+    """P(road) ``(N,)``, float64, of logits ``(N, 1)`` or scores of non-road and road ``(N, 2)``.
+
+    Raises:
+        ValueError: The outputs have another shape.
+    """
+    values = outputs.cpu().double()
+    if values.shape[1:] == (1,):
+        return values.sigmoid()[:, 0]
+    if values.shape[1:] == (2,):
+        return values.softmax(1)[:, 1]
+    raise ValueError(
+        f"MaskPanels: the module returns {tuple(values.shape)} for {len(values)} tiles; give one of"
+        " (N, 1) logits, or (N, 2) scores of non-road and road"
+    )
+
+
+def _short_name(activation: str) -> str:
+    """The name of an activation in its network, without its index in a block of a road network."""
+    name = activation.removeprefix("network.").removeprefix("backbone.")
+    block, _, index = name.rpartition(".")
+    return block if block and index.isdigit() else name
 
 
 def _chunks(indices: Sequence[int]) -> list[Sequence[int]]:

@@ -2,8 +2,9 @@
 
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
-from functools import cache
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_only
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto import event_pb2
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.utils.tensorboard import SummaryWriter
 
-from vbp_lightning.models import RoadClassifier, RoadNetwork
-from vbp_lightning.models.networks import TILE_SIZE, Architecture, Head
+from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.curves import (
     calibration_figure,
     confusion_figure,
@@ -40,9 +41,9 @@ class RunSummary(Callback):
         """Logs the network's graph, except in a resumed run."""
         if trainer.ckpt_path is not None:
             return
-        settings = pl_module.hparams
-        bands, context = len(settings["mean"]), settings["context"]
-        events = _graph_events(settings["architecture"], settings["head"], bands, context)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        side = datamodule.tile_size + 2 * datamodule.context
+        events = _graph_events(pl_module, (1, len(pl_module.hparams["mean"]), side, side))
         for logger in _tensorboards(trainer):
             for event in events:
                 logger.experiment.file_writer.add_event(event)
@@ -105,22 +106,27 @@ def _tensorboards(trainer: pl.Trainer) -> list[TensorBoardLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
-@cache
-def _graph_events(
-    architecture: Architecture, head: Head, bands: int, context: int
-) -> list[event_pb2.Event]:
+_GRAPHS: dict[tuple[object, ...], list[event_pb2.Event]] = {}
+"""Events by the settings of the network and the shape of its input."""
+
+
+def _graph_events(model: RoadClassifier, shape: tuple[int, ...]) -> list[event_pb2.Event]:
     """TensorBoard's events of a network's graph.
 
     They are made once in a process, since torch does not free the graphs that it traces for them.
     """
-    with torch.random.fork_rng(devices=[]):
-        network = RoadNetwork(
-            architecture, head, [0.0] * bands, [1.0] * bands, context=context
-        ).eval()
-    size = TILE_SIZE + 2 * context
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            writer.add_graph(network, torch.zeros(1, bands, size, size))
-        (file,) = Path(folder).iterdir()
-        events = list(EventFileLoader(str(file)).Load())
-    return [each for each in events if each.graph_def or each.HasField("tagged_run_metadata")]
+    chosen = (str(model.hparams[name]) for name in ("architecture", "head", "network", "context"))
+    key = (*chosen, *shape)
+    if key not in _GRAPHS:
+        network = deepcopy(model.network).cpu().eval()
+        with tempfile.TemporaryDirectory() as folder:
+            with SummaryWriter(folder) as writer, warnings.catch_warnings():
+                # of other sizes, which the figure of the graph does not show
+                warnings.simplefilter("ignore", TracerWarning)
+                writer.add_graph(network, torch.zeros(shape))
+            (file,) = Path(folder).iterdir()
+            events = list(EventFileLoader(str(file)).Load())
+        _GRAPHS[key] = [
+            each for each in events if each.graph_def or each.HasField("tagged_run_metadata")
+        ]
+    return _GRAPHS[key]

@@ -1,27 +1,18 @@
 """Custom models: any callable that returns a module, and its weights."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from vbp_lightning.errors import UserError, reason
+from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import ResizedImages
 from vbp_lightning.models import Normalize
+from vbp_lightning.models.custom_network import build
 from vbp_lightning.models.fetching import local_file
-from vbp_lightning.models.tensor_file import (
-    ForeignContentError,
-    UnreadableError,
-    load_tensors,
-    not_finite,
-)
+from vbp_lightning.models.weights import read_state, refuse_lost_numbers
 
 _LONGEST = 400
 """Characters of torch's list of the keys that do not match."""
@@ -40,18 +31,7 @@ def custom_model(cfg: DictConfig) -> nn.Sequential:
     """
     weights = cfg.network.weights
     arguments = {key: value for key, value in cfg.network.items() if key != "weights"}
-    try:
-        network = instantiate(arguments, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(
-            f"{cfg.network._target_}: cannot be built ({reason(error)}): give a callable that "
-            "returns a network (network._target_), its arguments as +network.NAME=VALUE"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UserError(
-            f"{cfg.network._target_}: returns a {type(network).__name__}, not a network: give a "
-            "callable that returns an nn.Module (network._target_)"
-        )
+    network = build(arguments, "network")
     if weights is not None:
         load_weights(network, local_file(str(weights), "network.weights"))
     scale = cfg.preprocess.scale
@@ -83,7 +63,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         UserError: The file is missing, unreadable or holds pickled objects, its keys, shapes or
             types do not match the network, or its numbers are not finite.
     """
-    state = _read_state(path)
+    state = read_state(path, "network.weights")
     own = network.state_dict()
     others = [
         f"{name} holds {str(tensor.dtype).removeprefix('torch.')}"
@@ -99,37 +79,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: does not fit the network: {shorten(str(error), _LONGEST)} (network.weights): "
-            "give the weights of this network, or its arguments as +network.NAME=VALUE"
+            "give the weights of this network, or its arguments as network.NAME=VALUE"
         ) from error
-    if wrong := not_finite(state):
-        raise UserError(
-            f"{path}: {len(wrong)} of its {len(state)} tensors hold numbers that are not finite, "
-            f"{shorten(wrong[0], _LONGEST)} among them (network.weights): its training diverged; "
-            "give other weights"
-        )
-
-
-def _read_state(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file (network.weights): give a state dict")
-    try:
-        stored = load_file(path) if path.suffix == ".safetensors" else load_tensors(path)
-    except ForeignContentError as error:
-        raise UserError(
-            f"{path}: holds more than tensors, which could run code when loaded; it was not "
-            "loaded (network.weights): save the network's state_dict, best as safetensors"
-        ) from error
-    except (UnreadableError, SafetensorError, RuntimeError, OSError, MemoryError) as error:
-        raise UserError(
-            f"{path}: cannot be read as weights (network.weights): the file is cut off or of "
-            "another type; give a state dict as .safetensors or .pt"
-        ) from error
-    if isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict):
-        stored = stored["state_dict"]
-    if not isinstance(stored, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in stored.items()
-    ):
-        raise UserError(
-            f"{path}: holds no state dict (network.weights): save the network's state_dict()"
-        )
-    return stored
+    refuse_lost_numbers(state, path, "network.weights")

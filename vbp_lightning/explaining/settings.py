@@ -77,6 +77,7 @@ class ExplainSettings:
         scale: Whether every map is drawn in its own range, or all maps in one.
         device: Where the network runs.
         skip_unsupported: Whether methods that cannot explain the network are left out.
+        trust: Callables that may be called to build the network of the checkpoint.
         output: Where pictures and arrays go.
         upsampling: Of the VisualBackProp masks.
         preprocess: How a custom model takes images.
@@ -96,6 +97,7 @@ class ExplainSettings:
     scale: Literal["each", "shared"]
     device: StrictStr
     skip_unsupported: StrictBool
+    trust: StrictStr | tuple[StrictStr, ...] | None
     output: PathName
     upsampling: Upsampling
     preprocess: Preprocessing

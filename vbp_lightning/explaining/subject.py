@@ -1,7 +1,7 @@
 """The network that ``explain.py`` explains, the meaning of its scores, and how it takes images."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def load_subject(cfg: DictConfig) -> Subject:
         )
     if not is_custom:
         path = local_file(str(cfg.ckpt), "ckpt")
-        model = _classifier(path, cfg.tta)
+        model = _classifier(path, cfg.get("trust"), cfg.tta)
         fill = tuple(model.hparams["mean"])
         model.to(device)
         return Subject(
@@ -193,9 +193,9 @@ def class_of(target: str | int | None) -> int | None:
     return named[target]
 
 
-def _classifier(path: Path, tta: bool | None) -> RoadClassifier:
+def _classifier(path: Path, trust: str | Sequence[str] | None, tta: bool | None) -> RoadClassifier:
     """Loads a checkpoint, and warns if its threshold was chosen under another ``tta``."""
-    model = RoadClassifier.load_from_checkpoint(path, map_location="cpu")
+    model = RoadClassifier.load_from_checkpoint(path, trust, map_location="cpu")
     if tta is not None and tta != model.hparams["tta"]:
         _log.warning(
             "%s: its threshold, %.3f, was chosen with tta=%s (tta): for one that belongs to tta=%s,"
@@ -225,4 +225,4 @@ def _tile_reader(model: RoadClassifier, fill: tuple[float, ...], path: Path) -> 
 
 def layer_name(name: str) -> str:
     """The name of a layer inside the network, without that of the module that holds it."""
-    return name.removeprefix("network.")
+    return name.removeprefix("network.").removeprefix("backbone.")

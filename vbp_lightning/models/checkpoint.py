@@ -1,6 +1,6 @@
 """Reading checkpoints, which may come from anybody: every field is checked before it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Literal
@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from vbp_lightning.errors import UserError
+from vbp_lightning.models.custom_network import TARGET, described, plain_settings, setting_errors
 from vbp_lightning.models.format import converted
 from vbp_lightning.models.networks import TOTAL_STRIDE, Architecture, Head
 from vbp_lightning.models.tensor_file import (
@@ -62,8 +63,8 @@ class _Hyperparameters:
     """
 
     format: Count
-    architecture: Architecture
-    head: Head
+    architecture: Architecture | Literal["custom"]
+    head: Head | None
     mean: _Bands
     std: _Spreads
     low: _Bands | None = None
@@ -78,6 +79,7 @@ class _Hyperparameters:
     digests: Mapping[StrictStr, StrictStr] | None = None
     imagery: _Imagery | None = None
     tta: StrictBool = False
+    network: Mapping[StrictStr, Any] | StrictStr | None = None
 
 
 class CheckpointError(UserError):
@@ -146,6 +148,44 @@ def read_checkpoint(path: Path, config_key: str = "ckpt") -> dict[str, Any]:
     return checkpoint | {"hyper_parameters": converted(settings, f"{path} ({config_key})")}
 
 
+def trusted(
+    settings: Mapping[str, Any] | str | None,
+    trust: str | Sequence[str] | None,
+    source: str,
+    key: str,
+) -> dict[str, Any] | None:
+    """What may be built of a network that a file names.
+
+    Args:
+        settings: As in the file: the name of a callable and its arguments; the name of a class if
+            Python code gave the network; None for a road network.
+        trust: The callables that the user allows.
+        source: The file.
+        key: The config key that named it.
+
+    Returns:
+        The settings without paths, addresses and arguments that name weights.
+
+    Raises:
+        CheckpointError: The callable is not allowed; the line shows what it would be called with.
+    """
+    if settings is None:
+        return None
+    if not isinstance(settings, Mapping):
+        raise CheckpointError(
+            f"{source}: its network, a {shorten(settings, _LONGEST)}, was given in Python ({key}):"
+            " load it there with RoadClassifier.load_from_checkpoint(path, network=…)"
+        )
+    kept = plain_settings(settings)
+    if kept[TARGET] not in ([trust] if isinstance(trust, str) else trust or ()):
+        raise CheckpointError(
+            f"{source}: its network is what {shorten(described(kept), _LONGEST)} returns, which is"
+            f" not of this package, and nothing was run ({key}): if you trust both, add"
+            f" trust={kept[TARGET]}"
+        )
+    return kept
+
+
 def _setting_errors(settings: dict[Any, Any], source: str) -> list[str]:
     """What is wrong with the hyperparameters; one line each."""
     if not all(isinstance(key, str) for key in settings):
@@ -159,6 +199,10 @@ def _setting_errors(settings: dict[Any, Any], source: str) -> list[str]:
         counts = {len(each) for each in (found.mean, found.std, found.low, found.high) if each}
         if len(counts) > 1:
             lines = ["hyper_parameters.mean, std, low, high: must have one value for each band"]
+        if isinstance(found.network, Mapping):
+            lines += setting_errors(plain_settings(found.network), "hyper_parameters.network")
+        if (found.network is None) == (found.architecture == "custom"):
+            lines.append("hyper_parameters.network: must be given for the architecture custom only")
     return [shorten(line, _LONGEST) for line in lines]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric, MeanMetric, MinMetric
 
 from vbp_lightning.errors import UserError
-from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
+from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint, trusted
+from vbp_lightning.models.custom_network import (
+    CustomNetwork,
+    build,
+    described,
+    plain_settings,
+)
 from vbp_lightning.models.format import FORMAT, converted
 from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics, numbers
 from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
@@ -74,17 +80,25 @@ class RoadClassifier(pl.LightningModule):
         imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
         tta: Test-time augmentation: P(road) of testing and prediction is the mean over the eight
             symmetric views of a tile. Training, validation and masks do not depend on it.
+        network: Any other network instead, see :class:`CustomNetwork`: the name of a callable that
+            returns it under ``_target_``, with its arguments; or, in Python, the network itself.
+            ``architecture`` and ``head`` are then not used, and ``context`` must be 0.
 
     Attributes:
         threshold: P(road) from which a tile is classified as road, chosen on validation data
             each epoch.
+
+    Raises:
+        UserError: The network cannot be built.
+        ValueError: An argument does not fit the others.
     """
 
     threshold: Tensor
+    network: RoadNetwork | CustomNetwork
 
     def __init__(
         self,
-        architecture: Architecture = "strided",
+        architecture: Architecture | Literal["custom"] = "strided",
         head: Head = "hidden",
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
@@ -98,27 +112,54 @@ class RoadClassifier(pl.LightningModule):
         digests: Mapping[str, str] | None = None,
         imagery: Mapping[str, Any] | None = None,
         tta: bool = False,
+        network: Mapping[str, Any] | nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)
-        self.hparams["format"] = FORMAT
-        self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
+        self.save_hyperparameters(logger=False, ignore="network")
+        self.hparams.update(format=FORMAT, network=None)
+        if network is None and architecture != "custom":
+            self.network = RoadNetwork(architecture, head, mean, std, low, high, context)
+        else:
+            self.network = self._custom_network(network)
         self.register_buffer("threshold", torch.tensor(0.5, dtype=torch.float32))
         self.train_loss = MeanMetric()
         self.first_failure = MinMetric(nan_strategy="disable")
         self.logits = CatMetric(nan_strategy="disable")
         self.labels = CatMetric()
 
+    def _custom_network(self, network: Mapping[str, Any] | nn.Module | None) -> CustomNetwork:
+        """Any other network; the hyperparameters name it as text."""
+        if network is None:
+            raise ValueError("network: is not given, and the architecture is custom")
+        if self.hparams["context"]:
+            raise ValueError(
+                "context: only strided and maxpool crop the margin of a tile; give data.context=0"
+            )
+        if isinstance(network, nn.Module):
+            name = f"{type(network).__module__}.{type(network).__qualname__}"
+            self.hparams.update(architecture="custom", head=None, network=name)
+        else:
+            self.hparams.update(architecture="custom", head=None, network=plain_settings(network))
+            network = build(network, "model.network")
+        bands = (self.hparams[name] for name in ("mean", "std", "low", "high"))
+        return CustomNetwork(network, *bands)
+
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
         cls,
         checkpoint_path: str | Path,
+        trust: str | Sequence[str] | None = None,
         **overrides: Any,  # noqa: ANN401
     ) -> Self:
         """Loads a classifier from a checkpoint that this project wrote; runs no code from it.
 
+        A checkpoint names a network of another package as text, which is built only with consent.
+
         Args:
             checkpoint_path: A file such as ``outputs/train/…/checkpoints/best.ckpt``.
+            trust: Names of callables that may be called to build the network, such as
+                ``timm.create_model``. Instead, ``network`` may be given, a network like that of the
+                training.
             **overrides: Arguments that replace the stored ones; and ``map_location``, the device
                 of the classifier, by default the CPU.
 
@@ -127,13 +168,18 @@ class RoadClassifier(pl.LightningModule):
 
         Raises:
             CheckpointError: The file is missing, is no checkpoint of this project, does not fit
-                this version's network, holds pickled objects, or values that no checkpoint has.
+                this version's network, holds pickled objects, or values that no checkpoint has, or
+                names a network of another package without consent.
             UserError: A later version of the project wrote it.
         """
         checkpoint = read_checkpoint(Path(checkpoint_path))
         device = overrides.pop("map_location", None) or "cpu"
         settings = checkpoint["hyper_parameters"] | overrides
         del settings["format"]
+        if "network" not in overrides:
+            settings["network"] = trusted(
+                settings.get("network"), trust, f"{checkpoint_path}", "ckpt"
+            )
         try:
             model = cls(**settings)
             model.load_state_dict(dict(checkpoint["state_dict"]))
@@ -351,8 +397,9 @@ class RoadClassifier(pl.LightningModule):
 
 def _described(settings: Mapping[str, Any]) -> dict[str, str]:
     """The hyperparameters that a resumed run must share with its checkpoint, by config key."""
+    network = settings.get("network")
     return {
-        "model": settings["architecture"],
+        "model": settings["architecture"] if network is None else described(network),
         "model.head": f"head {settings['head']}",
         "data.bands": f"{len(settings['mean'])} bands",
         "data.context": f"a context of {settings.get('context', 0)} px",

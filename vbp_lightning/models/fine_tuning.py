@@ -6,8 +6,8 @@ import torch
 
 from vbp_lightning.models.checkpoint import CheckpointError, read_checkpoint
 from vbp_lightning.models.classifier import RoadClassifier
+from vbp_lightning.models.custom_network import first_convolution
 
-_FIRST_WEIGHT = "network.block0.0.weight"
 _OWN = (*(f"network.normalize.{name}" for name in ("mean", "std", "low", "high")), "threshold")
 
 
@@ -20,7 +20,7 @@ def initialize_from(model: RoadClassifier, path: Path) -> str:
 
     Args:
         model: The new classifier.
-        path: Checkpoint of a run with the same architecture and head.
+        path: Checkpoint of a run with the same network.
 
     Returns:
         One line that states which weights were copied.
@@ -31,23 +31,25 @@ def initialize_from(model: RoadClassifier, path: Path) -> str:
     found = read_checkpoint(path, config_key="init_from")["state_dict"]
     wanted = model.state_dict()
     fresh = set(_OWN)
-    first = found.get(_FIRST_WEIGHT)
+    layer = first_convolution(model)
+    name_of_first = f"{layer[0]}.weight" if layer is not None else ""
+    first = found.get(name_of_first)
     bands_before = first.shape[1] if first is not None and first.ndim > 1 else None
-    bands_now = wanted[_FIRST_WEIGHT].shape[1]
+    bands_now = layer[1].in_channels if layer is not None else None
     if bands_before != bands_now:
-        fresh.add(_FIRST_WEIGHT)
+        fresh.add(name_of_first)
     misfits = sorted(
         name
         for name in (wanted.keys() | found.keys()) - fresh
         if name not in wanted or name not in found or wanted[name].shape != found[name].shape
     )
-    if misfits or bands_before is None:
+    if misfits or (layer is not None and bands_before is None):
         raise CheckpointError(
             f"{path}: belongs to another network (init_from, model): {', '.join(misfits[:4])}"
             " do not fit; choose model and model.head as in that run"
         )
     model.load_state_dict({name: wanted[name] if name in fresh else found[name] for name in wanted})
-    if _FIRST_WEIGHT in fresh:
+    if name_of_first in fresh:
         return (
             f"starting from {path}, except for the first convolution: it had {bands_before} bands,"
             f" the data has {bands_now}, so it keeps its initial weights"

@@ -6,8 +6,9 @@ from typing import Any
 from vbp_lightning.errors import UserError
 from vbp_lightning.records import own_settings
 
-FORMAT = 2
-"""The format that this version reads and writes: that of 0.2. Version 0.1 stored no number."""
+FORMAT = 3
+"""The format that this version writes: 0.2 wrote 2, and knew no networks of other packages. Version
+0.1 stored no number."""
 
 
 def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -24,12 +25,12 @@ def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
         UserError: A later version of the project wrote them.
     """
     found = stored.get("format", 1)
-    if found == FORMAT:
-        return dict(stored)
+    if found in (2, FORMAT):
+        return {**stored, "format": FORMAT}
     if found != 1:
         raise UserError(
             f"{source}: has format {found}, which a later version of vbp_lightning wrote; this"
-            f" version reads formats up to {FORMAT} (0.2): install the later version"
+            f" version reads formats up to {FORMAT}: install the later version"
         )
     data = stored.get("data")
     if isinstance(data, Mapping):

@@ -1,14 +1,29 @@
 """The classifier of a run."""
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
 
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.data.datamodule import RoadTileDataModule
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.files import file_digest
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.checkpoint import CheckpointError
+from vbp_lightning.models.custom_network import (
+    CustomNetwork,
+    build,
+    described,
+    fit_bands,
+    plain_settings,
+)
 from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
+from vbp_lightning.models.weights import start_from_weights
 from vbp_lightning.training.resumption import START
 
 
@@ -24,9 +39,15 @@ def build_model(
 
     Raises:
         CheckpointError: ``init_from`` cannot be used.
+        UserError: The network or its weights cannot be used.
     """
+    settings: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    weights = settings.pop("weights", None)
+    if is_continued or cfg.resume is not None:
+        # the weights come from the checkpoint, and trust= showed these arguments alone
+        settings["network"] = settings.get("network") and plain_settings(settings["network"])
     model: RoadClassifier = instantiate(
-        cfg.model,
+        settings,
         mean=datamodule.mean,
         std=datamodule.std,
         low=datamodule.normalisation.low,
@@ -39,6 +60,11 @@ def build_model(
         _convert_="all",
         _recursive_=False,  # the data's config is stored as it is
     )
+    check_network(model, datamodule)
+    if weights is not None and not is_continued:
+        network = getattr(model.network, "backbone", model.network)
+        file = local_file(str(weights), "model.weights")
+        print(start_from_weights(network, file, "model.weights"))
     if cfg.init_from and not is_continued:
         path = local_file(str(cfg.init_from), "init_from")
         if path.is_file() and file_digest(path) != cfg.get(START):
@@ -48,3 +74,74 @@ def build_model(
             )
         print(initialize_from(model, path))
     return model
+
+
+def check_network(model: RoadClassifier, datamodule: RoadTileDataModule) -> None:
+    """Checks before the training that a network of another package can be trained and explained.
+
+    It is run on two blank tiles, in training and in evaluation, and explained by VisualBackProp.
+    Its weights, its statistics and the random numbers stay as they are.
+
+    Args:
+        model: A new classifier.
+        datamodule: Gives bands and size of the tiles.
+
+    Raises:
+        UserError: The network fails, returns something else than logits, cannot be explained, or
+            would not be built alike from its checkpoint.
+    """
+    if not isinstance(model.network, CustomNetwork):
+        return
+    called = described(model.hparams["network"])
+    backbone = model.network.backbone
+    shape = (2, len(datamodule.mean), datamodule.tile_size, datamodule.tile_size)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        for training in (True, False):
+            copy = deepcopy(backbone).train(training)
+            try:
+                returned = copy(torch.zeros(shape))
+            except Exception as error:
+                raise UserError(
+                    f"model.network: {called} cannot take tiles of shape {shape}"
+                    f" ({one_line(error)}): give a network for {shape[1]} bands and tiles of"
+                    f" {shape[2]}×{shape[3]} px, or other data.tile_size"
+                ) from error
+            if found := _wrong_output(returned):
+                when = "in training" if training else "in evaluation"
+                raise UserError(
+                    f"model.network: {called} returns {found} {when}, for 2 tiles: a classifier"
+                    " returns (2, 1) logits, or (2, 2) scores of non-road and road; set the"
+                    " number of classes, as model.network.num_classes=1"
+                )
+        stored = model.hparams["network"]
+        if isinstance(stored, Mapping) and _shapes(backbone) != _shapes(_rebuilt(model, stored)):
+            dropped = "arguments that are paths, addresses or name weights"
+            raise UserError(
+                f"model.network: {called}, as the checkpoint would store it, is another network:"
+                f" {dropped} are left out; give its shape by other arguments"
+            )
+        try:
+            VisualBackProp(model.network).attribute(torch.zeros(shape))
+        except UnsupportedNetworkError as error:
+            raise UserError(
+                f"model.network: {called} cannot be explained, so it is not trained: {error}"
+            ) from error
+
+
+def _wrong_output(returned: object) -> str:
+    """What a network returns for two tiles; empty if these are logits or two scores."""
+    if not isinstance(returned, torch.Tensor):
+        return f"a {type(returned).__name__}"
+    is_known = returned.shape in ((2, 1), (2, 2)) and returned.is_floating_point()
+    return "" if is_known else f"{tuple(returned.shape)} {returned.dtype}".replace("torch.", "")
+
+
+def _rebuilt(model: RoadClassifier, stored: Mapping[str, Any]) -> torch.nn.Module:
+    with torch.device("meta"):
+        network = build(stored, "model.network")
+    fit_bands(network, len(model.hparams["mean"]))
+    return network
+
+
+def _shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: each.shape for name, each in network.state_dict().items()}

@@ -18,6 +18,7 @@ from vbp_lightning.callbacks import (
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.models import RoadClassifier, read_checkpoint
+from vbp_lightning.models.custom_network import TARGET, described
 from vbp_lightning.models.metrics import METRICS
 from vbp_lightning.training.folder import SPLITS_FILE
 from vbp_lightning.training.predictions import (
@@ -41,11 +42,12 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
     Args:
         cfg: The composed config of ``train.py``.
     """
+    network = cfg.model.get("network")
     # TensorBoard sorts them and shows the first five
     chosen: dict[str, Any] = {
-        "architecture": cfg.model.architecture,
+        "architecture": described(network) if network else cfg.model.architecture,
         "dataset": cfg.data.source["_target_"].rsplit(".", 1)[-1],
-        "head": cfg.model.head,
+        "head": cfg.model.get("head") or "its own",
         "mask_upsampling": cfg.upsampling.name,
         "seed": cfg.seed,
     }
@@ -125,7 +127,8 @@ def report_end(
     """
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.is_file():
-        model = RoadClassifier.load_from_checkpoint(best)
+        own = (cfg.model.get("network") or {}).get(TARGET)  # the run itself was started with it
+        model = RoadClassifier.load_from_checkpoint(best, own)
     threshold_fits = model.hparams["tta"] == cfg.tta
     model.hparams["tta"] = cfg.tta
     predictions = evaluate(trainer, model, datamodule)

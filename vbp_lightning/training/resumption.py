@@ -21,7 +21,16 @@ _REOPENING = ("trainer.max_epochs", "callbacks.early_stopping", "tta")
 """Settings by which a finished run is extended, or evaluated in another way."""
 
 _MACHINE = (
-    *("threads", "data.num_workers", "data.memory", "data.root", "paths", "resume", "format"),
+    *(
+        "threads",
+        "trust",
+        "data.num_workers",
+        "data.memory",
+        "data.root",
+        "paths",
+        "resume",
+        "format",
+    ),
     *(
         f"trainer.{name}"
         for name in (
@@ -258,7 +267,7 @@ def asked_settings(cfg: DictConfig) -> dict[str, Any]:
     from vbp_lightning.models.format import FORMAT
 
     given: Any = OmegaConf.to_container(cfg)
-    return {**given, "format": FORMAT, "resume": None}
+    return {**given, "format": FORMAT, "resume": None, "trust": None}
 
 
 def refuse_other_settings(cfg: DictConfig, run_dir: Path) -> None:

@@ -14,6 +14,8 @@ from vbp_lightning.data import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models.checkpoint import trusted
+from vbp_lightning.models.custom_network import setting_errors
 from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.records import (
     RECORD,
@@ -43,6 +45,17 @@ _RESUMING = ("purge_step",)
 
 
 @dataclass(frozen=True, config=RECORD)
+class StartingWeights:
+    """What a network starts from.
+
+    Args:
+        weights: A state dict; None for random weights, or those that a callable returns.
+    """
+
+    weights: PathName | None = None
+
+
+@dataclass(frozen=True, config=RECORD)
 class RunSettings:
     """The settings of a run beside its data, its model, its callbacks and its logger.
 
@@ -55,6 +68,7 @@ class RunSettings:
         init_from: A checkpoint whose weights to start from.
         tta: Whether the evaluation averages over the symmetries of a tile.
         threads: CPU threads of torch.
+        trust: Callables that a resumed run may call to build its network.
         trainer: The arguments of Lightning's trainer.
         upsampling: Of the VisualBackProp masks.
         paths: Where data and results are stored.
@@ -76,6 +90,7 @@ class RunSettings:
     check: StrictBool = False
     init_from: PathName | None = None
     tta: StrictBool = False
+    trust: StrictStr | tuple[StrictStr, ...] | None = None
     paths: Folders | None = None
     callbacks: Mapping[StrictStr, Any] | None = None
     logger: Mapping[StrictStr, Any] | None = None
@@ -102,8 +117,8 @@ def check_settings(cfg: DictConfig) -> None:
     trainer = given.get("trainer")
     given["trainer"] = own_settings(trainer) if isinstance(trainer, dict) else trainer
     lines = made(RunSettings, "", {k: v for k, v in given.items() if k not in ADDED})[1]
-    lines += _data_errors(given["data"])
-    lines += argument_errors("model", RoadClassifier, own_settings(given["model"]), *_OF_DATA)
+    lines += _data_errors(given["data"], given["model"].get("architecture") == "custom")
+    lines += _model_errors(given["model"])
     parts: list[tuple[str, Any, type]] = [
         *((f"callbacks.{k}", each, Callback) for k, each in (given.get("callbacks") or {}).items()),
         ("logger", given.get("logger"), Logger),
@@ -121,12 +136,27 @@ def check_settings(cfg: DictConfig) -> None:
             lines.append(line)
     if found := own_errors(cfg, lines):
         raise UserError(*found)
+    if cfg.resume is not None:  # its settings come from a file, not from the command line
+        trusted(given["model"].get("network"), cfg.get("trust"), str(cfg.resume), "resume")
     if cfg.get("init_from") is not None:  # older runs lack it
         cfg.init_from = str(cfg.init_from)
 
 
-def _data_errors(settings: Mapping[str, Any]) -> list[str]:
-    """One line for each wrong setting of the data."""
+def _model_errors(settings: Mapping[str, Any]) -> list[str]:
+    """One line for each wrong setting of the classifier."""
+    values = own_settings(settings)
+    weights, network = values.pop("weights", None), values.get("network")
+    lines = argument_errors("model", RoadClassifier, values, *_OF_DATA)
+    lines += made(StartingWeights, "model", {"weights": weights})[1]
+    if values.get("architecture") == "custom":
+        lines += setting_errors(network, "model.network")
+    elif network is not None:
+        lines.append("model.network: only model=custom takes a network of your own; add it")
+    return lines
+
+
+def _data_errors(settings: Mapping[str, Any], is_custom: bool) -> list[str]:
+    """One line for each wrong setting of the data, for a road network or a custom one."""
     values = own_settings(settings)
     if values.get("num_workers") == "auto":
         values["num_workers"] = 0
@@ -134,6 +164,9 @@ def _data_errors(settings: Mapping[str, Any]) -> list[str]:
         module = RoadTileDataModule(**values)
     except DataError as error:
         return list(error.lines)
+    if is_custom:
+        message = "data.context={}: only strided and maxpool crop the margin of a tile; give 0"
+        return [message.format(module.context)] if module.context else []
     return [
         f"data.{name}={size}: must be a multiple of {TOTAL_STRIDE}, the distance of the network's"
         " features in pixels"
