@@ -307,7 +307,8 @@ def _lines(key: str, details: list[tuple[_Place, ErrorDetails]]) -> Iterator[str
         choices = dict.fromkeys(_allowed(name, where, detail) for where, detail in details)
         parts = [choice for choice in choices if choice.startswith("given")]
         plain = [choice for choice in choices if choice not in parts]
-        plain.sort(key="text".__eq__)  # Python keeps the order of the first of two equal unions
+        if "a whole number" in plain:  # Python keeps the order of the first of two equal unions
+            plain.sort(key="text".__eq__)
         if NoneType in get_args(place.annotation):
             plain.append("null")
         value = _AS_TYPED.get(str(place.value), place.value)
