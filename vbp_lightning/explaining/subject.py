@@ -195,7 +195,7 @@ def class_of(target: str | int | None) -> int | None:
 
 def _classifier(path: Path, trust: str | Sequence[str] | None, tta: bool | None) -> RoadClassifier:
     """Loads a checkpoint, and warns if its threshold was chosen under another ``tta``."""
-    model = RoadClassifier.load_from_checkpoint(path, trust, map_location="cpu")
+    model = RoadClassifier.load_from_checkpoint(path, trust=trust, map_location="cpu")
     if tta is not None and tta != model.hparams["tta"]:
         _log.warning(
             "%s: its threshold, %.3f, was chosen with tta=%s (tta): for one that belongs to tta=%s,"

@@ -148,6 +148,7 @@ class RoadClassifier(pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls,
         checkpoint_path: str | Path,
+        *,
         trust: str | Sequence[str] | None = None,
         **overrides: Any,  # noqa: ANN401
     ) -> Self:

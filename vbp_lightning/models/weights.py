@@ -143,11 +143,13 @@ def start_from_weights(network: nn.Module, path: Path, key: str) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "one value"
+    sides = "×".join(map(str, tensor.shape)) or "one value"
+    kind = "" if tensor.is_floating_point() else f" of {tensor.dtype}".replace("torch.", "")
+    return sides + kind
 
 
 def _some(names: Iterable[str]) -> str:
     """The first names, and how many there are besides."""
     known = list(names)
     more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return ", ".join(known[:_NAMED]) + more
+    return ", ".join(known[:_NAMED]) + more if known else "nothing"

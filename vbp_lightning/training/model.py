@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from vbp_lightning.attribution import UnsupportedNetworkError, VisualBackProp
@@ -24,6 +24,7 @@ from vbp_lightning.models.custom_network import (
 from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.weights import start_from_weights
+from vbp_lightning.records import own_settings
 from vbp_lightning.training.resumption import START
 
 
@@ -46,8 +47,8 @@ def build_model(
     if is_continued or cfg.resume is not None:
         # the weights come from the checkpoint, and trust= showed these arguments alone
         settings["network"] = settings.get("network") and plain_settings(settings["network"])
-    model: RoadClassifier = instantiate(
-        settings,
+    model: RoadClassifier = get_class(cfg.model["_target_"])(
+        **own_settings(settings),
         mean=datamodule.mean,
         std=datamodule.std,
         low=datamodule.normalisation.low,
@@ -57,8 +58,6 @@ def build_model(
         splits=datamodule.scene_splits,
         digests=datamodule.scene_digests,
         imagery=datamodule.imagery,
-        _convert_="all",
-        _recursive_=False,  # the data's config is stored as it is
     )
     check_network(model, datamodule)
     if weights is not None and not is_continued:

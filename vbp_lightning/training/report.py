@@ -128,7 +128,7 @@ def report_end(
     best = run_dir / "checkpoints" / "best.ckpt"
     if best.is_file():
         own = (cfg.model.get("network") or {}).get(TARGET)  # the run itself was started with it
-        model = RoadClassifier.load_from_checkpoint(best, own)
+        model = RoadClassifier.load_from_checkpoint(best, trust=own)
     threshold_fits = model.hparams["tta"] == cfg.tta
     model.hparams["tta"] = cfg.tta
     predictions = evaluate(trainer, model, datamodule)
