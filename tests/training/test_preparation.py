@@ -11,6 +11,7 @@ def config(**trainer):
         {
             "trainer": {"accelerator": "cpu", "devices": 1, "precision": "auto", **trainer},
             "data": {"num_workers": "auto"},
+            "model": {"architecture": "strided"},
             "threads": "auto",
         }
     )
@@ -30,6 +31,15 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, features, 
     cfg = config()
     assert precision in preparation.resolve_auto_settings(cfg)
     assert cfg.trainer.precision == precision
+
+
+def test_networks_of_other_packages_are_trained_in_float32_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(preparation.torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    for accelerator, precision in (("cpu", "32-true"), ("gpu", "bf16-mixed")):
+        cfg = config(accelerator=accelerator)
+        cfg.model.architecture = "custom"
+        preparation.resolve_auto_settings(cfg)
+        assert cfg.trainer.precision == precision
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 0), (8, 2), (64, 2)])
