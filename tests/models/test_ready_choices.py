@@ -28,6 +28,7 @@ def test_a_choice_is_built_checked_and_loaded_with_consent(choice, tmp_path):
         "model_name": choice,
         "num_classes": 1,
     }
+    model.hparams["imagery"] = None
     loaded = RoadClassifier.load_from_checkpoint(saved(tmp_path / "a.ckpt", model), trust=TARGET)
     tiles = 100 + 50 * torch.randn(2, 3, 96, 96)
     assert torch.equal(loaded(tiles), model(tiles))
