@@ -64,8 +64,9 @@ class MaskPanels(pl.Callback):
     ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
 
     Any module serves that takes raw tiles and returns ``(N, 1)`` logits or ``(N, 2)`` scores of
-    non-road and road, if ``trainer.fit`` gets a :class:`RoadTileDataModule`. Its attribute
-    ``threshold``, if it has one, is the P(road) from which a tile is called road, else 0.5.
+    non-road and road, if ``trainer.fit`` gets a
+    :class:`~vbp_lightning.data.datamodule.RoadTileDataModule`. Its attribute ``threshold``, if it
+    has one, is the P(road) from which a tile is called road, else 0.5.
 
     Training is the same to the last bit with and without this callback: no random number is drawn,
     and every module keeps its mode. Nothing is logged in the sanity check, and only the process of

@@ -80,7 +80,8 @@ class RoadClassifier(pl.LightningModule):
         imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
         tta: Test-time augmentation: P(road) of testing and prediction is the mean over the eight
             symmetric views of a tile. Training, validation and masks do not depend on it.
-        network: Any other network instead, see :class:`CustomNetwork`: the name of a callable that
+        network: Any other network instead, see
+            :class:`~vbp_lightning.models.custom_network.CustomNetwork`: the name of a callable that
             returns it under ``_target_``, with its arguments; or, in Python, the network itself.
             ``architecture`` and ``head`` are then not used, and ``context`` must be 0.
 
