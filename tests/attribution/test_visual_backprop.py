@@ -16,9 +16,21 @@ from vbp_lightning.attribution import (
 from vbp_lightning.errors import UserError
 
 
-@pytest.fixture(params=NETS)
+@pytest.fixture(params=NETS, scope="module")
 def net(request):
+    """A network that no test changes, so that it is exported once."""
     return NETS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def double(net):
+    return copy.deepcopy(net).double()
+
+
+@pytest.fixture
+def own(net):
+    """A network of the test."""
+    return copy.deepcopy(net)
 
 
 def tiles(samples, seed=1):
@@ -36,11 +48,10 @@ def test_mask_covers_the_input_and_fills_the_range(net, upsampling):
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
-def test_fused_and_plain_pass_agree_with_float64(net, upsampling):
+def test_fused_and_plain_pass_agree_with_float64(net, double, upsampling):
     method = VisualBackProp(net, upsampling)
     output, mask = method.attribute_with_logits(tiles(3))
     plain = VisualBackProp(net, upsampling, fuse=False).attribute(tiles(3))
-    double = copy.deepcopy(net).double()
     exact = VisualBackProp(double, upsampling, fuse=False).attribute(tiles(3).double())
     assert exact.dtype is torch.float64
     torch.testing.assert_close(mask.double(), exact, rtol=0, atol=1e-5)
@@ -74,10 +85,10 @@ def test_samples_of_very_different_brightness_are_independent(net):
     torch.testing.assert_close(method.attribute(batch)[:1], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_training_mode_gives_the_mask_of_eval_mode(net):
-    expected = VisualBackProp(net).attribute(tiles(2))
-    net.train()
-    assert torch.equal(VisualBackProp(net).attribute(tiles(2)), expected)
+def test_training_mode_gives_the_mask_of_eval_mode(own):
+    expected = VisualBackProp(own).attribute(tiles(2))
+    own.train()
+    assert torch.equal(VisualBackProp(own).attribute(tiles(2)), expected)
 
 
 def state_of(net):
@@ -98,40 +109,39 @@ def state_of(net):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-def test_the_state_of_the_network_is_restored(net, fuse):
-    net.train()
-    list(net.children())[1].eval()
-    next(net.parameters()).requires_grad_(False)
-    last = list(net.parameters())[-1]
+def test_the_state_of_the_network_is_restored(own, fuse):
+    own.train()
+    list(own.children())[1].eval()
+    next(own.parameters()).requires_grad_(False)
+    last = list(own.parameters())[-1]
     last.grad = torch.ones_like(last)
-    before, weights = state_of(net), copy.deepcopy(net.state_dict())
+    before, weights = state_of(own), copy.deepcopy(own.state_dict())
     random = torch.get_rng_state()
     inputs = tiles(2).requires_grad_()
     values = inputs.detach().clone()
-    VisualBackProp(net, fuse=fuse).attribute(inputs)
-    assert state_of(net) == before
+    VisualBackProp(own, fuse=fuse).attribute(inputs)
+    assert state_of(own) == before
     assert torch.equal(inputs, values)
     assert inputs.grad is None
     assert torch.equal(last.grad, torch.ones_like(last))
     assert torch.equal(torch.get_rng_state(), random)
-    after = net.state_dict()
+    after = own.state_dict()
     assert all(torch.equal(weights[name], after[name]) for name in weights)
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("network", NETS)
-def test_the_state_is_restored_after_an_exception(network, fuse):
-    net = NETS[network]().train()
-    broken = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+def test_the_state_is_restored_after_an_exception(own, fuse):
+    own.train()
+    broken = [module for module in own.modules() if isinstance(module, nn.Linear)][-1]
     broken.weight = nn.Parameter(torch.zeros(1, 999))
-    before, random = state_of(net), torch.get_rng_state()
+    before, random = state_of(own), torch.get_rng_state()
     with pytest.raises(RuntimeError, match="shapes"):
-        VisualBackProp(net, fuse=fuse).attribute(tiles(2))
-    assert state_of(net) == before
+        VisualBackProp(own, fuse=fuse).attribute(tiles(2))
+    assert state_of(own) == before
     assert torch.equal(torch.get_rng_state(), random)
-    net.eval()
+    own.eval()
     with pytest.raises(RuntimeError, match="shapes"):
-        VisualBackProp(net, fuse=fuse).attribute(tiles(2))
+        VisualBackProp(own, fuse=fuse).attribute(tiles(2))
 
 
 def test_random_numbers_drawn_by_the_model_leave_the_random_state():
@@ -151,10 +161,10 @@ def test_random_numbers_drawn_by_the_model_leave_the_random_state():
 
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
-def test_randomised_head_leaves_the_mask_bit_identical(net, upsampling):
-    method = VisualBackProp(net, upsampling)
+def test_randomised_head_leaves_the_mask_bit_identical(own, upsampling):
+    method = VisualBackProp(own, upsampling)
     output, expected = method.attribute_with_logits(tiles(2))
-    for module in net.modules():
+    for module in own.modules():
         if isinstance(module, nn.Linear | nn.BatchNorm1d):
             nn.init.normal_(module.weight)
     changed, mask = method.attribute_with_logits(tiles(2))
@@ -163,11 +173,11 @@ def test_randomised_head_leaves_the_mask_bit_identical(net, upsampling):
     assert torch.equal(method.attribute(tiles(2), target=1), expected)
 
 
-def test_constant_maps_give_zeros(net):
-    for parameter in net.parameters():
+def test_constant_maps_give_zeros(own):
+    for parameter in own.parameters():
         nn.init.zeros_(parameter)
     for name in UPSAMPLINGS:
-        mask = VisualBackProp(net, name).attribute(tiles(2))
+        mask = VisualBackProp(own, name).attribute(tiles(2))
         assert torch.equal(mask, torch.zeros(2, 1, 96, 96))
 
 

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 TINY = (
     *("data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
-    *("data.batch_size=16", "threads=1", "callbacks.panels.tiles=4"),
+    *("data.batch_size=16", "threads=1", "trainer.max_epochs=1"),
 )
 """Overrides for a run that takes seconds."""
 
@@ -57,8 +57,14 @@ def run(tmp_path, command):
 
 @pytest.fixture
 def tiny(scenes):
-    """Overrides of a tiny run of one epoch."""
-    return (*TINY, f"data.root={scenes}", "trainer.max_epochs=1")
+    """Overrides of a tiny run of one epoch without masks, which take half of its time."""
+    return (*TINY, "callbacks.panels=null", "callbacks.scores=null", f"data.root={scenes}")
+
+
+@pytest.fixture
+def with_masks(scenes):
+    """Overrides of a tiny run of one epoch with panels and scores of masks."""
+    return (*TINY, "callbacks.panels.tiles=4", f"data.root={scenes}")
 
 
 @pytest.fixture

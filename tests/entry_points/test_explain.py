@@ -51,10 +51,10 @@ def checkpoint(tmp_path):
     return make
 
 
-def test_all_methods(run, checkpoint, image, tmp_path):
+def test_all_methods(call, checkpoint, image, tmp_path):
     path = checkpoint("gap")
     options = ("method=all", "tiles=4", "output=out", "method.occlusion.stride=16")
-    process = run("explain.py", f"ckpt={path}", f"input={image}", *options)
+    process = call("explain.py", f"ckpt={path}", f"input={image}", *options)
     assert process.returncode == 0, process.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"gap.ckpt", "out", "scene.tif"}
     arrays = np.load(tmp_path / "out" / "attribution.npz")

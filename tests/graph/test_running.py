@@ -10,11 +10,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torchmetrics import CatMetric, MeanMetric
 
 from tests.helpers.nets import images, randomised
+from vbp_lightning import RoadClassifier
 from vbp_lightning.attribution import Occlusion, UnsupportedNetworkError, VisualBackProp
 from vbp_lightning.graph import running, sharing
 from vbp_lightning.graph.network_graph import graph_of
@@ -327,6 +329,14 @@ def test_metrics_that_count_cause_no_new_export(exports):
         counting.values.update(torch.ones(4))
         counting.mean.update(torch.tensor(float(value)))
         counting.mean.compute()
+    assert exports == [False]
+
+
+def test_classifiers_share_an_export_whatever_they_were_trained_on(exports):
+    for splits in ("a", "b"):
+        model = RoadClassifier(data={"root": splits}, splits={splits: "train"}).eval()
+        model.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+        VisualBackProp(model).attribute(images(2, size=96))
     assert exports == [False]
 
 

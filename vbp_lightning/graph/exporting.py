@@ -24,7 +24,10 @@ _DICTIONARIES = frozenset((dict, OrderedDict))
 _SEQUENCES = frozenset((list, tuple, set, torch.Size))
 _CONTAINERS = _DICTIONARIES | _SEQUENCES
 _SETTINGS = frozenset((bool, int, float, str, torch.dtype))
-_CHANGING = ("training", "_current_fx_name")  # the second is Lightning's name of the running hook
+_LEFT_OUT = frozenset(
+    ("training", "_current_fx_name", "_trainer", "_device", "_hparams", "_hparams_initial")
+)
+"""The mode, and what Lightning keeps about a module: no part of its forward pass."""
 
 
 class UnsupportedNetworkError(UserError):
@@ -123,10 +126,11 @@ def signature(model: nn.Module) -> Signature:
             if new:
                 facts.append(kind)
                 for key, each in vars(value).copy().items():
+                    if key in _LEFT_OUT:
+                        continue
                     kind = type(each)
                     if kind in _SETTINGS:  # most attributes: a call would take longer
-                        if key not in _CHANGING:
-                            facts.append(each)
+                        facts.append(each)
                     elif each is not None and (kind not in _CONTAINERS or each):
                         add(each)
         elif kind is MethodType:
