@@ -10,7 +10,6 @@ from vbp_lightning.models import RoadNetwork
 from vbp_lightning.scene_maps.block_maps import block_maps
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
-from vbp_lightning.scene_maps.split_network import sliding_max, sliding_mean
 from vbp_lightning.scene_maps.tilewise import TileMapper
 
 MEAN, STD = [120.0, 100.0], [40.0, 50.0]
@@ -238,10 +237,3 @@ def test_nodata_pixels_have_no_values():
               for c in centres] for r in centres]
         )  # fmt: skip
         assert np.array_equal(~np.isnan(probability), fits & (share <= 0.25))
-
-
-def test_sliding_windows_are_poolings_of_every_window():
-    features = torch.randn(1, 3, 20, 17)
-    windows = features.unfold(2, 12, 1).unfold(3, 12, 1)
-    assert torch.equal(sliding_max(features, 12), windows.amax((4, 5)))
-    torch.testing.assert_close(sliding_mean(features, 12), windows.mean((4, 5)))

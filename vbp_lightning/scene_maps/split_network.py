@@ -227,7 +227,7 @@ def _needed(last: Node, given: Node | None = None) -> set[Node]:
 
 
 def _counts_images(node: Node) -> bool:
-    return operation_of(node) == "sym_size" and node.args[1] == 0
+    return operation_of(node) == "sym_size" and node.args[1:] == (0,)
 
 
 def _local_field(graph: NetworkGraph, last: Node) -> ReceptiveField:
@@ -270,42 +270,41 @@ def _placed(graph: NetworkGraph, node: Node) -> bool:
 def _part(graph: NetworkGraph, last: Node, given: Node) -> GraphModule:
     """The operations that compute a result from another one."""
     code, made, needed = Graph(), dict[Node, Node](), _needed(last, given)
-    if given is graph.image:
-        made[given] = code.node_copy(given)
-        needed |= {node for node in graph.module.graph.nodes if node.op == "call_module"}  # guards
-    else:
-        made[given] = code.placeholder("pooled")
+    trunk = given is graph.image
+    made[given] = code.node_copy(given) if trunk else code.placeholder("pooled")
     for node in graph.module.graph.nodes:
         if node in needed and _counts_images(node):
             made[node] = code.call_function(torch.ops.aten.sym_size.int, (made[given], 0))
         elif node in needed and node is not given:
             made[node] = code.node_copy(node, made.__getitem__)
     found = made[last]
-    if given is graph.image and channel_axis(graph.meanings[last]) == 3:
+    if trunk and channel_axis(graph.meanings[last]) == 3:
         found = code.call_function(torch.ops.aten.permute.default, (found, [0, 3, 1, 2]))
     code.output(found)
     part = GraphModule(graph.module, code, graph.network)
-    part.meta["outputs"] = {}
+    if not isinstance(graph.image.meta["val"].shape[2], int):
+        part.meta["outputs"] = {}  # for graph_of these are operations for any size
     return part
 
 
 def _check(graph: NetworkGraph, split: SplitNetwork) -> None:
-    """Refuses parts that do not give the network's output, or do not run on images of other sizes."""
+    """Refuses parts that do not give the network's output, or not on images of other sizes."""
     known = graph.image.meta["val"]
     channels, side = graph.values[graph.image].shape[1:3]
     generator = torch.Generator().manual_seed(0)
-    tile = torch.randn(1, channels, side, side, generator=generator).to(known.device, known.dtype)
+    tiles = torch.randn(2, channels, side, side, generator=generator).to(known.device, known.dtype)
     with torch.no_grad():
-        expected = output_named(graph.module(tile), None).flatten()
-        found = split.window_logits(split.trunk(tile))[split.cropped, split.cropped]
+        expected = output_named(graph.module(tiles), None).flatten()
+        logits = [split.window_logits(each[None]) for each in split.trunk(tiles)]
+    found = torch.stack([each[split.cropped, split.cropped] for each in logits])
     if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2, equal_nan=True):
         raise NotConvolutionalError(
             f"{graph.network}: it does more than pool its last map globally"
         )
-    other = tile[:, :, :1, :1].expand(1, channels, side + split.step, side + 2 * split.step)
+    other = tiles[:1, :, :1, :1].expand(1, channels, 2 * side, 2 * side + split.step)
     try:
-        graph_of(split.trunk, other)
-    except UnsupportedNetworkError as error:
+        graph_of(split.trunk, other, free_size=True)
+    except (UnsupportedNetworkError, RuntimeError) as error:
         raise NotConvolutionalError(
             f"{graph.network}: its operations hold for images of {side} px only"
         ) from error

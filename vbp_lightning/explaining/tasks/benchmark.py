@@ -151,7 +151,7 @@ def _scored(
 
 
 def _stride(model: nn.Module, tiles: Tensor) -> int | None:
-    """The distance of the places of the network's last maps, if it has one that divides the tiles."""
+    """The distance of the places of the last maps, if there is one that divides the tiles."""
     try:
         stride = graph_of(model, tiles[:1]).stride
     except UnsupportedNetworkError:
