@@ -101,26 +101,24 @@ def windows_of_one_pass(network, read, shape, window, step):
 @pytest.mark.parametrize(
     ("halvings", "window", "pool"),
     [
-        (4, 96, F.adaptive_avg_pool2d),
         (5, 96, F.adaptive_max_pool2d),
         (5, 64, F.adaptive_avg_pool2d),
         (4, 128, F.adaptive_max_pool2d),
     ],
 )
 def test_blocks_of_a_residual_network_give_what_one_pass_gives(halvings, window, pool):
-    step, shape = 2**halvings, (330, 250)
+    step, shape = 2**halvings, (230, 170)
     network, read = made(Residual, halvings, pool), reader(scene_of(*shape))
     mapper = SeamlessMapper(network, 2, window=window)
     assert (mapper.step, mapper.window, mapper.exact) == (step, window, False)
     expected, mask = windows_of_one_pass(network, read, shape, window, step)
     skipped = window // 2 // step
     rows, cols = (slice(skipped, skipped + count) for count in expected.shape)
-    for size in (64, 192):
-        found, relevance = map_of_blocks(mapper, read, shape, size)
-        assert_close(relevance, mask)
-        assert_close(found[rows, cols], expected)
-        found[rows, cols] = np.nan
-        assert np.isnan(found).all()
+    found, relevance = map_of_blocks(mapper, read, shape, 128)
+    assert_close(relevance, mask)
+    assert_close(found[rows, cols], expected)
+    found[rows, cols] = np.nan
+    assert np.isnan(found).all()
 
 
 POOLS = {
@@ -139,14 +137,14 @@ POOLS = {
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_network_without_padding_gives_what_it_gives_for_tiles(pool):
-    shape = (131, 150)
+    shape = (107, 116)
     network, read = made(Plain, pool=POOLS[pool]), reader(scene_of(*shape))
     mapper = SeamlessMapper(network, 2)
     assert (mapper.step, mapper.exact) == (4, True)
     found, _ = map_of_blocks(mapper, read, shape, 64)
     tiles, _ = map_of_blocks(TileMapper(network, 4), read, shape, 256)
     assert_close(np.nan_to_num(found), np.nan_to_num(tiles))
-    assert np.isfinite(found).sum() == 9 * 14
+    assert np.isfinite(found).sum() == 3 * 6
 
 
 @pytest.mark.parametrize(
@@ -269,9 +267,10 @@ def test_a_margin_that_the_step_does_not_divide_is_refused():
         SeamlessMapper(made(Plain), 2, window=84, context=6)
 
 
-@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-@pytest.mark.parametrize("head", ["hidden", "gap"])
-@pytest.mark.parametrize("context", [0, 8])
+@pytest.mark.parametrize(
+    ("architecture", "head", "context"),
+    [("strided", "gap", 0), ("maxpool", "hidden", 8), ("strided", "hidden", 0)],
+)
 def test_the_parts_share_the_parameters_of_the_network(architecture, head, context):
     """Together with the crop and the pooling between them they give the network's logits."""
     torch.manual_seed(0)

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.graph.network_graph import graph_of
+from vbp_lightning.graph.running import forward
 from vbp_lightning.models.symmetries import SYMMETRIES, Symmetry, symmetric_view, undo_symmetry
 from vbp_lightning.scene_maps.block_maps import BlockInputs
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid
@@ -133,12 +135,12 @@ class SeamlessMapper:
         return max(start - self.halo, -self.context), min(stop + -stop % self.step, end)
 
 
-@torch.no_grad()
 def _of_view(split: SplitNetwork, pixels: Tensor, symmetry: Symmetry) -> NDArray[np.float32]:
     """P(road) of all windows of an area (1, C, h, w), computed from one symmetric view.
 
     The sides of the area are multiples of the step, so that a view has the same windows.
     """
     view = symmetric_view(pixels, symmetry).contiguous(memory_format=torch.channels_last)
-    found = torch.from_numpy(split.window_probabilities(split.trunk(view)))
+    features = forward(graph_of(split.trunk, view), view).output
+    found = torch.from_numpy(split.window_probabilities(features))
     return undo_symmetry(found, symmetry).numpy()
