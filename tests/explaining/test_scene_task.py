@@ -44,7 +44,7 @@ def mapped(folder, between, *overrides):
 
 def test_a_network_with_another_stride_is_mapped_for_windows_of_its_tile_size(tmp_path, capsys):
     """Blocks are rounded up to the stride of 16 px."""
-    model, tags, found = mapped(tmp_path, nn.Identity(), "block=72")
+    _, tags, found = mapped(tmp_path, nn.Identity(), "block=72")
     assert "mode=" not in capsys.readouterr().out
     assert tags["MODE"] == "seamless"
     assert tags["CONTEXT"].endswith("seamless probabilities differ from those of its tiles")

@@ -122,11 +122,9 @@ def test_blocks_of_a_residual_network_give_what_one_pass_gives(halvings, window,
 
 
 POOLS = {
-    "mean": lambda x: x.mean((2, 3)),
     "of flattened places": lambda x: x.flatten(2).mean(-1),
     "row by row": lambda x: x.mean(3).mean(2),
     "channels last": lambda x: x.permute(0, 2, 3, 1).mean((1, 2)),
-    "adaptive": nn.AdaptiveAvgPool2d(1),
     "window": nn.AvgPool2d(23),
     "amax": lambda x: x.amax((2, 3), keepdim=True),
     "max of max": lambda x: x.max(3)[0].max(2)[0],
@@ -136,15 +134,17 @@ POOLS = {
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_a_network_without_padding_gives_what_it_gives_for_tiles(pool):
-    shape = (107, 116)
-    network, read = made(Plain, pool=POOLS[pool]), reader(scene_of(*shape))
-    mapper = SeamlessMapper(network, 2)
-    assert (mapper.step, mapper.exact) == (4, True)
-    found, _ = map_of_blocks(mapper, read, shape, 64)
-    tiles, _ = map_of_blocks(TileMapper(network, 4), read, shape, 256)
-    assert_close(np.nan_to_num(found), np.nan_to_num(tiles))
-    assert np.isfinite(found).sum() == 3 * 6
+def test_every_global_pooling_slides(pool):
+    """Without padding, the logits of the windows of an image are those of its tiles."""
+    network = made(Plain, pool=POOLS[pool])
+    image = torch.from_numpy(scene_of(104, 108))[None]
+    split = split_network(network, image[:, :, :96, :96])
+    corners = [(row, col) for row in (0, 4, 8) for col in (0, 4, 8, 12)]
+    tiles = torch.cat([image[:, :, row : row + 96, col : col + 96] for row, col in corners])
+    with torch.no_grad():
+        logits = split.window_logits(split.trunk(image))
+        torch.testing.assert_close(logits.flatten(), network(tiles)[:, 0])
+    assert (split.step, logits.shape) == (4, (3, 4))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,6 @@ def test_a_network_without_padding_gives_what_it_gives_for_tiles(pool):
     [
         ({"dilation": 3}, {"stride": 1, "dilation": 2}, {}),
         ({"kernel_size": 4, "stride": 4}, {"stride": 1}, {"window": 64}),
-        ({"stride": 3}, {"stride": 1}, {"window": 75}),
         ({}, {}, {"tta": True}),
         ({"padding": 8}, {}, {"pool": lambda x: x[:, :, 2:-2, 2:-2].amax((2, 3))}),
         # valid convolutions as in older networks, down to a single place
@@ -164,7 +163,7 @@ def test_a_network_without_padding_gives_what_it_gives_for_tiles(pool):
     ],
 )
 def test_other_geometries_give_what_they_give_for_tiles(first, second, options):
-    shape = (150, 141)
+    shape = (118, 109)
     pool = options.pop("pool", None)
     network, read = made(Plain, first, second, pool), reader(scene_of(*shape))
     mapper = SeamlessMapper(network, 2, **options)
