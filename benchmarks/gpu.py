@@ -327,7 +327,7 @@ def scene(architecture, o):
     from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
     net = RoadNetwork(architecture, "hidden", [110.0] * 3, [45.0] * 3).eval().to(o.device)
-    mapper, shape = SeamlessMapper(net), (o.side, o.side)
+    mapper, shape = SeamlessMapper(net, 3), (o.side, o.side)
     pixels = np.random.default_rng(0).uniform(1, 255, (*shape, 3)).astype(np.float32)
 
     def read(row, col, height, width):

@@ -31,7 +31,8 @@ from vbp_lightning.scene_maps.block_maps import block_maps
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.output_grid import Block
 from vbp_lightning.scene_maps.scene_job import MapSettings, scene_job
-from vbp_lightning.scene_maps.seamless import SeamlessMapper, window_probabilities
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.split_network import split_network
 
 SIDE = 1024
 WINDOWED = 512
@@ -87,18 +88,19 @@ def speed(repeats: int) -> None:
     block, shape = Block(64, 64, SIDE, SIDE), (SIDE + 128, SIDE + 128)
     for architecture in ("strided", "maxpool"):
         model = classifier(architecture)
-        network, trunk = model.network, model.network.trunk
-        mapper = SeamlessMapper(network)
+        network = model.network
+        mapper = SeamlessMapper(network, len(scene))
         pixels = torch.from_numpy(np.ascontiguousarray(scene))[None]
+        split = split_network(network, pixels[:, :, :96, :96])
         part = pixels[:, :, :WINDOWED, :WINDOWED].contiguous(memory_format=torch.channels_last)
 
         @torch.no_grad()
-        def forward(trunk=trunk, pixels=pixels) -> None:
-            trunk(pixels)
+        def forward(split=split, pixels=pixels) -> None:
+            split.trunk(pixels)
 
         @torch.no_grad()
-        def probability(network=network, trunk=trunk, part=part) -> None:
-            window_probabilities(network, trunk(part))
+        def probability(split=split, part=part) -> None:
+            split.window_probabilities(split.trunk(part))
 
         times = medians(
             {
@@ -136,7 +138,7 @@ def whole_job(side: int, architecture: str) -> None:
                     part = rng.integers(0, 255, (3, *size), dtype=np.uint8)
                     raster.write(part, window=Window(col, row, size[1], size[0]))
         model = classifier(architecture)
-        mapper = SeamlessMapper(model.network)
+        mapper = SeamlessMapper(model.network, 3)
         (folder / "maps").mkdir()
         settings = MapSettings(
             folder / "maps", Reading(), (110.0,) * 3, mapper.window, mapper.step, 1024,

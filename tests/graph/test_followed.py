@@ -7,6 +7,7 @@ from torch import nn
 
 from tests.helpers.nets import images
 from vbp_lightning.attribution import Saliency, UnsupportedNetworkError, VisualBackProp
+from vbp_lightning.graph.network_graph import graph_of
 
 
 class Net(nn.Module):
@@ -309,3 +310,38 @@ def test_preparation_before_the_first_convolution_is_followed():
 
     mask = VisualBackProp(Prepared()).attribute(images())
     assert mask.max() == 1
+
+
+class Strided(nn.Module):
+    """Three layers with the given strides and a gate or a shortcut."""
+
+    def __init__(self, *strides, shortcut=None, resized=False):
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 3, 3, stride, 1) for stride in strides])
+        self.shortcut, self.resized = shortcut, resized
+
+    def forward(self, images):
+        x = images
+        for conv in self.convs:
+            x = conv(x).relu()
+        if self.resized:
+            x = F.interpolate(x, (9, 9), mode="bilinear")
+        x = x * x.mean((2, 3), keepdim=True).sigmoid()
+        if self.shortcut:
+            x = x + F.max_pool2d(images, self.shortcut)
+        return x.amax((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "stride"),
+    [
+        (Strided(2, 2, 2), 8),
+        (Strided(2, 1, 3), 6),
+        (Strided(1), 1),
+        (Strided(2, 2, shortcut=4), 4),
+        (Strided(2, (2, 1)), None),
+        (Strided(2, 2, resized=True), None),
+    ],
+)
+def test_the_stride_is_that_of_the_last_maps(net, stride):
+    assert graph_of(net.eval(), torch.zeros(1, 3, 48, 48)).stride == stride

@@ -58,7 +58,9 @@ def make_maps(paths, output, model, *, mode="seamless", block=128, scaling="perc
     errors = options.pop("errors", None)
     shared, white_area = options.pop("shared", False), options.pop("white_area", 0)
     if mode == "seamless":
-        mapper = SeamlessMapper(model.network, **options)
+        mapper = SeamlessMapper(
+            model.network, len(model.hparams["mean"]), context=model.hparams["context"], **options
+        )
     else:
         mapper = TileMapper(model, **options)
     output.mkdir(exist_ok=True)

@@ -163,24 +163,3 @@ def test_masks_cover_the_context_too(architecture):
 def test_a_context_that_features_cannot_be_cropped_by_is_refused(context):
     with pytest.raises(ValueError, match="multiple of 8"):
         RoadNetwork("strided", "hidden", [0.0], [1.0], context=context)
-
-
-@pytest.mark.parametrize("architecture", ["strided", "maxpool"])
-@pytest.mark.parametrize("head", ["hidden", "gap"])
-@pytest.mark.parametrize("context", [0, 8])
-def test_trunk_and_head_share_the_modules_of_the_network(architecture, head, context):
-    """Together with the crop and the pooling between them they give the network's logits."""
-    torch.manual_seed(0)
-    model = RoadNetwork(architecture, head, [100.0] * 3, [50.0] * 3, context=context).eval()
-    tiles = 200 * torch.rand(2, 3, 96 + 2 * context, 96 + 2 * context)
-    cut = context // 8
-    with torch.no_grad():
-        features = model.trunk(tiles)
-        assert features.shape == (2, 64, 12 + 2 * cut, 12 + 2 * cut)
-        own = features[:, :, cut : cut + 12, cut : cut + 12]
-        pooled = own.mean((2, 3)) if model.averages else own.amax((2, 3))
-        torch.testing.assert_close(model.head(pooled), model(tiles))
-    assert model.averages == (head == "gap")
-    shared = [*model.trunk.parameters(), *model.head.parameters()]
-    assert [id(each) for each in shared] == [id(each) for each in model.parameters()]
-    assert not [key for key in model.state_dict() if key.startswith(("trunk", "head"))]

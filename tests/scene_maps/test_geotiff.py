@@ -294,7 +294,7 @@ def test_a_job_killed_before_writing_writes_when_resumed(tmp_path, model):
     job = SceneJob("a", path, fresh.grid, replace(fresh.settings, output=tmp_path / "out"))
     job.prepare()
     for block in job.store.blocks:
-        job.compute(SeamlessMapper(model.network), block)
+        job.compute(SeamlessMapper(model.network, 3), block)
     assert job.state() == "none"
     (again,) = make_maps([path], tmp_path / "out", model)
     assert again.state() == "done"

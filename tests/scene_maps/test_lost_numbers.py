@@ -18,7 +18,7 @@ def test_a_probability_that_is_no_number_is_no_nodata(lost):
     if lost:
         with torch.no_grad():
             network.prob.bias[0] = math.nan
-    mapper = SeamlessMapper(network, "deconv", 0.25, False)
+    mapper = SeamlessMapper(network, 3)
     pixels = np.random.default_rng(0).random((3, 160, 160), dtype=np.float32)
 
     def read(row, col, height, width):

@@ -95,7 +95,7 @@ def test_a_scene_that_cannot_be_read_to_its_end_does_not_stop_the_others(tmp_pat
         for name in "ab"
     ]
     model = classifier()
-    mapper = SeamlessMapper(model.network)
+    mapper = SeamlessMapper(model.network, 3)
     (tmp_path / "out").mkdir()
     settings = MapSettings(
         tmp_path / "out", Reading(), (100.0,) * 3, 96, 8, 128, "extremes", {"MODE": "seamless"}

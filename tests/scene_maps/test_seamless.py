@@ -9,7 +9,7 @@ from vbp_lightning.attribution import UPSAMPLINGS, VisualBackProp
 from vbp_lightning.models import RoadNetwork
 from vbp_lightning.scene_maps.block_maps import block_maps
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
-from vbp_lightning.scene_maps.seamless import HALO, SeamlessMapper, sliding_max, sliding_mean
+from vbp_lightning.scene_maps.seamless import SeamlessMapper
 from vbp_lightning.scene_maps.tilewise import TileMapper
 
 MEAN, STD = [120.0, 100.0], [40.0, 50.0]
@@ -19,6 +19,10 @@ def network(architecture="strided", head="hidden", context=0, seed=0):
     """A network whose batch norms are no identity, like those of a trained one."""
     torch.manual_seed(seed)
     return with_statistics(RoadNetwork(architecture, head, MEAN, STD, context=context))
+
+
+def seamless_mapper(model, *settings, **options):
+    return SeamlessMapper(model, len(MEAN), *settings, context=model.context, **options)
 
 
 def scene_of(height, width, seed=0):
@@ -103,7 +107,7 @@ def test_blocks_of_every_size_give_what_one_pass_gives(architecture, context, sh
     probability, mask = one_pass(model, read, shape)
     rows, cols = probability.shape
     for size in (64, 256, 512):
-        found, relevance = map_of_blocks(SeamlessMapper(model), read, shape, size)
+        found, relevance = map_of_blocks(seamless_mapper(model), read, shape, size)
         assert_close(relevance, mask)
         assert_close(found[6 : 6 + rows, 6 : 6 + cols], probability)
         found[6 : 6 + rows, 6 : 6 + cols] = np.nan
@@ -114,9 +118,9 @@ def test_blocks_of_every_size_give_what_one_pass_gives(architecture, context, sh
 def test_large_blocks_agree_with_the_whole_scene(architecture):
     shape = (600, 1104)
     model, read = network(architecture), reader(scene_of(*shape))
-    probability, mask = map_of_blocks(SeamlessMapper(model), read, shape, 1104)
+    probability, mask = map_of_blocks(seamless_mapper(model), read, shape, 1104)
     for size in (256, 512, 1000):
-        found, relevance = map_of_blocks(SeamlessMapper(model), read, shape, size)
+        found, relevance = map_of_blocks(seamless_mapper(model), read, shape, size)
         assert_close(relevance, mask)
         assert np.array_equal(np.isnan(found), np.isnan(probability))
         assert np.nanmax(np.abs(found - probability)) <= 1e-5 * np.nanmax(probability)
@@ -128,7 +132,7 @@ def test_every_upsampling_is_local(architecture, upsampling):
     shape = (300, 264)
     model, read = network(architecture), reader(scene_of(*shape))
     _, expected = one_pass(model, read, shape, upsampling)
-    _, found = map_of_blocks(SeamlessMapper(model, upsampling), read, shape, 104)
+    _, found = map_of_blocks(seamless_mapper(model, upsampling), read, shape, 104)
     assert_close(found, expected)
 
 
@@ -137,7 +141,7 @@ def test_average_pooling_slides_as_well(architecture):
     shape = (200, 200)
     model, read = network(architecture, "gap"), reader(scene_of(*shape))
     probability, _ = one_pass(model, read, shape)
-    found, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
+    found, _ = map_of_blocks(seamless_mapper(model), read, shape, 96)
     assert_close(found[6:20, 6:20], probability)
 
 
@@ -147,7 +151,7 @@ def test_tiles_and_scenes_give_the_same_with_context(architecture, context, tta)
     shape = (155, 178)
     model = network(architecture, context=context)
     read = reader(scene_of(*shape))
-    seamless, _ = map_of_blocks(SeamlessMapper(model, tta=tta), read, shape, 96)
+    seamless, _ = map_of_blocks(seamless_mapper(model, tta=tta), read, shape, 96)
     by_tile = TileMapper(model, 8, context=context, tta=tta)
     tiles, _ = map_of_blocks(by_tile, read, shape, 256)
     assert_close(np.nan_to_num(tiles), np.nan_to_num(seamless))
@@ -167,8 +171,8 @@ def test_test_time_augmentation_averages_the_maps_of_symmetric_scenes(architectu
             found, _ = one_pass(model, reader(turned), turned.shape[1:])
             found = np.rot90(found, -quarters)
             views.append(found if mirrored is scene else found[:, ::-1])
-    plain = SeamlessMapper(model)
-    averaged = SeamlessMapper(model, tta=True)
+    plain = seamless_mapper(model)
+    averaged = seamless_mapper(model, tta=True)
     for size in (64, 256):
         _, mask = map_of_blocks(plain, reader(scene), (height, width), size)
         found, same_mask = map_of_blocks(averaged, reader(scene), (height, width), size)
@@ -180,7 +184,7 @@ def test_test_time_augmentation_averages_the_maps_of_symmetric_scenes(architectu
 def test_tiles_and_scenes_differ_without_context():
     shape = (155, 178)
     model, read = network("maxpool"), reader(scene_of(*shape))
-    seamless, _ = map_of_blocks(SeamlessMapper(model), read, shape, 96)
+    seamless, _ = map_of_blocks(seamless_mapper(model), read, shape, 96)
     tiles, _ = map_of_blocks(TileMapper(model, 8), read, shape, 256)
     assert np.nanmax(np.abs(tiles - seamless)) > 1e-3
 
@@ -190,7 +194,7 @@ def test_a_constant_scene_gives_a_constant_interior(architecture):
     shape = (256, 256)
     scene = np.full((2, *shape), 137, np.float32)
     model = network(architecture)
-    mapper = SeamlessMapper(model, "deconv_normalized")
+    mapper = seamless_mapper(model, "deconv_normalized")
     probability, mask = map_of_blocks(mapper, reader(scene), shape, 128)
     inner = mask[32:-32, 32:-32]
     assert np.ptp(inner) <= 1e-5 * mask.max()
@@ -202,13 +206,15 @@ def test_the_halo_is_no_wider_than_needed_for_the_window():
     shape = (320, 320)
     model, scene = network("maxpool"), scene_of(320, 320)
     block = Block(104, 104, 104, 104)
-    before = block_maps(SeamlessMapper(model), reader(scene), shape, block)
-    for reach in (HALO, HALO - 8):
+    halo = seamless_mapper(model).halo
+    assert halo == 56
+    before = block_maps(seamless_mapper(model), reader(scene), shape, block)
+    for reach in (halo, halo - 8):
         changed = scene.copy()
         changed[:, : 104 - reach] += 500
-        after = block_maps(SeamlessMapper(model), reader(changed), shape, block)
+        after = block_maps(seamless_mapper(model), reader(changed), shape, block)
         same = np.abs(after.probability - before.probability).max() <= 1e-6
-        assert same == (reach == HALO)
+        assert same == (reach == halo)
 
 
 def test_nodata_pixels_have_no_values():
@@ -217,7 +223,7 @@ def test_nodata_pixels_have_no_values():
     valid[:, 200:] = False
     valid[100:110, 100:110] = False
     read = reader(scene_of(*shape), valid)
-    for mapper in (SeamlessMapper(network()), TileMapper(network(), 8)):
+    for mapper in (seamless_mapper(network()), TileMapper(network(), 8)):
         probability, mask = map_of_blocks(mapper, read, shape, 128)
         assert np.array_equal(np.isnan(mask), ~valid)
         centres = 8 * np.arange(30)
@@ -231,10 +237,3 @@ def test_nodata_pixels_have_no_values():
               for c in centres] for r in centres]
         )  # fmt: skip
         assert np.array_equal(~np.isnan(probability), fits & (share <= 0.25))
-
-
-def test_sliding_windows_are_poolings_of_every_window():
-    features = torch.randn(1, 3, 20, 17)
-    windows = features.unfold(2, 12, 1).unfold(3, 12, 1)
-    assert torch.equal(sliding_max(features), windows.amax((4, 5)))
-    torch.testing.assert_close(sliding_mean(features), windows.mean((4, 5)))

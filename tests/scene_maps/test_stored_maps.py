@@ -116,7 +116,7 @@ def test_blocks_of_something_else_are_not_used(tmp_path, model, change):
     job = SceneJob("a", path, fresh.grid, settings)
     job.prepare()
     for block in job.store.blocks:
-        job.compute(SeamlessMapper(model.network), block)
+        job.compute(SeamlessMapper(model.network, 3), block)
     same = scene_job(path, settings)
     same.prepare()
     assert same.store.missing() == []
@@ -146,7 +146,7 @@ def test_blocks_of_a_moved_image_are_used(tmp_path, model):
     job = scene_job(path, settings)
     job.prepare()
     for block in job.store.blocks:
-        job.compute(SeamlessMapper(model.network), block)
+        job.compute(SeamlessMapper(model.network, 3), block)
     moved = tmp_path / "moved"
     path.parent.rename(moved)
     again = scene_job(moved / "a.tif", settings)

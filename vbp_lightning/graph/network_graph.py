@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -135,6 +136,27 @@ class NetworkGraph:
             self._paths.setdefault(head, found)  # of several threads, the first one's
         return self._paths[head]
 
+    @cached_property
+    def stride(self) -> int | None:
+        """Pixels between neighbouring places of the last maps; None if there is no one distance.
+
+        The factors of gates do not count.
+        """
+        strides: dict[Step, set[int | None]] = {}
+        last = dict.fromkeys(self.steps)
+        for step in self.steps:
+            windows = [each.window for each in step.layers]
+            below = set[int | None]().union(*(strides[each] for each in step.sources)) or {1}
+            for source in step.sources:
+                last.pop(source, None)
+            factors = {
+                None if None in windows else prod(w.stride[axis] for w in windows if w)
+                for axis in (0, 1)
+            }
+            strides[step] = {b and f and b * f for b in below for f in factors}
+        found = set[int | None]().union(*(strides[each] for each in last))
+        return found.pop() if len(found) == 1 else None
+
     def output_of(self, module: str) -> Node:
         """The operation that computes the output of a module.
 
@@ -160,10 +182,11 @@ def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> Netwo
 
     Args:
         model: Any network that takes ``(N, C, H, W)``; it is not changed, and may run meanwhile in
-            other threads.
+            other threads. What was made of exported operations is not exported once more.
         inputs: ``(N, C, H, W)``.
-        free_size: Whether to export for other heights and widths as well at once, where the network
-            allows. Otherwise this is done when a second size comes, since it takes longer.
+        free_size: Whether the operations have to be those for other heights and widths as well,
+            where the network allows. Otherwise it is exported like this when a second size comes,
+            since it takes longer.
 
     Raises:
         UnsupportedNetworkError: The network cannot be exported.
@@ -176,6 +199,11 @@ def graph_of(model: nn.Module, inputs: Tensor, free_size: bool = False) -> Netwo
             known, cached = present, {}
             _EXPORTS[model] = present, cached
         exports, graphs = cached.setdefault((inputs.dtype, inputs.device), ([], {}))
+        if isinstance(model, GraphModule) and "outputs" in model.meta:
+            exports[:] = [model]
+        elif free_size and exports and not exports[-1].meta["free_size"]:
+            graphs.clear()
+            exports.clear()
         if size not in graphs:
             with _for_export(inputs.device.type):
                 graphs[size] = _graph(model, present, inputs, exports, free_size)
@@ -196,7 +224,13 @@ def _graph(
         if values is not None:
             return NetworkGraph(name, module, values)
     example = torch.zeros(2, *size, dtype=inputs.dtype, device=inputs.device)
-    exports.append(export_of(model, present, example, name, free_size or bool(exports)))
+    if model in exports:
+        raise UnsupportedNetworkError(
+            f"{name}: its exported operations do not hold for images of {size[1]} × {size[2]} px"
+        )
+    free_size = free_size or bool(exports)
+    exports.append(export_of(model, present, example, name, free_size))
+    exports[-1].meta["free_size"] = free_size
     values = _values(exports[-1], size, name)
     if values is None:
         raise UnsupportedNetworkError(

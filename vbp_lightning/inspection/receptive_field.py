@@ -124,6 +124,17 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
         UnsupportedNetworkError: The network cannot be exported.
     """
     graph = graph_of(model, inputs)
+    fields = fields_of(graph)
+    found = {name: fields[node] for name, node in graph.outputs.items() if node in fields}
+    for name, field in found.items():
+        flat = graph.values[graph.outputs[name]].ndim < 3
+        if flat and isinstance(field, ReceptiveField):
+            found[name] = field.joined()
+    return found
+
+
+def fields_of(graph: NetworkGraph) -> dict[Node, ReceptiveField | Unfollowed]:
+    """The receptive field of the result of every operation that depends on the image, in order."""
     fields: dict[Node, ReceptiveField | Unfollowed] = {}
     labels: dict[Node, Any] = {}
     for node, meaning in graph.meanings.items():
@@ -133,12 +144,7 @@ def receptive_fields(model: nn.Module, inputs: Tensor) -> dict[str, ReceptiveFie
             fields[node] = ReceptiveField(one, zero, zero, np.array(meaning.size))
         elif meaning.state is not State.CONSTANT:
             fields[node] = _field(graph, node, fields, labels)
-    found = {name: fields[node] for name, node in graph.outputs.items() if node in fields}
-    for name, field in found.items():
-        flat = graph.values[graph.outputs[name]].ndim < 3
-        if flat and isinstance(field, ReceptiveField):
-            found[name] = field.joined()
-    return found
+    return fields
 
 
 def _field(

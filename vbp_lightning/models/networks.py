@@ -1,6 +1,5 @@
 """The two road CNNs, strided and max-pool, as plain modules."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -92,9 +91,6 @@ class RoadNetwork(nn.Sequential):
         high: Values that each band is clipped to from above.
         context: Margin in pixels on each side of a tile, a multiple of 8; 0 for none.
 
-    Attributes:
-        averages: Whether the global pooling averages; otherwise it takes the maximum.
-
     Shape:
         Raw tiles ``(N, C, 96 + 2·context, 96 + 2·context)``, float, in the imagery's own units, to
         logits ``(N, 1)``; P(road) is their sigmoid.
@@ -125,7 +121,6 @@ class RoadNetwork(nn.Sequential):
         super().__init__()
         self.architecture = architecture
         self.context = context
-        self.averages = head == "gap"
         self.normalize = Normalize(mean, std, low, high)
         channels = len(mean)
         for index, out_channels in enumerate(BLOCK_CHANNELS):
@@ -152,25 +147,3 @@ class RoadNetwork(nn.Sequential):
             self.global_pool = nn.AdaptiveAvgPool2d(1)
             self.flatten = nn.Flatten()
             self.prob = nn.Linear(channels, 1)
-
-    @property
-    def trunk(self) -> nn.Sequential:
-        """The convolutional part, from raw pixels to the features of the last block, uncropped.
-
-        It shares its modules with the network and takes images of any size.
-        """
-        names = [name for name, _ in self.named_children()]
-        return self._part(names[: names.index("global_pool")])
-
-    @property
-    def head(self) -> nn.Sequential:
-        """The layers behind the global pooling, from ``(N, 64)`` pooled features to logits.
-
-        It shares its modules with the network.
-        """
-        names = [name for name, _ in self.named_children()]
-        return self._part(names[names.index("flatten") + 1 :])
-
-    def _part(self, names: Sequence[str]) -> nn.Sequential:
-        kept = ((name, self.get_submodule(name)) for name in names if name != "crop")
-        return nn.Sequential(OrderedDict(kept))

@@ -44,7 +44,7 @@ from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
-from vbp_lightning.models.networks import TOTAL_STRIDE
+from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.plotting.benchmark_figure import cascade_figure, score_figure
 from vbp_lightning.plotting.curves import figure_to_array
 from vbp_lightning.plotting.png import write_picture
@@ -124,6 +124,7 @@ def _scored(
     """Localisation, artefacts and similarity to LRP of all methods that suit the network."""
     rows: dict[ComparedMethod, Future[Row]] = {}
     of_lrp: Maps | None = None
+    stride = _stride(model, tiles.tiles)
     # LRP first, since the others are compared with it
     order = sorted(compared_methods, key=lambda each: each.method != "lrp")
     # Scoring takes as long as some methods, so it runs in parallel with the next method.
@@ -143,8 +144,20 @@ def _scored(
             if compared.method == "visual_backprop":
                 numbers = vars(artefacts(model, compared.upsampling, tiles.tiles))
             tuning = None if val is None else (maps_of(method, val.tiles, target), val)
-            rows[compared] = scorer.submit(_row, compared, numbers, maps, tiles, tuning, of_lrp)
+            rows[compared] = scorer.submit(
+                _row, compared, numbers, maps, tiles, tuning, of_lrp, stride
+            )
     return {each: rows[each].result() for each in compared_methods if each in rows}
+
+
+def _stride(model: nn.Module, tiles: Tensor) -> int | None:
+    """The distance of the places of the last maps, if there is one that divides the tiles."""
+    try:
+        stride = graph_of(model, tiles[:1]).stride
+    except UnsupportedNetworkError:
+        return None
+    fits = stride is not None and not any(side % stride for side in tiles.shape[2:])
+    return stride if fits else None
 
 
 def _row(
@@ -154,6 +167,7 @@ def _row(
     tiles: EvaluationTiles,
     tuning: tuple[Maps, EvaluationTiles] | None,
     of_lrp: Maps | None,
+    stride: int | None,
 ) -> Row:
     """The scores of the maps, with the numbers that are known already."""
     if tuning is None:
@@ -166,9 +180,9 @@ def _row(
         "exponent": float(np.mean([each.exponent for each in settings])),
         "threshold": float(np.mean([each.threshold for each in settings])),
     }
-    if not any(side % TOTAL_STRIDE for side in pooled.shape[1:]):
-        found["tile_comb_energy"] = float(comb_energy(pooled, TOTAL_STRIDE).mean())
-        found["tile_block_ratio"] = block_ratio(pooled, TOTAL_STRIDE)
+    if stride is not None:
+        found["tile_comb_energy"] = float(comb_energy(pooled, stride).mean())
+        found["tile_block_ratio"] = block_ratio(pooled, stride)
     if of_lrp is not None:
         similarity = rank_correlation(pooled, positive_part(of_lrp)).mean()
         of_sizes = rank_correlation(np.abs(maps), np.abs(of_lrp)).mean()

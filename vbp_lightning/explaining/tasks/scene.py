@@ -10,11 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pydantic import Field, StrictBool, StrictInt
 from pydantic.dataclasses import dataclass
+from pytorch_lightning.utilities import rank_zero_only
 
 from vbp_lightning.cli import hide_notes_of_lightning
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.imagery.unlabelled import image_files
-from vbp_lightning.errors import UserError
+from vbp_lightning.errors import UserError, plain
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
 from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
@@ -22,12 +23,12 @@ from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.models import RoadClassifier
-from vbp_lightning.models.networks import TOTAL_STRIDE
 from vbp_lightning.records import RECORD, Count, PositiveCount
 from vbp_lightning.scene_maps.block_maps import Mapper
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
+from vbp_lightning.scene_maps.split_network import NotConvolutionalError
 from vbp_lightning.scene_maps.tile_errors import scored_tiles
 from vbp_lightning.scene_maps.tilewise import TileMapper
 from vbp_lightning.scene_maps.views import probabilities_of
@@ -41,7 +42,7 @@ class Options(ExplainSettings):
     mode: Literal["seamless", "tiles"]
     stride: Annotated[StrictInt, Field(ge=2, multiple_of=2)]
     blend: Literal["mean", "centre"]
-    block: Annotated[StrictInt, Field(ge=TOTAL_STRIDE, multiple_of=TOTAL_STRIDE)]
+    block: Annotated[StrictInt, Field(ge=8, multiple_of=8)]
     scaling: Literal["percentile", "extremes", "none"]
     overwrite: StrictBool
     quick_look: StrictBool
@@ -74,16 +75,19 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         )
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
-    mapper = _mapper(cfg, classifier, subject.reader)
+    mapper = _mapper(cfg, classifier, subject.reader, len(subject.fill))
+    seamless = isinstance(mapper, SeamlessMapper)
+    mode = "seamless" if seamless else "tiles"
+    note = _note(mapper, classifier)
     settings = MapSettings(
         Path(cfg.output),
         subject.reader.reading,
         subject.fill,
         mapper.window,
         mapper.step,
-        cfg.block,
-        cfg.scaling if cfg.mode == "seamless" else "extremes",
-        _tags(cfg, subject, classifier),
+        -(-cfg.block // mapper.step) * mapper.step if seamless else cfg.block,
+        cfg.scaling if seamless else "extremes",
+        _tags(cfg, subject, classifier, mode, note),
         subject.reader.white_area,
     )
     datamodule = own_data(classifier, cfg.data) if cfg.input is None else None
@@ -103,13 +107,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         print(f"{mapping.speed:.2f} Mpx/s")
     done = [job for job in jobs if job.state() == "done"]
     threshold = float(classifier.threshold)
-    title = f"{cfg.mode}, VisualBackProp {cfg.upsampling.name}"
-    note = f"Network {context_note(classifier.hparams['context'])}."
+    title = f"{mode}, VisualBackProp {cfg.upsampling.name}"
     for job in done:
         yield job.probability_path
         yield job.mask_path
         if cfg.quick_look:
-            yield write_quick_look(job, threshold, title, note)
+            yield write_quick_look(job, threshold, title, f"Network {note}.")
     if cfg.roads:
         path = settings.output / "roads.geojson"
         errors += write_road_areas(path, done, threshold)
@@ -122,30 +125,39 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(*errors)
 
 
-def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages) -> Mapper:
+def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages, bands: int) -> Mapper:
+    """The mapper of the mode; of tiles too if the network cannot run over a whole scene."""
     max_invalid = (classifier.hparams["data"] or {}).get("max_invalid", 0.25)
+    shared = (cfg.upsampling.name, max_invalid, classifier.hparams["tta"])
+    window = (reader.tile_size, reader.context)
     if cfg.mode == "seamless":
-        return SeamlessMapper(
-            classifier.network, cfg.upsampling.name, max_invalid, classifier.hparams["tta"]
-        )
+        try:
+            return SeamlessMapper(classifier.network, bands, *shared, *window)
+        except NotConvolutionalError as error:
+            rank_zero_only(print)(
+                f"mode=seamless: {plain(str(error))}; so the map is computed window by window "
+                "(mode=tiles)"
+            )
+    upsampling, max_invalid, tta = shared
     return TileMapper(
         classifier,
         cfg.stride,
         cfg.blend,
-        reader.tile_size,
-        reader.context,
-        upsampling=cfg.upsampling.name,
+        *window,
+        upsampling=upsampling,
         max_invalid=max_invalid,
-        tta=classifier.hparams["tta"],
+        tta=tta,
     )
 
 
-def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict[str, str]:
+def _tags(
+    cfg: DictConfig, subject: Subject, classifier: RoadClassifier, mode: str, note: str
+) -> dict[str, str]:
     """The settings that the maps depend on, for the tags of the files."""
     tags = {
         "CHECKPOINT_SHA256": subject.fingerprint,
-        "MODE": cfg.mode,
-        "CONTEXT": context_note(classifier.hparams["context"]),
+        "MODE": mode,
+        "CONTEXT": note,
         "UPSAMPLING": cfg.upsampling.name,
         "MASK_SCALE": cfg.scale,
         "PRECISION": str(cfg.trainer.precision),
@@ -153,18 +165,20 @@ def _tags(cfg: DictConfig, subject: Subject, classifier: RoadClassifier) -> dict
     }
     if classifier.hparams["tta"]:
         tags["TTA"] = "true"
-    if cfg.mode == "tiles":
+    if mode == "tiles":
         tags |= {"STRIDE": str(cfg.stride), "BLEND": cfg.blend}
     return tags
 
 
-def context_note(context: int) -> str:
+def _note(mapper: Mapper, classifier: RoadClassifier) -> str:
     """The note about the network's padding: whether seamless maps equal those of tiles."""
-    if context:
+    if context := classifier.hparams["context"]:
         return (
             f"trained with {context} px of real pixels around each tile: "
             "seamless probabilities are those of its tiles"
         )
+    if isinstance(mapper, SeamlessMapper) and mapper.exact:
+        return "without padding: seamless probabilities are those of its tiles"
     return (
         "trained on tiles with zero padding around them: "
         "seamless probabilities differ from those of its tiles"
