@@ -191,7 +191,7 @@ def exported(model: nn.Module, example: Tensor, name: str, free_size: bool) -> G
         ) from error
     assert isinstance(module, GraphModule)
     _remove_dropout(module.graph)
-    module.meta["outputs"] = _marked_outputs(module.graph)
+    module.meta.update(outputs=_marked_outputs(module.graph), values={})
     _work_out_of_place(module.graph, name)
     module.recompile()
     return module

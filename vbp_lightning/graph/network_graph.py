@@ -285,12 +285,16 @@ class _Shapes(Interpreter):
 
 def _values(module: GraphModule, size: Sequence[int], network: str) -> dict[Node, Any] | None:
     """The results for two images of a size; None if the operations do not hold for it."""
+    known = module.meta.setdefault("values", {})
+    if tuple(size) in known:
+        found: dict[Node, Any] = known[tuple(size)]
+        return found
     placeholder = next(node for node in module.graph.nodes if node.op == "placeholder")
     recorded = placeholder.meta["val"]
     example = torch.empty(2, *size, dtype=recorded.dtype, device="meta")
     fits = all(
-        isinstance(known, torch.SymInt) or known == wanted
-        for known, wanted in zip(recorded.shape, example.shape, strict=True)
+        isinstance(each, torch.SymInt) or each == wanted
+        for each, wanted in zip(recorded.shape, example.shape, strict=True)
     )
     if not (fits and isinstance(recorded.shape[0], torch.SymInt)):
         return None
@@ -305,6 +309,7 @@ def _values(module: GraphModule, size: Sequence[int], network: str) -> dict[Node
         raise UnsupportedNetworkError(
             f"{network}: its exported operations do not run ({reason})"
         ) from error
+    known[tuple(size)] = shapes.values
     return shapes.values
 
 

@@ -25,12 +25,14 @@ class _Template:
         outputs: The operation of the output of each module.
         tensors: The place of each tensor among those of the signature, by its name in the graph.
         others: Other attributes that the operations refer to: the guards of the export.
+        values: The results without values, which all networks share, by the size of the images.
     """
 
     graph: Graph
     outputs: dict[str, Node]
     tensors: dict[str, int]
     others: dict[str, Any]
+    values: dict[tuple[int, ...], dict[Node, Any]]
 
 
 _TEMPLATES: OrderedDict[object, _Template] = OrderedDict()
@@ -68,7 +70,9 @@ def export_of(
     if shared and -1 not in tensors.values():
         calls = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
         others = {each: attrgetter(each)(module) for each in calls}
-        _TEMPLATES[key] = _Template(module.graph, module.meta["outputs"], tensors, others)
+        _TEMPLATES[key] = _Template(
+            module.graph, module.meta["outputs"], tensors, others, module.meta["values"]
+        )
         module.graph.owning_module = None  # which holds tensors
         while len(_TEMPLATES) > _KEPT:
             _TEMPLATES.popitem(last=False)
@@ -79,7 +83,7 @@ def _bound(template: _Template, present: Signature) -> GraphModule:
     """The operations with the tensors of a network."""
     tensors = {name: present.objects[place] for name, place in template.tensors.items()}
     module = GraphModule({**tensors, **template.others}, template.graph)
-    module.meta["outputs"] = template.outputs
+    module.meta.update(outputs=template.outputs, values=template.values)
     template.graph.owning_module = None
     return module
 
