@@ -120,3 +120,11 @@ def test_the_network_is_left_unchanged_and_the_seed_decides():
     assert net.training
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_tiles_that_the_stride_does_not_divide():
+    net = nn.Sequential(nn.Conv2d(1, 2, 5, 3), nn.ReLU(), nn.Conv2d(2, 2, 3, 2), nn.ReLU())
+    for side in (20, 47, 50):
+        found = artefacts(net, "deconv", torch.zeros(1, 1, side, side))
+        assert 0 <= found.comb_energy <= 1
+        assert found.block_ratio > 0

@@ -69,11 +69,13 @@ def artefacts(
     flat = _masks(graph, ones, upsampling)[0]
     many = {step: each.expand(draws, -1, -1, -1) for step, each in ones.items()}
     noise = _masks(graph, {**many, deepest: drawn}, upsampling)
-    stride = max(1, inputs.shape[-1] // deepest.size[1])
+    height, width = inputs.shape[2:]
+    stride = min(graph.stride or max(1, width // deepest.size[1]), height, width)
+    whole = noise[:, : height - height % stride, : width - width % stride]
     return Artefacts(
         coverage_variation(flat),
         border_ratio(flat),
-        float(comb_energy(noise, stride).mean()),
+        float(comb_energy(whole, stride).mean()),
         block_ratio(noise, stride),
     )
 
