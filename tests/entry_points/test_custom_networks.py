@@ -12,9 +12,13 @@ TARGET = "tests.helpers.backbones.residual"
 CHOSEN = ("model=custom", f"model.network._target_={TARGET}", "model.network.num_classes=2")
 
 
-def test_a_network_of_ones_own_goes_through_both_programs(call, tiny, image, tmp_path):
-    place = ("hydra.run.dir=run", "callbacks.scores.tiles=4")
-    done = call("train.py", *CHOSEN, *tiny, *place, "data.tile_size=60", "data.augment.jitter=4")
+def test_a_network_of_ones_own_goes_through_both_programs(
+    call, tiny, with_masks, scenes, image, tmp_path
+):
+    place = ("hydra.run.dir=run", "callbacks.scores.tiles=4", "trainer.max_epochs=1")
+    done = call(
+        "train.py", *CHOSEN, *with_masks, *place, "data.tile_size=60", "data.augment.jitter=4"
+    )
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     assert (run / "panels" / "epoch_000.png").is_file()
@@ -22,7 +26,7 @@ def test_a_network_of_ones_own_goes_through_both_programs(call, tiny, image, tmp
     stored = OmegaConf.load(run / ".hydra" / "run.yaml")
     assert stored.model.network == {"_target_": TARGET, "num_classes": 2}
 
-    longer = ("resume=run", "trainer.max_epochs=2", f"data.root={tiny[-2].partition('=')[2]}")
+    longer = ("resume=run", "trainer.max_epochs=2", f"data.root={scenes}")
     refused = call("train.py", *longer)
     assert refused.returncode == 1
     assert f"add trust={TARGET}" in refused.stderr

@@ -138,7 +138,7 @@ def stopped(command, tmp_path):
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_like_one_that_ran_through(
     call, stopped, tiny, tmp_path
 ):
-    longer = (*tiny, "trainer.max_epochs=3", "data.tiles_per_epoch=320", "seed=3")
+    longer = (*tiny, "trainer.max_epochs=3", "data.tiles_per_epoch=192", "seed=3")
     through = call("train.py", *longer, "data.num_workers=0", "hydra.run.dir=through")
     assert through.returncode == 0, through.stderr
 
@@ -249,10 +249,10 @@ def test_two_processes_train_as_one_with_two_ghost_batches(run, with_masks, tmp_
     )
     datamodule = instantiate(composed("train", *settings).data, _convert_="all")
     datamodule.setup()
-    model = RoadClassifier("maxpool", mean=datamodule.mean, std=datamodule.std)
+    model = RoadClassifier(mean=datamodule.mean, std=datamodule.std)
     start = saved(tmp_path / "start.ckpt", model)
     process = run(
-        *("train.py", *settings, "model=maxpool", "trainer=ddp", "trainer.max_epochs=2"),
+        *("train.py", *settings, "trainer=ddp", "trainer.max_epochs=2"),
         *(f"init_from={start}", "trainer.precision=32-true", "hydra.run.dir=run"),
     )
     assert process.returncode == 0, process.stderr
