@@ -82,3 +82,12 @@ def test_a_sweep_over_arguments_of_a_network(call, tiny, tmp_path):
     names = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
     assert len(names) == 2
     assert all("model.network.width-" in name for name in names)
+
+    (tmp_path / "sweep" / names[0] / "metrics.json").unlink()
+    refused = call("train.py", "resume=sweep")
+    assert refused.returncode == 1
+    assert f"add trust={TARGET}" in refused.stderr
+    done = call("train.py", "resume=sweep", f"trust={TARGET}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sweep" / names[0] / "metrics.json").is_file()
+    assert names == sorted(each.name for each in (tmp_path / "sweep").iterdir() if each.is_dir())
