@@ -80,8 +80,9 @@ def test_a_sweep_over_arguments_of_a_network(call, tiny, tmp_path):
     done = call("train.py", "-m", *CHOSEN, "model.network.width=4,6", *tiny, *quick, *place)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir())
-    assert len(names) == 2
-    assert all("model.network.width-" in name for name in names)
+    assert names == ["model.network.width-4", "model.network.width-6"]
+    header = (tmp_path / "sweep" / "summary.csv").read_text().partition("\n")[0]
+    assert "model.network.width" in header.split(",")
 
     (tmp_path / "sweep" / names[0] / "metrics.json").unlink()
     refused = call("train.py", "resume=sweep")

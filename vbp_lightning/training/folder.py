@@ -43,7 +43,9 @@ def job_folder(overrides: Sequence[str], excluded: Sequence[str] = ()) -> str:
         ``key-value+key-value``, sorted, with ``_`` for characters other than ASCII letters, digits,
         ``_``, ``.`` and ``-``; at most 200 characters. ``default`` for no override.
     """
-    items = sorted(item for item in overrides if item.partition("=")[0] not in excluded)
+    chosen = (item for item in overrides if item.partition("=")[0] not in excluded)
+    # an argument of a network is given without the + that Hydra is passed
+    items = sorted(re.sub(r"^\+\+(?=model\.network\.)", "", item) for item in chosen)
     plain = [re.sub(r"[^\w.-]+", "_", item.replace("=", "-", 1), flags=re.ASCII) for item in items]
     name = "+".join(plain) or "default"
     is_kept = all(re.fullmatch(r"[\w.]+=[\w.-]+", item, re.ASCII) for item in items)

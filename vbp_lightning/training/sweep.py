@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHOWN_METRICS = ("val/auroc", "test/auroc", "test/average_precision", "test/balanced_accuracy")
 
+_RESUMING = ("resume", "trust")
+
 
 def summarize(sweep_dir: Path) -> "pd.DataFrame":
     """One row for each job of a sweep, from the files in the jobs' folders.
@@ -53,7 +55,7 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
         rows.append(
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
-                **{key: value for key, _, value in overrides if key != "resume"},
+                **{key.lstrip("+"): value for key, _, value in overrides if key not in _RESUMING},
                 **({"tags": " ".join(map(str, tags))} if isinstance(tags, list) and tags else {}),
                 **(metrics or {}),
                 "path": str(job),
