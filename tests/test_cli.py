@@ -232,6 +232,7 @@ def test_a_value_with_characters_of_hydra_is_shown_with_its_quotes(capsys, overr
         ("resume=007", "007"),
         ("data.split_file=-3", "-3"),
         ("network.weights=.5", ".5"),
+        ("model.weights=007", "007"),
         ("hydra.run.dir=2024", "2024"),
         ("paths.data_dir=nan", "nan"),
     ],

@@ -52,7 +52,7 @@ def test_a_run_starts_from_its_checkpoint(start):
 def test_a_run_that_goes_on_needs_the_checkpoint_only_if_it_has_none_of_its_own(start):
     path, cfg = start
     saved(path, RoadClassifier())
-    with pytest.raises(CheckpointError, match=r"start\.ckpt: is not the checkpoint that the run"):
+    with pytest.raises(CheckpointError, match=r"start\.ckpt: is not the file that the run"):
         build_model(cfg, DATA)
     build_model(cfg, DATA, is_continued=True)
     path.unlink()
@@ -110,9 +110,13 @@ def test_a_run_starts_from_a_file_of_weights_once(tmp_path, capsys):
         *("train", "model=custom", f"model.network._target_={PACKAGE}.Residual"),
         f"model.weights={path}",
     )
+    add_origin(cfg)
     model = build_model(cfg, DATA)
     assert torch.equal(model.network.backbone.conv.weight, weights["conv.weight"])
     assert "head.weight left out, 5×8 instead of 1×8" in capsys.readouterr().out
+    torch.save(backbones.Residual().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"weights\.pt: is not the file that the run was"):
+        build_model(cfg, DATA)
     path.unlink()
     build_model(cfg, DATA, is_continued=True)
     with pytest.raises(UserError, match=r"weights\.pt: no such file \(model\.weights\)"):
@@ -124,5 +128,7 @@ def test_a_road_network_starts_from_its_own_weights(tmp_path):
     path = tmp_path / "road.pt"
     network = RoadClassifier().network
     torch.save(network.state_dict(), path)
-    model = build_model(composed("train", f"model.weights={path}"), DATA)
+    cfg = composed("train", f"model.weights={path}")
+    add_origin(cfg)
+    model = build_model(cfg, DATA)
     assert torch.equal(first_weight(model), network.state_dict()["block0.0.weight"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.fine_tuning import initialize_from
 from vbp_lightning.models.weights import start_from_weights
 from vbp_lightning.records import own_settings
-from vbp_lightning.training.resumption import START
+from vbp_lightning.training.resumption import START, WEIGHTS
 
 
 def build_model(
@@ -34,7 +35,8 @@ def build_model(
     """A new classifier for a data module that is set up, with the weights of ``init_from`` if set.
 
     Args:
-        cfg: The composed config of ``train.py``, with the digest of ``init_from``.
+        cfg: The composed config of ``train.py``, with the digests of ``init_from`` and
+            ``model.weights``.
         datamodule: Its normalisation, settings and splits are stored in the classifier.
         is_continued: Whether the run has a checkpoint of its own to go on from.
 
@@ -62,17 +64,22 @@ def build_model(
     check_network(model, datamodule)
     if weights is not None and not is_continued:
         network = getattr(model.network, "backbone", model.network)
-        file = local_file(str(weights), "model.weights")
+        file = _first_file(cfg, str(weights), "model.weights", WEIGHTS)
         print(start_from_weights(network, file, "model.weights"))
     if cfg.init_from and not is_continued:
-        path = local_file(str(cfg.init_from), "init_from")
-        if path.is_file() and file_digest(path) != cfg.get(START):
-            raise CheckpointError(
-                f"{path}: is not the checkpoint that the run was started with (init_from, resume):"
-                " put that one back, or start a new run"
-            )
-        print(initialize_from(model, path))
+        print(initialize_from(model, _first_file(cfg, str(cfg.init_from), "init_from", START)))
     return model
+
+
+def _first_file(cfg: DictConfig, name: str, key: str, digest: str) -> Path:
+    """A file that a run starts from, which must be the one that it was started with."""
+    path = local_file(name, key)
+    if path.is_file() and file_digest(path) != cfg.get(digest):
+        raise CheckpointError(
+            f"{path}: is not the file that the run was started with ({key}, resume): put that one"
+            " back, or start a new run"
+        )
+    return path
 
 
 def check_network(model: RoadClassifier, datamodule: RoadTileDataModule) -> None:

@@ -63,16 +63,22 @@ _AUTO = "automatic"
 START = "init_from_sha256"
 """Of a stored run: the digest of the checkpoint that it started from."""
 
+WEIGHTS = "weights_sha256"
+"""Of a stored run: the digest of the file of weights that it started from."""
+
 _SPLITS = "split_file_sha256"
 """Of a stored run: the digest of ``data.split_file`` when it was read."""
 
-ADDED = ("format", _AUTO, START, _SPLITS)
+ADDED = ("format", _AUTO, START, WEIGHTS, _SPLITS)
 """What a stored run holds beside its settings."""
+
+_FILES = {START: "init_from", WEIGHTS: "model.weights", _SPLITS: "data.split_file"}
+"""The settings that name the files of the digests."""
 
 _UNRELATED = ("format", "resume", "optimized_metric", _AUTO)
 """Settings that a run's result does not depend on."""
 
-_MOVED = ("paths.", "data.root", "data.split_file", START, _SPLITS)
+_MOVED = ("paths.", "data.root", "data.split_file", START, WEIGHTS, _SPLITS)
 """Settings about files that may be elsewhere when a run is resumed."""
 
 _NAMED = 5
@@ -246,10 +252,11 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
                 cfg.data[key] = str(source_path(str(cfg.data[key])).absolute())
         if _AUTO not in cfg:
             cfg[_AUTO] = [key for key, value in _leaves(given) if value == "auto"]
-        for key, path in ((START, cfg.get("init_from")), (_SPLITS, cfg.data.get("split_file"))):
+        for key, name in _FILES.items():
+            path = OmegaConf.select(cfg, name)
             is_known = key in cfg and not (anew and key == _SPLITS)
             if not is_known and path is not None:
-                file = local_file(str(path), "init_from") if key == START else source_path(path)
+                file = source_path(path) if key == _SPLITS else local_file(str(path), name)
                 if file.is_file():
                     cfg[key] = file_digest(file)
 
@@ -311,7 +318,7 @@ def _changes(cfg: DictConfig, run_dir: Path) -> dict[str, tuple[Any, Any]]:
         if not key.startswith(_UNRELATED)
         and asked.get(key) != held.get(key)
         and not (asked.get(key) == "auto" and key in automatic)
-        and not (key in (START, _SPLITS) and key not in held)
+        and not (key in _FILES and key not in held)
     }
 
 
