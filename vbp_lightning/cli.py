@@ -52,8 +52,8 @@ _OWN_FULL = "VBP_LIGHTNING_ERRORS"
 """Set where this module has set that variable, also in the processes that inherit it."""
 
 _NAMES = re.compile(
-    r"""(\+{0,2}(?:ckpt|input|output|resume|init_from|(?:network|model)\.weights|data\.(?:root|split_file)
-    |data\.source\.(?:images|masks|labels|table|layer)|paths\.\w+|trainer\.default_root_dir
+    r"""(\+{0,2}(?:ckpt|input|output|resume|init_from|(?:network|model)\.weights
+    |data\.(?:root|split_file)|data\.source\.(?:images|masks|labels|table|layer)|paths\.\w+|trainer\.default_root_dir
     |logger\.save_dir|callbacks\.\w+\.dirpath|hydra\.(?:run|sweep)\.(?:sub)?dir)=)(.+)""",
     re.VERBOSE,
 )
