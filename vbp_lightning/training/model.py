@@ -127,7 +127,8 @@ def check_network(model: RoadClassifier, datamodule: RoadTileDataModule) -> None
                 f" {dropped} are left out; give its shape by other arguments"
             )
         try:
-            VisualBackProp(model.network).attribute(torch.zeros(shape))
+            # of the module that the callbacks explain: they find its export
+            VisualBackProp(model).attribute(torch.zeros(shape))
         except UnsupportedNetworkError as error:
             raise UserError(
                 f"model.network: {called} cannot be explained, so it is not trained: {error}"
