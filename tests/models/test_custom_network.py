@@ -9,7 +9,7 @@ from torch import nn
 from tests.helpers.backbones import Dense, Gated, LayerNormed, Residual
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.errors import UserError
-from vbp_lightning.models import RoadClassifier
+from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.custom_network import (
     CustomNetwork,
     build,
@@ -153,5 +153,5 @@ def test_a_context_and_missing_networks_are_refused():
 
 
 def test_scores_of_other_shapes_are_left_as_they_are():
-    network = CustomNetwork(Residual(num_classes=3), [0.0] * 3, [1.0] * 3).eval()
+    network = CustomNetwork(Residual(num_classes=3), Normalize([0.0] * 3, [1.0] * 3)).eval()
     assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 3)

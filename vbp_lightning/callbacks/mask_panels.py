@@ -25,6 +25,7 @@ from vbp_lightning.data.tiles.selection import (
 )
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.files import replacing
+from vbp_lightning.models.custom_network import road_logits
 from vbp_lightning.plotting.chain_figure import ChainStep, chain_figure
 from vbp_lightning.plotting.display import RGB, to_rgb
 from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel, truth_heading
@@ -242,15 +243,12 @@ def _road_probabilities(outputs: Tensor) -> Tensor:
     Raises:
         ValueError: The outputs have another shape.
     """
-    values = outputs.cpu().double()
-    if values.shape[1:] == (1,):
-        return values.sigmoid()[:, 0]
-    if values.shape[1:] == (2,):
-        return values.softmax(1)[:, 1]
-    raise ValueError(
-        f"MaskPanels: the module returns {tuple(values.shape)} for {len(values)} tiles; give one of"
-        " (N, 1) logits, or (N, 2) scores of non-road and road"
-    )
+    if outputs.shape[1:] not in ((1,), (2,)):
+        raise ValueError(
+            f"MaskPanels: the module returns {tuple(outputs.shape)} for {len(outputs)} tiles; give"
+            " one of (N, 1) logits, or (N, 2) scores of non-road and road"
+        )
+    return road_logits(outputs.cpu().double()).sigmoid()[:, 0]
 
 
 def _short_name(activation: str) -> str:

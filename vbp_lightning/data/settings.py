@@ -94,7 +94,7 @@ class DataSettings:
         seed: Seed of drawing and augmentation.
     """
 
-    bands: tuple[StrictStr | StrictInt, ...] | StrictStr | StrictInt | None = None
+    bands: tuple[StrictInt | StrictStr, ...] | StrictInt | StrictStr | None = None
     alpha: StrictBool | None = None
     nodata: Number | None = None
     resolution: Annotated[Number, Field(ge=1e-3, le=1e5)] | None = None

@@ -23,7 +23,7 @@ from vbp_lightning.models.custom_network import (
 )
 from vbp_lightning.models.format import FORMAT, converted
 from vbp_lightning.models.metrics import METRICS, best_threshold, binary_metrics, numbers
-from vbp_lightning.models.networks import Architecture, Head, RoadNetwork
+from vbp_lightning.models.networks import Architecture, Head, Normalize, RoadNetwork
 from vbp_lightning.models.symmetries import mean_over_views
 from vbp_lightning.records import Positive, Size
 
@@ -142,8 +142,8 @@ class RoadClassifier(pl.LightningModule):
         else:
             self.hparams.update(architecture="custom", head=None, network=plain_settings(network))
             network = build(network, "model.network")
-        bands = (self.hparams[name] for name in ("mean", "std", "low", "high"))
-        return CustomNetwork(network, *bands)
+        statistics = (self.hparams[name] for name in ("mean", "std", "low", "high"))
+        return CustomNetwork(network, Normalize(*statistics))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Networks of other packages as road classifiers: built by name, fitted to the bands."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,7 @@ class CustomNetwork(nn.Module):
         backbone: ``(N, C, H, W)`` standardised tiles to ``(N, 1)`` logits, or to ``(N, 2)`` scores
             of non-road and road. Its first convolution is fitted to the bands, see
             :func:`fit_bands`.
-        mean: Mean of each band over the training split; its length is the number of bands.
-        std: Standard deviation of each band over the training split.
-        low: Values that each band is clipped to from below, in raw units; None for no clipping.
-        high: Values that each band is clipped to from above.
+        normalize: Standardises the bands.
 
     Shape:
         Raw tiles ``(N, C, H, W)``, float, to logits ``(N, 1)``; P(road) is their sigmoid, which for
@@ -41,25 +38,20 @@ class CustomNetwork(nn.Module):
         ValueError: The first convolution cannot be fitted to the bands.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
-        low: Sequence[float] | None = None,
-        high: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, backbone: nn.Module, normalize: Normalize) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std, low, high)
-        fit_bands(backbone, len(mean))
+        fit_bands(backbone, normalize.mean.shape[1])
+        self.normalize = normalize
         self.backbone = backbone
 
     def forward(self, tiles: Tensor) -> Tensor:
         """The logits of raw tiles."""
-        scores: Tensor = self.backbone(self.normalize(tiles))
-        if scores.shape[1:] == (2,):
-            return scores[:, 1:] - scores[:, :1]
-        return scores
+        return road_logits(self.backbone(self.normalize(tiles)))
+
+
+def road_logits(scores: Tensor) -> Tensor:
+    """Logits ``(N, 1)`` of road for scores of non-road and road ``(N, 2)``; others as they are."""
+    return scores[:, 1:] - scores[:, :1] if scores.shape[1:] == (2,) else scores
 
 
 def first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d] | None:
@@ -121,7 +113,7 @@ def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in settings.items()
-        if name == TARGET or not (_names_weights(name) or _is_place(value))
+        if name == TARGET or not (_names_weights(name) or _is_path_or_address(value))
     }
 
 
@@ -201,11 +193,11 @@ def _is_plain(value: Any) -> bool:  # noqa: ANN401
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _is_place(value: Any) -> bool:  # noqa: ANN401
+def _is_path_or_address(value: Any) -> bool:  # noqa: ANN401
     """Whether a value is, or holds, the name of a file or an address."""
     if isinstance(value, Mapping):
-        return any(map(_is_place, value.values()))
+        return any(map(_is_path_or_address, value.values()))
     if isinstance(value, list | tuple):
-        return any(map(_is_place, value))
+        return any(map(_is_path_or_address, value))
     is_text = isinstance(value, str)
     return is_text and (not _is_name(value) or Path(value).suffix.lower() in _WEIGHT_FILES)

@@ -90,19 +90,14 @@ def start_from_weights(network: nn.Module, path: Path, key: str) -> str:
     Raises:
         UserError: The file cannot be used, or belongs to another network.
     """
-    found = dict(read_state(path, key))
     own = network.state_dict()
-    prefixes = [
-        name[: -len(first)] for first in [*own][:1] for name in found if name.endswith(first)
-    ]
-    prefix = min(prefixes, key=len, default="")
-    found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    first = first_convolution(network)
-    name = f"{first[0]}.weight".lstrip(".") if first is not None else ""
+    found = _without_prefix(read_state(path, key), next(iter(own), ""))
+    convolution = first_convolution(network)
+    first = f"{convolution[0]}.weight".lstrip(".") if convolution is not None else ""
     notes = []
-    if name in found and found[name].ndim == 4 and found[name].shape[1] != own[name].shape[1]:
-        notes.append(f"{name} fitted from {found[name].shape[1]} to {own[name].shape[1]} bands")
-        found[name] = weights_for_bands(found[name], own[name].shape[1])
+    if first in found and found[first].ndim == 4 and found[first].shape[1] != own[first].shape[1]:
+        notes.append(f"{first} fitted from {found[first].shape[1]} to {own[first].shape[1]} bands")
+        found[first] = weights_for_bands(found[first], own[first].shape[1])
     common = own.keys() & found.keys()
     other = [
         each
@@ -140,6 +135,16 @@ def start_from_weights(network: nn.Module, path: Path, key: str) -> str:
     return "; ".join(
         [f"starting from {path} ({key}): {len(taken)} of {len(own)} tensors fit", *notes]
     )
+
+
+def _without_prefix(state: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+    """A state dict without what precedes the name of a network's first tensor in it, if anything.
+
+    Of several names that end like it, the shortest is that of the tensor.
+    """
+    prefixes = (name.removesuffix(first) for name in state if name.endswith(first))
+    prefix = min(prefixes, key=len, default="")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
 
 
 def _shape(tensor: Tensor) -> str:

@@ -32,7 +32,7 @@ class RunLogger(TensorBoardLogger):
         self,
         save_dir: StrictStr | Path,
         name: StrictStr | None = "",
-        version: StrictStr | StrictInt | None = "",
+        version: StrictInt | StrictStr | None = "",
         default_hp_metric: StrictBool = False,
         purge_step: Count | None = None,
         flush_secs: PositiveCount = 120,

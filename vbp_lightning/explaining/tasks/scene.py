@@ -128,26 +128,22 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
 def _mapper(cfg: DictConfig, classifier: RoadClassifier, reader: CutImages, bands: int) -> Mapper:
     """The mapper of the mode; of tiles too if the network cannot run over a whole scene."""
     max_invalid = (classifier.hparams["data"] or {}).get("max_invalid", 0.25)
-    shared = (cfg.upsampling.name, max_invalid, classifier.hparams["tta"])
-    window = (reader.tile_size, reader.context)
+    shared = {
+        "upsampling": cfg.upsampling.name,
+        "max_invalid": max_invalid,
+        "tta": classifier.hparams["tta"],
+        "context": reader.context,
+        "window": reader.tile_size,
+    }
     if cfg.mode == "seamless":
         try:
-            return SeamlessMapper(classifier.network, bands, *shared, *window)
+            return SeamlessMapper(classifier.network, bands, **shared)
         except NotConvolutionalError as error:
             rank_zero_only(print)(
                 f"mode=seamless: {plain(str(error))}; so the map is computed window by window "
                 "(mode=tiles)"
             )
-    upsampling, max_invalid, tta = shared
-    return TileMapper(
-        classifier,
-        cfg.stride,
-        cfg.blend,
-        *window,
-        upsampling=upsampling,
-        max_invalid=max_invalid,
-        tta=tta,
-    )
+    return TileMapper(classifier, cfg.stride, cfg.blend, **shared)
 
 
 def _tags(
