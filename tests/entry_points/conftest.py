@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 TINY = (
     *("data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
-    *("data.batch_size=16", "threads=1", "trainer.max_epochs=1"),
+    *("data.batch_size=16", "threads=1", "trainer.max_epochs=1", "trainer.accelerator=cpu"),
 )
 """Overrides for a run that takes seconds."""
 
