@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from torch import nn
 
 from tests.helpers.checkpoints import saved
 from tests.helpers.composed import composed
+from tests.helpers.programs import REPOSITORY, started
 from vbp_lightning import RoadClassifier
 
 
@@ -112,23 +112,17 @@ def as_version_0_1(run_dir):
 
 
 @pytest.fixture
-def stopped(command, tmp_path):
+def stopped(tmp_path):
     """Starts a run of three epochs and kills it after its first checkpoint."""
 
     def start(*settings):
-        process = subprocess.Popen(
-            command("train.py", *settings, "hydra.run.dir=stopped"),
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = started(tmp_path, "train.py", *settings, "hydra.run.dir=stopped").process
         last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
         while not last.is_file():
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         assert torch.load(last, weights_only=True)["epoch"] < 2
         return tmp_path / "stopped"
 
@@ -292,9 +286,9 @@ def test_fine_tuning_copies_all_but_the_first_layer_when_the_bands_differ(call, 
     assert_fails_with(other, str(best), "init_from", "model.head")
 
 
-def test_the_help_page_imports_none_of_the_slow_packages(command):
+def test_the_help_page_imports_none_of_the_slow_packages():
     imported = subprocess.run(
-        [sys.executable, "-X", "importtime", *command("train.py", "--help")[1:]],
+        [sys.executable, "-X", "importtime", REPOSITORY / "train.py", "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -1,13 +1,9 @@
 """The rasters: georeference, nodata, types, formats, and the state after a killed process."""
 
-import os
-import signal
-import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +15,7 @@ from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
 from tests.helpers.mapping import classifier, make_maps, noise, write_scene
+from tests.helpers.programs import REPOSITORY, started
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
@@ -235,8 +232,10 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
     """After SIGKILL in the middle of a scene, stored blocks are not computed again."""
     for name in "ab":
         write_scene(tmp_path / f"{name}.tif", noise((136, 264), seed=ord(name)))
-    script = textwrap.dedent(
-        f"""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
         import time
         from pathlib import Path
         from tests.helpers.mapping import classifier, make_maps
@@ -250,15 +249,15 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
         folder = Path({str(tmp_path)!r})
         make_maps([folder / "a.tif", folder / "b.tif"], folder / "out", classifier())
         """
+        )
     )
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path})
+    child = started(tmp_path, script, PYTHONPATH=str(REPOSITORY)).process
     done = tmp_path / "out" / ".b.blocks" / "0_0.npz"
     deadline = time.monotonic() + 120
-    while not done.exists() and time.monotonic() < deadline and child.poll() is None:
+    while not done.exists() and time.monotonic() < deadline and child.is_alive():
         time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     assert done.exists()
     assert not list((tmp_path / "out").glob("b*.tif"))
     before = done.stat().st_mtime_ns

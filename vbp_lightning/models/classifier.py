@@ -128,6 +128,21 @@ class RoadClassifier(pl.LightningModule):
         self.logits = CatMetric(nan_strategy="disable")
         self.labels = CatMetric()
 
+    def extra_repr(self) -> str:
+        """What the classifier is; ``repr`` shows it above the modules."""
+        network = self.hparams["network"]
+        if isinstance(network, Mapping):
+            network = described(network)
+        chosen = {
+            "architecture": self.hparams["architecture"],
+            **({"head": self.hparams["head"]} if network is None else {"network": network}),
+            "bands": len(self.hparams["mean"]),
+            "context": self.hparams["context"],
+            "threshold": round(float(self.threshold), 4),
+            "tta": self.hparams["tta"],
+        }
+        return ", ".join(f"{name}={value}" for name, value in chosen.items())
+
     def _custom_network(self, network: Mapping[str, Any] | nn.Module | None) -> CustomNetwork:
         """Any other network; the hyperparameters name it as text."""
         if network is None:
