@@ -79,6 +79,7 @@ def started(folder, script, *arguments, prepare=None, **environment):
 def _run(folder, argv, environment, output, prepare):
     from pytorch_lightning.utilities import rank_zero_only
 
+    multiprocessing.set_start_method(None, force=True)  # that of a program, not of this process
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
