@@ -53,8 +53,8 @@ def test_a_run_leaves_all_that_the_readme_lists(run, with_masks, tmp_path):
             assert 0 <= metrics[f"{split}/{name}"] <= 1
             assert 0 <= metrics[f"{split}/{name}_with_ignored"] <= 1
 
-    tiles = list(csv.DictReader((run_dir / "tiles.csv").open()))
-    predictions = list(csv.DictReader((run_dir / "predictions.csv").open()))
+    tiles = list(csv.DictReader((run_dir / "tiles.csv").read_text().splitlines()))
+    predictions = list(csv.DictReader((run_dir / "predictions.csv").read_text().splitlines()))
     evaluated = [row for row in tiles if row["split"] != "train"]
     key = ("split", "scene", "row", "col", "label")
     assert [[row[k] for k in key] for row in predictions] == sorted(
@@ -180,7 +180,7 @@ def test_a_sweep_continues_after_a_failure_and_resumes_unfinished_jobs(call, tin
         for share in ("0.05", "7")
         for model in ("maxpool", "strided")
     ]
-    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").read_text().splitlines()))
     assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
     assert [row["model"] for row in rows] == ["maxpool", "strided"] * 2
     done = tmp_path / "sweep" / jobs[0]
@@ -194,7 +194,7 @@ def test_a_sweep_continues_after_a_failure_and_resumes_unfinished_jobs(call, tin
     assert again.returncode == 1
     assert again.stdout.count("nothing to do") == 1
     assert (done / "metrics.json").stat().st_mtime_ns == before
-    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "sweep" / "summary.csv").read_text().splitlines()))
     assert [row["status"] for row in rows] == ["done", "done", "failed", "failed"]
 
 
@@ -253,7 +253,7 @@ def test_two_processes_train_as_one_with_two_ghost_batches(run, with_masks, tmp_
     assert process.stdout.count("TensorBoard: ") == 1
     run_dir = tmp_path / "run"
     assert len(list((run_dir / "panels").glob("epoch_*.png"))) == 2
-    predictions = list(csv.DictReader((run_dir / "predictions.csv").open()))
+    predictions = list(csv.DictReader((run_dir / "predictions.csv").read_text().splitlines()))
     assert len(predictions) == len(datamodule.tiles_of("val")) + len(datamodule.tiles_of("test"))
 
     last = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)

@@ -15,6 +15,11 @@ STEPS = 4
 """Optimiser steps of an epoch."""
 PEAK = 5e-3
 
+# the cut runs continue in a folder with a checkpoint, or in another one
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* not empty", "ignore:The dirpath has changed"
+)
+
 
 def one_cycle(step, steps):
     """Learning rate and first moment's decay at a step of a one-cycle schedule of some steps.

@@ -27,7 +27,7 @@ from vbp_lightning.scene_maps.seamless import SeamlessMapper
 UTM = CRS.from_epsg(32632)
 PLACES = {
     "north up": (UTM, Affine(0.5, 0, 4e5, 0, -0.5, 5e6)),
-    "rotated": (UTM, Affine.translation(4e5, 5e6) * Affine.rotation(30) * Affine.scale(0.5, -0.5)),
+    "rotated": (UTM, Affine.translation(4e5, 5e6) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)),
     "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
     "nowhere": (None, Affine.identity()),
 }
@@ -190,7 +190,7 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
         with rasterio.open(map_path) as raster:
             assert raster.dtypes == (dtype,)
             assert raster.compression.name == "deflate"
-            assert raster.is_tiled
+            assert raster.profile["tiled"]
             assert raster.descriptions == (description,)
             assert raster.tags()["CHECKPOINT_SHA256"] == "abc"
             assert raster.tags()["MODE"] == "seamless"

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import platform
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import STORED_CONFIG, explain_failure, hide_notes_of_lightning
+from vbp_lightning.cli import STORED_CONFIG, explain_failure
 from vbp_lightning.errors import UserError
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.models import CheckpointError, read_checkpoint
@@ -148,7 +147,7 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     there = {"gpu", *gpus()} if gpus() else set()
     if trainer.accelerator in {"gpu", "cuda", "mps"} - there:
         raise UserError(
-            f"trainer.accelerator={trainer.accelerator}: torch {torch.__version__} finds none here;"
+            f"trainer.accelerator={trainer.accelerator}: torch finds none on this machine;"
             " trainer=auto takes what is there, trainer=cpu the processor"
         )
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
@@ -163,14 +162,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    hide_notes_of_lightning()
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # resumed
-    # metrics are computed over the tiles of all processes, and so are equal in each
-    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist")
-    # of a 1 × 1 convolution in channels last, a single element along two axes
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # the batches of the report hold every tile: there is no last batch to drop
-    warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     last = run_dir / "checkpoints" / "last.ckpt"
     if cfg.resume is not None and last.is_file() and (trainer.max_epochs or -1) > 0:
         trained = read_checkpoint(last, config_key="resume")["epoch"] + 1
