@@ -1,10 +1,11 @@
 """Reading scenes: bands, road pixels and valid pixels of a window; many scenes in parallel."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -186,6 +187,17 @@ def scene_info(scene: Scene, reading: Reading) -> SceneInfo:
         return SceneInfo(scene, image.grid, image.count, image.dtype, image.band_names)
 
 
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept: in a new one, GDAL and PROJ take 20 ms to open their database.
+
+    Args:
+        threads: Their number.
+        process: The process, as a forked one has none of them.
+    """
+    return ThreadPoolExecutor(threads)
+
+
 def for_each_scene(
     act: Callable[[Scene], _Result],
     scenes: Sequence[Scene],
@@ -223,9 +235,9 @@ def for_each_scene(
     done: list[_Result] = []
     lines: list[str] = []
     console = Console(stderr=True)
-    with without_place(), ThreadPoolExecutor(threads) as pool:
+    with without_place():
         results = track(
-            pool.map(attempt, scenes),
+            _pool(threads, os.getpid()).map(attempt, scenes),
             description=description,
             total=len(scenes),
             console=console,
