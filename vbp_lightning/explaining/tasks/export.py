@@ -92,7 +92,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     metadata = _metadata(cfg, subject, classifier, reader)
     suffix = "onnx" if cfg.format == "onnx" else "pt2"
     path = Path(cfg.output) / f"{'scene' if cfg.scene else 'tiles'}.{suffix}"
-    write, reopened = (_write_onnx, _onnx) if cfg.format == "onnx" else (_write_torch, _torch)
+    write, reopened = (write_onnx, _onnx) if cfg.format == "onnx" else (write_torch, _torch)
     with replacing(path) as temporary:
         write(model.eval(), temporary, metadata)
         found = reopened(temporary)
@@ -212,7 +212,7 @@ def _difference(found: Outputs, expected: Outputs, raw: bool) -> float:
     return largest
 
 
-def _write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
+def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
     """Writes an ONNX model; each entry of its metadata is JSON.
 
     Raises:
@@ -268,7 +268,7 @@ def _onnx(path: Path) -> Callable[[Tensor], Outputs]:
     return outputs
 
 
-def _write_torch(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
+def write_torch(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
     """Writes an archive of torch.export with the metadata as an extra file.
 
     Raises:
