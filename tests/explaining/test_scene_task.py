@@ -35,7 +35,8 @@ def mapped(folder, between, *overrides):
         "explain", "task=scene", f"input={image}", f"output={folder / 'maps'}", "stride=16",
         "quick_look=false", *overrides,
     )  # fmt: skip
-    probability, mask = list(scene.run(cfg, subject))
+    probability, mask, *styles = list(scene.run(cfg, subject))
+    assert styles == [probability.with_suffix(".qml"), mask.with_suffix(".qml")]
     with rasterio.open(mask) as dataset:
         tags = dataset.tags()
     with rasterio.open(probability) as dataset:

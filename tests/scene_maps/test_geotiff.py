@@ -15,6 +15,8 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
@@ -34,6 +36,8 @@ PLACES = {
     "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
     "nowhere": (None, Affine.identity()),
 }
+DOWNWARDS = Affine.scale(1, -1)
+"""The coordinates in which QGIS shows an image without georeference."""
 
 
 def read(path):
@@ -71,6 +75,8 @@ def test_a_bright_cross_changes_both_maps_at_its_place(tmp_path, model, place):
     for which, least in ((0, 0.5), (1, 1e-4)):
         before, (after, raster) = maps[0][which][0], maps[1][which]
         assert raster.crs == crs
+        if which == 1 and place == "nowhere":
+            transform = DOWNWARDS
         change = np.nan_to_num(np.abs(after - before))
         rows, cols = np.nonzero(change > least * change.max())
         corners = [(rows.min(), cols.min()), (rows.max() + 1, cols.max() + 1)]
@@ -93,6 +99,7 @@ def test_the_value_at_a_coordinate_is_that_of_the_window_around_it(tmp_path, mod
     path = write_scene(tmp_path / "a.tif", image, crs=crs, transform=transform)
     (job,) = make_maps([path], tmp_path / "out", wide)
     probability, raster = read(job.probability_path)
+    transform = DOWNWARDS if place == "nowhere" else transform
     for row, col in ((8, 8), (56, 120), (88, 136)):
         # the corner between the four pixels in the middle of the window
         across, down = ~raster.transform @ (transform @ (col + 48, row + 48))
@@ -101,6 +108,38 @@ def test_the_value_at_a_coordinate_is_that_of_the_window_around_it(tmp_path, mod
         with torch.no_grad():
             expected = wide(tile).sigmoid().item()
         assert probability[int(down), int(across)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_maps_of_a_scene_without_georeference_lie_on_it_in_qgis(tmp_path, model):
+    """QGIS gives images without a transform, to which GDAL gives none either, rows downwards."""
+    path = write_scene(tmp_path / "a.tif", noise((200, 243)))
+    (job,) = make_maps([path], tmp_path / "out", model)
+    tags = []
+    for name in (path, job.mask_path, job.probability_path):
+        with Image.open(name) as picture:
+            tags.append({tag: picture.tag_v2.get(tag) for tag in (33550, 33922, 34264)})
+    assert tags[0] == tags[1] == {33550: None, 33922: None, 34264: None}
+    assert tags[2][33550][:2] == (8, 8)
+    assert tags[2][33922] == (0, 0, 0, -4, 4, 0)
+
+
+def test_maps_have_the_control_points_of_their_scene(tmp_path, model):
+    path = write_scene(tmp_path / "a.tif", noise((200, 243)))
+    points = [
+        GroundControlPoint(row, col, 4e5 + col / 2, 5e6 - row / 2 - col / 8)
+        for row, col in ((0, 0), (0, 243), (200, 0), (200, 243))
+    ]
+    with rasterio.open(path, "r+") as raster:
+        raster.gcps = (points, UTM)
+    (job,) = make_maps([path], tmp_path / "out", model)
+    for name, corner, step in ((job.mask_path, 0, 1), (job.probability_path, -4, 8)):
+        with rasterio.open(name) as raster:
+            found, crs = raster.gcps
+        assert crs == UTM
+        for own, scene in zip(found, points, strict=True):
+            assert (own.x, own.y) == (scene.x, scene.y)
+            assert own.row * step + corner == scene.row
+            assert own.col * step + corner == scene.col
 
 
 @pytest.mark.parametrize(

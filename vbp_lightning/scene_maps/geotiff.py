@@ -3,7 +3,7 @@
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -30,13 +32,22 @@ MASK_STEPS = 254
 """A normalised mask is stored as bytes from 0 to 254, which the raster's scale maps to [0, 1]."""
 
 
+ControlPoints = tuple[Sequence[GroundControlPoint], CRS | None]
+"""Points with a row and a column, and the CRS of their coordinates."""
+
 WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
 """Writes values (h, w) at a row and a column of the raster; NaN is written as nodata."""
 
 
 @contextmanager
 def writing_cog(
-    path: Path, grid: PixelGrid, description: str, tags: Mapping[str, str], *, as_bytes: bool
+    path: Path,
+    grid: PixelGrid,
+    description: str,
+    tags: Mapping[str, str],
+    *,
+    as_bytes: bool,
+    control_points: ControlPoints = ((), None),
 ) -> Iterator[WriteWindow]:
     """Yields a function that writes windows of a Cloud-Optimised GeoTIFF with one band.
 
@@ -45,11 +56,13 @@ def writing_cog(
 
     Args:
         path: The file to write or replace.
-        grid: Size and georeference of the raster.
+        grid: Size and georeference of the raster; the identity is not written.
         description: Description of the band.
         tags: Tags of the file.
         as_bytes: Whether values in [0, 1] are stored as bytes with a scale, nodata being 255;
             otherwise values are stored as float32, nodata being NaN.
+        control_points: Ground control points, which place a raster without a transform, and their
+            CRS.
 
     Raises:
         OSError: The file cannot be written.
@@ -61,7 +74,7 @@ def writing_cog(
         "count": 1,
         "dtype": "uint8" if as_bytes else "float32",
         "crs": grid.crs,
-        "transform": grid.transform,
+        "transform": None if grid.transform.is_identity else grid.transform,
         "nodata": MASK_NODATA if as_bytes else np.nan,
         "tiled": True,
         "blockxsize": _TILE,
@@ -75,6 +88,8 @@ def writing_cog(
             with _gdal_errors():
                 dataset = rasterio.open(plain, "w", **options)
             try:
+                if control_points[0]:
+                    dataset.gcps = control_points
                 dataset.update_tags(**tags)
                 dataset.set_band_description(1, description)
                 if as_bytes:
