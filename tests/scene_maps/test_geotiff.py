@@ -18,6 +18,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
 from tests.helpers.mapping import classifier, make_maps, noise, write_scene
@@ -25,7 +26,7 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.files import WriteError
-from vbp_lightning.scene_maps.geotiff import writing_cog
+from vbp_lightning.scene_maps.geotiff import Placement, writing_cog
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
@@ -140,6 +141,21 @@ def test_maps_have_the_control_points_of_their_scene(tmp_path, model):
             assert (own.x, own.y) == (scene.x, scene.y)
             assert own.row * step + corner == scene.row
             assert own.col * step + corner == scene.col
+
+
+def test_cells_have_the_rational_polynomials_of_their_scene():
+    """Offsets count from the centre of the first pixel: cell 2 is centred 20 px from the corner."""
+    coefficients = [1.0] + [0.0] * 19
+    scene = RPC(
+        height_off=0, height_scale=1, lat_off=42, lat_scale=1, long_off=-71, long_scale=1,
+        line_off=15.5, line_scale=400, samp_off=23.5, samp_scale=80,
+        line_num_coeff=coefficients, line_den_coeff=coefficients,
+        samp_num_coeff=coefficients, samp_den_coeff=coefficients,
+    )  # fmt: skip
+    cells = Placement(rpcs=scene).of_cells(-4, 8).rpcs
+    assert (cells.line_off, cells.line_scale) == (2.0, 50)
+    assert (cells.samp_off, cells.samp_scale) == (3.0, 10)
+    assert (scene.line_off, cells.lat_off) == (15.5, 42)
 
 
 @pytest.mark.parametrize(

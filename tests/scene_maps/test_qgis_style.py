@@ -4,9 +4,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from affine import Affine
 
 from tests.helpers.mapping import write_scene
 from vbp_lightning.scene_maps.qgis_style import write_mask_style, write_probability_style
+
+PLACE = Affine.translation(4e5, 5e6)
 
 
 def stops(style):
@@ -37,7 +40,9 @@ def test_probabilities_are_drawn_from_the_threshold_on(tmp_path, threshold):
 
 def test_masks_are_clear_where_they_are_low(tmp_path):
     stored = np.arange(255, dtype=np.uint8).reshape(1, 15, 17)
-    values, alphas = stops(write_mask_style(write_scene(tmp_path / "a.tif", stored), 99.5))
+    values, alphas = stops(
+        write_mask_style(write_scene(tmp_path / "a.tif", stored, transform=PLACE), 99.5)
+    )
     assert (values[0], values[-1], alphas[0]) == (0, 1, 0)
     assert (np.diff(alphas) >= 0).all()
     assert alphas[-1] > 150
@@ -54,6 +59,8 @@ def test_masks_are_clear_where_they_are_low(tmp_path):
     ],
 )
 def test_raw_masks_are_drawn_in_their_range(tmp_path, raw, low, high):
-    path = write_scene(tmp_path / "a.tif", raw.astype(np.float32).reshape(1, 1, -1))
+    path = write_scene(
+        tmp_path / "a.tif", raw.astype(np.float32).reshape(1, 1, -1), transform=PLACE
+    )
     values, _ = stops(write_mask_style(path, 99.5))
     assert values[[0, -1]] == pytest.approx((low, high), rel=1e-2)

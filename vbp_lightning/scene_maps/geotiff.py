@@ -5,6 +5,8 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -32,8 +35,43 @@ MASK_STEPS = 254
 """A normalised mask is stored as bytes from 0 to 254, which the raster's scale maps to [0, 1]."""
 
 
-ControlPoints = tuple[Sequence[GroundControlPoint], CRS | None]
-"""Points with a row and a column, and the CRS of their coordinates."""
+@dataclass(frozen=True)
+class Placement:
+    """What places a raster that has no transform.
+
+    Args:
+        points: Ground control points.
+        crs: CRS of their coordinates.
+        rpcs: Rational polynomial coefficients.
+    """
+
+    points: Sequence[GroundControlPoint] = ()
+    crs: CRS | None = None
+    rpcs: RPC | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything places the raster."""
+        return bool(self.points or self.rpcs)
+
+    def of_cells(self, corner: float, step: int) -> "Placement":
+        """The same for cells of ``step`` pixels, the first of which begins at a pixel."""
+        points = [
+            GroundControlPoint(
+                (each.row - corner) / step, (each.col - corner) / step, each.x, each.y, each.z
+            )
+            for each in self.points
+        ]
+        rpcs = copy(self.rpcs)
+        if rpcs is not None:  # which count from the centre of the first pixel
+            for name in ("line", "samp"):
+                offset, scale = getattr(rpcs, f"{name}_off"), getattr(rpcs, f"{name}_scale")
+                setattr(rpcs, f"{name}_off", (offset + 0.5 - corner) / step - 0.5)
+                setattr(rpcs, f"{name}_scale", scale / step)
+        return Placement(points, self.crs, rpcs)
+
+
+NOWHERE = Placement()
 
 WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
 """Writes values (h, w) at a row and a column of the raster; NaN is written as nodata."""
@@ -47,7 +85,7 @@ def writing_cog(
     tags: Mapping[str, str],
     *,
     as_bytes: bool,
-    control_points: ControlPoints = ((), None),
+    placement: Placement = NOWHERE,
 ) -> Iterator[WriteWindow]:
     """Yields a function that writes windows of a Cloud-Optimised GeoTIFF with one band.
 
@@ -61,8 +99,7 @@ def writing_cog(
         tags: Tags of the file.
         as_bytes: Whether values in [0, 1] are stored as bytes with a scale, nodata being 255;
             otherwise values are stored as float32, nodata being NaN.
-        control_points: Ground control points, which place a raster without a transform, and their
-            CRS.
+        placement: What places a raster without a transform.
 
     Raises:
         OSError: The file cannot be written.
@@ -88,8 +125,10 @@ def writing_cog(
             with _gdal_errors():
                 dataset = rasterio.open(plain, "w", **options)
             try:
-                if control_points[0]:
-                    dataset.gcps = control_points
+                if placement.points:
+                    dataset.gcps = placement.points, placement.crs
+                if placement.rpcs:
+                    dataset.rpcs = placement.rpcs
                 dataset.update_tags(**tags)
                 dataset.set_band_description(1, description)
                 if as_bytes:

@@ -11,7 +11,6 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.control import GroundControlPoint
 
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -22,7 +21,7 @@ from vbp_lightning.data.imagery.unlabelled import INPUT_KEY, ReadPixels, checked
 from vbp_lightning.files import remove_unfinished
 from vbp_lightning.scene_maps.block_maps import Mapper, block_maps
 from vbp_lightning.scene_maps.block_store import BlockStore, Range
-from vbp_lightning.scene_maps.geotiff import CACHE, ControlPoints, tags_of, writing_cog
+from vbp_lightning.scene_maps.geotiff import CACHE, NOWHERE, Placement, tags_of, writing_cog
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 
 Scaling = Literal["percentile", "extremes", "none"]
@@ -214,29 +213,22 @@ class SceneJob:
         tags = self.store.tags()
         scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"} if scaled else {}
         description = "VisualBackProp: where features are active, for any class"
-        points, crs = self._control_points()
+        placement = self._placement()
         with writing_cog(
             self.mask_path,
             self.grid,
             description,
             tags | scale,
             as_bytes=scaled,
-            control_points=(points, crs),
+            placement=placement,
         ) as write:
             for block, maps in self.store.read():
                 values = stretched(maps.mask, low, high) if scaled else maps.mask
                 write(block.row, block.col, values)
         transform = self.grid.transform
-        if transform.is_identity:  # without a place, programs show an image with rows downwards
+        if transform.is_identity:  # without a place, QGIS shows an image with its rows downwards
             transform = Affine.scale(1, -1)
-        transform = Affine.identity() if points else self.cells.transform(transform)
-        shift, step = self.cells.shift, self.cells.step
-        points = [
-            GroundControlPoint(
-                (each.row - shift) / step, (each.col - shift) / step, each.x, each.y, each.z
-            )
-            for each in points
-        ]
+        transform = Affine.identity() if placement.is_known else self.cells.transform(transform)
         description = f"P(road) of the {self.settings.window} px window around each position"
         with writing_cog(
             self.probability_path,
@@ -244,20 +236,20 @@ class SceneJob:
             description,
             tags,
             as_bytes=False,
-            control_points=(points, crs),
+            placement=placement.of_cells(self.cells.shift, self.cells.step),
         ) as write:
             for block, maps in self.store.read():
                 rows, cols = self.cells.block_cells(block)
                 write(rows.start, cols.start, maps.probability)
         self.store.remove()
 
-    def _control_points(self) -> ControlPoints:
-        """The ground control points of an image that nothing else places."""
+    def _placement(self) -> Placement:
+        """What places an image that has no transform."""
         if not self.grid.transform.is_identity:
-            return (), None
+            return NOWHERE
         with readable(self.image, INPUT_KEY), without_place(), opened_raster(self.image) as raster:
-            points: ControlPoints = raster.gcps
-            return points
+            points, crs = raster.gcps
+            return Placement(points, crs, raster.rpcs)
 
     @property
     def _tags(self) -> dict[str, str]:
