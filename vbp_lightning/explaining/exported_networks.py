@@ -26,6 +26,9 @@ from vbp_lightning.models.symmetries import (
 )
 from vbp_lightning.scene_maps.split_network import SplitNetwork
 
+_PLACES = 256
+"""Places of a map whose part in another map is computed at once."""
+
 
 class TileModel(nn.Module):
     """A classifier that returns P(road) and the VisualBackProp mask of tiles.
@@ -234,11 +237,17 @@ def _with_adjoint(step: Step) -> Step:
 
 def _adjoint(apply: Callable[[Tensor], Tensor], below: Pair) -> Callable[[Tensor], Tensor]:
     """The adjoint of a linear function of ``(N, 1, *below)``, as weighted sums of few values."""
-    places = prod(below)
-    matrix = apply(torch.eye(places).view(places, 1, *below)).flatten(1)
-    used = matrix.count_nonzero(1).max()
-    sources = matrix.abs().topk(int(used)).indices
-    weights = matrix.gather(1, sources)
+    found = []
+    for part in torch.split(torch.arange(prod(below)), _PLACES):
+        ones = F.one_hot(part, prod(below)).float().view(-1, 1, *below)
+        values = apply(ones).flatten(1)
+        used = values.abs().topk(int(values.count_nonzero(1).max())).indices
+        found.append((used, values.gather(1, used)))
+    most = max(used.shape[1] for used, _ in found)
+    sources, weights = (
+        torch.cat([F.pad(each, (0, most - each.shape[1])) for each in parts])
+        for parts in zip(*found, strict=True)
+    )
 
     def adjoint(mask: Tensor) -> Tensor:
         return (mask.flatten(1)[:, sources] * weights).sum(2).view(-1, 1, *below)

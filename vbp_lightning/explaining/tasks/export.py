@@ -89,7 +89,11 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         model, sizes, expected = _of_scenes(classifier, reader, subject.fill, upsampling)
     else:
         model, sizes, expected = _of_tiles(classifier, reader, upsampling)
-    metadata = _metadata(cfg, subject, classifier, reader)
+    metadata = {
+        **_metadata(subject, classifier, reader),
+        "input": "images" if cfg.scene else "tiles",
+        "upsampling": upsampling,
+    }
     suffix = "onnx" if cfg.format == "onnx" else "pt2"
     path = Path(cfg.output) / f"{'scene' if cfg.scene else 'tiles'}.{suffix}"
     write, reopened = (write_onnx, _onnx) if cfg.format == "onnx" else (write_torch, _torch)
@@ -151,8 +155,7 @@ def _of_scenes(
 
         def read(row: int, col: int, height: int, width: int) -> tuple[Any, Any]:
             area = np.s_[row + context :, col + context :]
-            of = padded[:, *area], inside[area]
-            return of[0][:, :height, :width], of[1][:height, :width]
+            return padded[:, *area][:, :height, :width], inside[area][:height, :width]
 
         found = block_maps(mapper, read, shape, Block(0, 0, *shape))
         return found.probability, found.mask
@@ -170,15 +173,12 @@ def _of_scenes(
     return model, [(count, bands, *side) for count, side in enumerate(sides, 1)], expected
 
 
-def _metadata(
-    cfg: DictConfig, subject: Subject, classifier: RoadClassifier, reader: CutImages
-) -> dict[str, Any]:
+def _metadata(subject: Subject, classifier: RoadClassifier, reader: CutImages) -> dict[str, Any]:
     """What a program that uses the file has to know."""
     settings = classifier.hparams
     return {
         "vbp_lightning": __version__,
         "checkpoint_sha256": subject.fingerprint,
-        "input": "images" if cfg.scene else "tiles",
         "bands": (settings["imagery"] or {}).get("bands") or len(subject.fill),
         "tile_size": reader.tile_size,
         "context": reader.context,
@@ -186,7 +186,6 @@ def _metadata(
         "threshold": float(classifier.threshold),
         "fill": list(subject.fill),
         **{name: settings[name] for name in ("mean", "std", "low", "high", "tta")},
-        "upsampling": cfg.upsampling.name,
     }
 
 
