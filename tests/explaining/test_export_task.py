@@ -206,7 +206,7 @@ def test_the_program_of_the_page_runs_the_exported_model(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     its = subject(Joined(enlarges=False))
-    exported(tmp_path / "model", its)
+    exported(tmp_path / "model", its, "upsampling=deconv")
     tiles = images(5, 32, 32)
     expected = its.classifier.probability(tiles).tolist()
     tiles[0, :, 0, 0], given = 100, tiles.numpy().copy()
@@ -220,7 +220,7 @@ def test_the_program_of_the_page_runs_the_exported_model(tmp_path, monkeypatch):
     with redirect_stdout(printed):
         exec(code, {})
     lines = printed.getvalue().splitlines()
-    masks = VisualBackProp(its.model).attribute(tiles)
+    masks = VisualBackProp(its.model, "deconv").attribute(tiles)
     for number, line in enumerate(lines):
         found = re.fullmatch(
             r"tile (\d): (non-road|road), P\(road\) (\d\.\d{3}), strongest at (\d+), (\d+)", line
