@@ -1,8 +1,8 @@
-# make train, test, lint, docs: each sets up .venv first, and does so once
+# make train, test, lint, docs, tour: each sets up .venv first, and does so once
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint docs slides
+.PHONY: train test lint docs tour slides
 
 train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
@@ -20,6 +20,10 @@ lint: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky \
 		-d docs/_build/doctrees docs docs/_build/html
+
+# runs the notebook again and stores its results
+tour: .venv/.installed
+	$(BIN)/jupyter execute --inplace docs/tour.ipynb
 
 # the talk as outputs/slides.pdf: needs Node.js 18 or newer and Chrome, Chromium, Edge or Firefox
 slides:

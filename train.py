@@ -8,7 +8,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vbp_lightning.cli import end_with, names_as_text, one_line_errors, reported_once
+from vbp_lightning.cli import (
+    end_with,
+    names_as_text,
+    one_line_errors,
+    quiet_lightning,
+    reported_once,
+)
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.training.folder import claimed, finished_metrics
 from vbp_lightning.training.resumption import expand_resume, is_extended, refuse_other_settings
@@ -42,16 +48,17 @@ def train(cfg: DictConfig) -> float:
     model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     settings = SettingsOfResumedRun(cfg, run_dir)
-    trainer = instantiate(
-        cfg.trainer,
-        callbacks=[settings, *callbacks],
-        logger=build_logger(cfg, last) or False,
-        plugins=[AtomicCheckpointIO()],
-    )
-    report_start(cfg, run_dir, trainer, datamodule)
-    with settings.refusing(last):
-        trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
-    return report_end(cfg, run_dir, trainer, model, datamodule)
+    with quiet_lightning():
+        trainer = instantiate(
+            cfg.trainer,
+            callbacks=[settings, *callbacks],
+            logger=build_logger(cfg, last) or False,
+            plugins=[AtomicCheckpointIO()],
+        )
+        report_start(cfg, run_dir, trainer, datamodule)
+        with settings.refusing(last):
+            trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
+        return report_end(cfg, run_dir, trainer, model, datamodule)
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")

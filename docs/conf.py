@@ -14,7 +14,7 @@ project_copyright = author
 release = version = vbp_lightning.__version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
@@ -32,6 +32,8 @@ nitpick_ignore_regex = [  # types of other libraries: their documentation is not
     (r"py:.*", r"vbp_lightning\..*\._\w+"),  # private type variables in signatures
 ]
 
+nb_execution_mode = "off"  # `make tour` runs the notebook
+nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 3

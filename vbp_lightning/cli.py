@@ -456,11 +456,26 @@ def end_with(error: BaseException) -> None:
         sys.exit(exit_code)
 
 
-def hide_notes_of_lightning() -> None:
-    """Hides Lightning's notes about devices, and its warning about its own use of torch."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec", module="pytorch_lightning")
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within the block, Lightning and DDP say nothing that a user can do nothing about.
+
+    These are Lightning's notes about devices; its use of a deprecated function of torch; that it
+    cannot know whether a batch sampler gives a prediction every tile, as those of this project do;
+    and that DDP copies the gradient of a 1 × 1 convolution, where a stride has no meaning.
+    """
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for message in (".*LeafSpec", ".*custom batch sampler.*predict", "Grad strides"):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

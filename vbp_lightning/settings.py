@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pydoc import ErrorDuringImport, locate
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
@@ -94,7 +95,7 @@ class TrainerSettings:
     accumulate_grad_batches: PositiveCount = 1
     gradient_clip_val: Positive | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
-    deterministic: StrictBool | Literal["warn"] | None = None
+    deterministic: StrictBool | Literal["warn", "auto"] | None = None
     benchmark: StrictBool | None = None
     inference_mode: StrictBool = True
     reload_dataloaders_every_n_epochs: Count = 0
@@ -128,6 +129,12 @@ class TrainerSettings:
         if lines:
             raise ValueError("\n".join(lines))
         return self
+
+
+def gpus() -> list[str]:
+    """The types of GPUs that torch can use on this machine, by its names, the preferred first."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [name for name, is_there in there.items() if is_there]
 
 
 def built_errors(key: str, node: object, base: type, *given: str) -> list[str]:

@@ -100,7 +100,7 @@ def test_equals_captum_on_a_chain_with_the_epsilon_rule(target, epsilon):
     for module in theirs.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.rule = EpsilonRule(epsilon)
-    expected = CaptumLrp(theirs).attribute(x, target=target).detach()
+    expected = CaptumLrp(theirs).attribute(x.clone().requires_grad_(), target=target).detach()
     made = Lrp(model, epsilon=epsilon)
     torch.testing.assert_close(made.relevance(x, target).pixels, expected, rtol=1e-5, atol=1e-7)
     assert torch.equal(made.attribute(x, target), made.relevance(x, target).pixels.sum(1, True))
@@ -116,7 +116,7 @@ def test_equals_captum_on_a_chain_with_the_gamma_rule(target):
     for module in theirs.modules():
         if isinstance(module, nn.Conv2d):
             module.rule = GammaRule(0.7)
-    expected = CaptumLrp(theirs).attribute(x, target=target).detach()
+    expected = CaptumLrp(theirs).attribute(x.clone().requires_grad_(), target=target).detach()
     made = Lrp(model, epsilon=0.0, gamma=0.7).relevance(x, target).pixels
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-7)
 
@@ -152,8 +152,8 @@ def test_a_residual_net_by_naive_loops(epsilon, gamma, negative):
     if negative:
         net.bn.weight.data.neg_()
     x = torch.randn(1, 2, 3, 3, dtype=torch.float64)
-    scale = net.bn.weight / (net.bn.running_var + net.bn.eps).sqrt()
     net.requires_grad_(False)
+    scale = net.bn.weight / (net.bn.running_var + net.bn.eps).sqrt()
     weight = net.conv.weight * scale.view(-1, 1, 1, 1)
     bias = (net.conv.bias - net.bn.running_mean) * scale + net.bn.bias
     z = F.conv2d(x, weight, bias, padding=1).detach()

@@ -167,6 +167,7 @@ NETS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even")  # of its speed
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("size", [(6, 7), (7, 6)])
 def test_deconv_is_the_sum_over_all_paths(name, size):

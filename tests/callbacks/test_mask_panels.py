@@ -117,6 +117,7 @@ def test_false_negatives_and_false_positives_are_marked_and_true_positives_are_n
     }
 
 
+@pytest.mark.filterwarnings("ignore:Found 4 .* in eval mode")  # on purpose
 @pytest.mark.parametrize("architecture", ["strided", "maxpool"])
 def test_training_is_the_same_to_the_last_bit_without_the_callback(tmp_path, architecture):
     ends = []
@@ -239,7 +240,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_older_file(tmp_path, monkeypatch)
     older.write_bytes(b"older")
 
     def full(path, content):
-        path.open("wb").write(content[:100])
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)

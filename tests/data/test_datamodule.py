@@ -423,3 +423,15 @@ def test_configs_name_every_setting_and_no_other(layout, tmp_path):
     assert made.source.root == tmp_path
     assert made.settings.seed == cfg.seed
     assert instantiate(made.data_config).data_config == made.data_config
+
+
+def test_its_text_names_layout_and_numbers_of_tiles(datamodule):
+    before, *lines, after = str(datamodule).splitlines()
+    assert (before, after) == ("RoadTileDataModule(", ")")
+    assert lines[0].split(", ")[0].strip() == f"source={type(datamodule.source).__name__}"
+    for split, line in zip(SPLITS, lines[1:], strict=True):
+        counts = dict(each.split("=") for each in line.partition(": ")[2].split(", "))
+        assert line.startswith(f"  {split}: ")
+        assert {name: int(n) for name, n in counts.items()} == datamodule.counts[split]
+    fresh = RoadTileDataModule(datamodule.source)
+    assert repr(fresh).splitlines()[-2:] == ["  not set up", ")"]

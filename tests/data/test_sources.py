@@ -1,5 +1,6 @@
 """Data sets in archives, on web servers and in object stores."""
 
+import contextlib
 import gzip
 import http.client
 import os
@@ -375,8 +376,8 @@ def test_workers_do_not_share_the_connections_of_the_process_that_starts_them(se
 
 
 def test_the_server_of_these_tests_knows_ranges(dataset, served):
-    connection = http.client.HTTPConnection(served.address)
-    connection.request("GET", "/bucket/r.gpkg", headers={"Range": "bytes=5-9"})
-    answer = connection.getresponse()
-    assert (answer.status, answer.read()) == (206, (dataset / "r.gpkg").read_bytes()[5:10])
+    with contextlib.closing(http.client.HTTPConnection(served.address)) as connection:
+        connection.request("GET", "/bucket/r.gpkg", headers={"Range": "bytes=5-9"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (206, (dataset / "r.gpkg").read_bytes()[5:10])
     assert Path(served.root / "d.zip").is_file()

@@ -29,6 +29,7 @@ def test_the_script_writes_the_panels_of_every_epoch(tmp_path, monkeypatch):
     assert 0 < scores["explanation/average_precision"] <= 1
 
 
+@pytest.mark.filterwarnings("ignore:.*but have no `val_dataloader`")  # which is refused
 def test_other_data_and_outputs_are_refused_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     classifier = runpy.run_path(str(SCRIPT))["Classifier"]

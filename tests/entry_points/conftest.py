@@ -1,23 +1,19 @@
 """Runs of the entry points, as from a command line, in a temporary folder."""
 
 import logging
-import os
 import runpy
-import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.helpers.programs import REPOSITORY, Finished, started
 
 TINY = (
     *("data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
-    *("data.batch_size=16", "threads=1", "trainer.max_epochs=1"),
+    *("data.batch_size=16", "threads=1", "trainer.max_epochs=1", "trainer.accelerator=cpu"),
 )
 """Overrides for a run that takes seconds."""
 
@@ -29,28 +25,11 @@ def scenes(tmp_path_factory):
 
 
 @pytest.fixture
-def command(scenes):
-    """The command line of an entry point."""
+def run(tmp_path):
+    """Runs an entry point in a process of its own, in an empty folder."""
 
-    def build(script, *overrides):
-        return [sys.executable, str(REPOSITORY / script), *overrides]
-
-    return build
-
-
-@pytest.fixture
-def run(tmp_path, command):
-    """Runs an entry point in an empty folder and returns the finished process."""
-
-    def start(script, *overrides, cwd=tmp_path, **environment):
-        return subprocess.run(
-            command(script, *overrides),
-            cwd=cwd,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"} | environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
+    def start(script, *overrides, **environment):
+        return started(tmp_path, script, *overrides, **environment).finished()
 
     return start
 
@@ -77,15 +56,6 @@ def image(tmp_path):
     ) as raster:
         raster.write(pixels)
     return path
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The result of a run, as in ``subprocess.CompletedProcess``."""
-
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @pytest.fixture

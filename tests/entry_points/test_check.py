@@ -18,8 +18,11 @@ def test_a_sound_data_set(call, tiny, tmp_path):
         assert sheet.width > 1000
         magenta = (np.asarray(sheet) == (255, 0, 220)).all(axis=2)
     assert magenta.any()
-    tiles = list(csv.DictReader((folder / "tiles.csv").open()))
-    splits = {row["scene"]: row["split"] for row in csv.DictReader((folder / "splits.csv").open())}
+    tiles = list(csv.DictReader((folder / "tiles.csv").read_text().splitlines()))
+    splits = {
+        row["scene"]: row["split"]
+        for row in csv.DictReader((folder / "splits.csv").read_text().splitlines())
+    }
     assert all(splits[tile["scene"]] == tile["split"] for tile in tiles)
     assert not (folder / "checkpoints").exists()
 

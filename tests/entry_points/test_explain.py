@@ -1,7 +1,6 @@
 """``python explain.py``, end to end on an untrained network."""
 
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 
 from tests.helpers.checkpoints import saved
 from tests.helpers.nets import AlexNet
+from tests.helpers.programs import started
 from vbp_lightning import RoadClassifier
 from vbp_lightning.attribution import GradCam
 
@@ -84,17 +84,15 @@ def test_a_method_that_does_not_suit_the_network(call, checkpoint, image, tmp_pa
     ]
 
 
-def test_calls_at_once_write_to_different_folders(run, call, checkpoint, tmp_path):
+def test_calls_at_once_write_to_different_folders(checkpoint, tmp_path):
     """A call that fails, and one that shows its settings, leave none."""
     options = (f"ckpt={checkpoint('hidden')}", "task=filters")
-    with ThreadPoolExecutor(3) as pool:
-        started = [pool.submit(run, "explain.py", *options) for _ in range(2)]
-        started.append(pool.submit(run, "explain.py", *options, "--cfg", "job"))
-        failed = ("explain.py", *options[:1], "task=scene", f"input={tmp_path / 'none.tif'}")
-        started.append(pool.submit(run, *failed))
-    codes = [each.result().returncode for each in started]
-    assert codes == [0, 0, 0, 1], started[0].result().stderr
-    written = [Path(each.result().stdout.split()[0]).parent for each in started[:2]]
+    failing = (options[0], "task=scene", f"input={tmp_path / 'none.tif'}")
+    calls = (options, options, (*options, "--cfg", "job"), failing)
+    programs = [started(tmp_path, "explain.py", *arguments) for arguments in calls]
+    ended = [program.finished() for program in programs]
+    assert [each.returncode for each in ended] == [0, 0, 0, 1], ended[0].stderr
+    written = [Path(each.stdout.split()[0]).parent for each in ended[:2]]
     assert written[0] != written[1]
     folders = sorted((tmp_path / "outputs" / "explain").iterdir())
     assert folders == sorted(tmp_path / folder for folder in written)

@@ -28,7 +28,7 @@ def trained(call, tmp_path):
     for number in range(6):
         write_scene(tmp_path / "data", number, number)
     settings = ("data=folder", "data.root=data", "data.batch_size=8", "data.tiles_per_epoch=16")
-    settings += ("threads=1", "trainer.max_epochs=1")
+    settings += ("threads=1", "trainer.max_epochs=1", "trainer.accelerator=cpu")
     settings += ("callbacks.panels=null", "callbacks.scores=null")
     process = call("train.py", *settings, "hydra.run.dir=run")
     assert process.returncode == 0, process.stderr

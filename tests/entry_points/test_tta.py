@@ -49,7 +49,7 @@ def test_a_run_is_evaluated_by_the_mean_and_again_without_it(call, tiny, tmp_pat
         splits = KnownSplits.of_checkpoint(settings["splits"], settings["digests"])
         datamodule = RoadTileDataModule.from_config(settings["data"], splits)
         datamodule.setup()
-        rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
+        rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").read_text().splitlines()))
         threshold = float(model.threshold)
         for split in ("val", "test"):
             raw = datamodule.read_tiles(list(datamodule.tiles_of(split)))

@@ -424,6 +424,7 @@ def test_wrapped_networks_are_those_inside():
         torch.testing.assert_close(VisualBackProp(wrap(chain())).attribute(images()), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # which is refused
 def test_what_does_not_run_as_exported_is_refused_by_name():
     class LowPrecision(nn.Module):
         def __init__(self):

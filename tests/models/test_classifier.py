@@ -15,6 +15,11 @@ STEPS = 4
 """Optimiser steps of an epoch."""
 PEAK = 5e-3
 
+# the cut runs continue in a folder with a checkpoint, or in another one
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* not empty", "ignore:The dirpath has changed"
+)
+
 
 def one_cycle(step, steps):
     """Learning rate and first moment's decay at a step of a one-cycle schedule of some steps.
@@ -118,3 +123,12 @@ def test_a_run_that_is_cut_off_and_extended_changes_schedules_at_the_cut(whole, 
     # it is no run of 5 epochs: its first epoch followed the schedule of 3
     name = "network.prob.weight"
     assert not torch.equal(stored["state_dict"][name], planned["state_dict"][name])
+
+
+def test_the_text_of_a_classifier_says_what_it_is():
+    model = RoadClassifier("maxpool", "gap", mean=[1.0] * 4, std=[2.0] * 4, context=16)
+    model.threshold.fill_(0.25)
+    first = repr(model).splitlines()[1].strip()
+    assert first == "architecture=maxpool, head=gap, bands=4, context=16, threshold=0.25, tta=False"
+    other = repr(RoadClassifier(network=torch.nn.Sequential(torch.nn.Conv2d(3, 1, 3))))
+    assert "architecture=custom, network=torch.nn.modules.container.Sequential, bands=3" in other

@@ -1,13 +1,9 @@
 """The rasters: georeference, nodata, types, formats, and the state after a killed process."""
 
-import os
-import signal
-import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +18,7 @@ from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
 from tests.helpers.mapping import classifier, make_maps, noise, write_scene
+from tests.helpers.programs import REPOSITORY, started
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
@@ -33,7 +30,7 @@ from vbp_lightning.scene_maps.seamless import SeamlessMapper
 UTM = CRS.from_epsg(32632)
 PLACES = {
     "north up": (UTM, Affine(0.5, 0, 4e5, 0, -0.5, 5e6)),
-    "rotated": (UTM, Affine.translation(4e5, 5e6) * Affine.rotation(30) * Affine.scale(0.5, -0.5)),
+    "rotated": (UTM, Affine.translation(4e5, 5e6) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)),
     "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
     "nowhere": (None, Affine.identity()),
 }
@@ -248,7 +245,7 @@ def test_files_are_cloud_optimised_with_overviews_tags_and_descriptions(tmp_path
         with rasterio.open(map_path) as raster:
             assert raster.dtypes == (dtype,)
             assert raster.compression.name == "deflate"
-            assert raster.is_tiled
+            assert raster.profile["tiled"]
             assert raster.descriptions == (description,)
             assert raster.tags()["CHECKPOINT_SHA256"] == "abc"
             assert raster.tags()["MODE"] == "seamless"
@@ -290,8 +287,10 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
     """After SIGKILL in the middle of a scene, stored blocks are not computed again."""
     for name in "ab":
         write_scene(tmp_path / f"{name}.tif", noise((136, 264), seed=ord(name)))
-    script = textwrap.dedent(
-        f"""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
         import time
         from pathlib import Path
         from tests.helpers.mapping import classifier, make_maps
@@ -305,15 +304,15 @@ def test_a_killed_job_leaves_no_partial_file_and_resumes(tmp_path, model):
         folder = Path({str(tmp_path)!r})
         make_maps([folder / "a.tif", folder / "b.tif"], folder / "out", classifier())
         """
+        )
     )
-    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path})
+    child = started(tmp_path, script, PYTHONPATH=str(REPOSITORY)).process
     done = tmp_path / "out" / ".b.blocks" / "0_0.npz"
     deadline = time.monotonic() + 120
-    while not done.exists() and time.monotonic() < deadline and child.poll() is None:
+    while not done.exists() and time.monotonic() < deadline and child.is_alive():
         time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     assert done.exists()
     assert not list((tmp_path / "out").glob("b*.tif"))
     before = done.stat().st_mtime_ns

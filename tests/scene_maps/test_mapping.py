@@ -1,9 +1,6 @@
 """Blocks distributed among two processes (gloo), compared with one process."""
 
-import subprocess
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +8,7 @@ import rasterio
 import torch
 
 from tests.helpers.mapping import classifier, make_maps, noise, trainer, write_scene
+from tests.helpers.programs import REPOSITORY, started
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.scene_maps.mapping import SceneMapping
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
@@ -51,14 +49,8 @@ def test_two_processes_write_what_one_does_and_compute_no_block_twice(tmp_path, 
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(_SCRIPT))
-    root = Path(__file__).parents[2]
-    subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    ended = started(tmp_path, script, str(tmp_path), PYTHONPATH=str(REPOSITORY)).finished()
+    assert ended.returncode == 0, ended.stderr
     done = [line.split() for line in (tmp_path / "computed.txt").read_text().splitlines()]
     blocks = [tuple(line[1:]) for line in done]
     assert {line[0] for line in done} == {"0", "1"}

@@ -3,6 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
+from vbp_lightning.errors import UserError
 from vbp_lightning.training import preparation
 
 
@@ -33,7 +34,47 @@ def test_bfloat16_only_where_the_processor_multiplies_it(monkeypatch, features, 
     assert cfg.trainer.precision == precision
 
 
-def test_networks_of_other_packages_are_trained_in_float32_on_a_cpu(monkeypatch):
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that torch finds; it has bfloat16 instructions or not."""
+
+    def found(has_bfloat16=True):
+        cuda = preparation.torch.cuda
+        monkeypatch.setattr(cuda, "is_available", lambda: True)
+        monkeypatch.setattr(cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+        monkeypatch.setattr(cuda, "get_device_name", lambda: "a card")
+
+    return found
+
+
+def test_auto_takes_the_gpu_that_is_there(gpu):
+    settings = {"accelerator": "auto", "deterministic": "auto"}
+    cfg = config(**settings)
+    line = preparation.resolve_auto_settings(cfg)
+    assert line.startswith("cpu (")
+    assert "trainer=gpu" in line
+    assert (cfg.trainer.accelerator, cfg.trainer.deterministic) == ("cpu", True)
+    gpu()
+    cfg = config(**settings)
+    line = preparation.resolve_auto_settings(cfg)
+    assert line.startswith("gpu (a card; trainer=cpu for the processor), ")
+    assert (cfg.trainer.accelerator, cfg.trainer.deterministic) == ("gpu", "warn")
+    assert cfg.trainer.precision == "bf16-mixed"
+    gpu(has_bfloat16=False)
+    cfg = config(**settings)
+    preparation.resolve_auto_settings(cfg)
+    assert cfg.trainer.precision == "32-true"
+    assert preparation.resolve_auto_settings(config()).startswith("cpu, ")
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path):
+    for name in ("gpu", "cuda", "mps"):
+        with pytest.raises(UserError, match=rf"trainer.accelerator={name}: .*trainer=cpu"):
+            preparation.prepare_run(config(accelerator=name), tmp_path)
+
+
+def test_networks_of_other_packages_are_trained_in_float32_on_a_cpu(monkeypatch, gpu):
+    gpu()
     monkeypatch.setattr(preparation.torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     for accelerator, precision in (("cpu", "32-true"), ("gpu", "bf16-mixed")):
         cfg = config(accelerator=accelerator)

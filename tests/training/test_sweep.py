@@ -44,7 +44,7 @@ def sweep(tmp_path):
 
 def test_every_job_has_a_row_in_the_csv(sweep):
     write_summary(sweep)
-    rows = list(csv.DictReader((sweep / "summary.csv").open()))
+    rows = list(csv.DictReader((sweep / "summary.csv").read_text().splitlines()))
     assert [row["status"] for row in rows] == ["failed", "unfinished", *["done"] * 6]
     assert [row["path"] for row in rows] == sorted(str(path) for path in sweep.glob("*-*"))
     assert list(rows[0]) == [

@@ -1,6 +1,7 @@
 """Checkpoints and early stopping that survive a kill at any moment."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +61,12 @@ class RunCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         """The key of this callback's state; it holds the file's name, as a run has two of them."""
         return f"{type(self).__name__}:{self.filename}"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Makes the folder; it holds the other checkpoint, or those of the run that goes on."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")
+            super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores scores and paths; the paths are moved to this run's folder."""

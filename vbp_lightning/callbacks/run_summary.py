@@ -123,6 +123,9 @@ def _graph_events(model: RoadClassifier, shape: tuple[int, ...]) -> list[event_p
             with SummaryWriter(folder) as writer, warnings.catch_warnings():
                 # of other sizes, which the figure of the graph does not show
                 warnings.simplefilter("ignore", TracerWarning)
+                warnings.filterwarnings(
+                    "ignore", message=".*torch.jit", category=DeprecationWarning
+                )
                 writer.add_graph(network, torch.zeros(shape))
             (file,) = Path(folder).iterdir()
             events = list(EventFileLoader(str(file)).Load())

@@ -130,6 +130,21 @@ class RoadTileDataModule(pl.LightningDataModule):
         """The splits of a run, which hold instead of those of the settings: set it before setup."""
         self._scan = Scan()
 
+    def __repr__(self) -> str:
+        """The layout, the size of the tiles, and the numbers of tiles of each split."""
+        root = getattr(self.source, "root", None)
+        lines = [
+            f"source={type(self.source).__name__}, root={root},"
+            f" tile_size={self.tile_size}, context={self.context}"
+        ]
+        for split, counts in self.counts.items():
+            lines.append(f"{split}: {', '.join(f'{name}={n}' for name, n in counts.items())}")
+        if not self.counts:
+            lines.append("not set up")
+        return "\n  ".join([f"{type(self).__name__}(", *lines]) + "\n)"
+
+    __str__ = __repr__
+
     @property
     def mean(self) -> list[float]:
         """The value of each band that is normalised to 0; nodata pixels are filled with it."""

@@ -20,6 +20,7 @@ from vbp_lightning.models import Normalize, RoadClassifier
 from vbp_lightning.models.fetching import local_file
 from vbp_lightning.models.metrics import numbers
 from vbp_lightning.records import made, own_settings
+from vbp_lightning.settings import gpus
 
 _log = logging.getLogger(__name__)
 
@@ -168,8 +169,7 @@ def device_named(name: str) -> torch.device:
     Raises:
         UserError: There is no such device on this machine.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    devices = [*(each for each, is_there in there.items() if is_there), "cpu"]
+    devices = [*gpus(), "cpu"]
     if name not in ("auto", *devices):
         known = ", ".join(("auto", *devices))
         raise UserError(f"device={name}: is not available on this machine; choose {known}")

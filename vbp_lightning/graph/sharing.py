@@ -12,7 +12,7 @@ from torch.fx import Graph, GraphModule, Node
 from vbp_lightning.graph.exporting import Signature, exported, shared_copy
 from vbp_lightning.graph.outputs import outputs_of
 
-_KEPT = 8
+_KEPT = 32
 """Number of structures whose exports are kept, without any tensor."""
 
 

@@ -32,6 +32,9 @@ Batch = tuple[Tensor, Tensor]
 _LOSSES_AT_ONCE = 50
 """Training steps whose losses are looked at together."""
 
+_SAME: dict[str, Any] = {"sync_dist": True, "reduce_fx": "max"}
+"""How to log what is the same in all processes: Lightning warns of what is not reduced."""
+
 LOGGED = (
     *(f"val/{name}" for name in ("loss", "threshold", *METRICS)),
     *("train/loss", "learning_rate"),
@@ -127,6 +130,21 @@ class RoadClassifier(pl.LightningModule):
         self.first_failure = MinMetric(nan_strategy="disable")
         self.logits = CatMetric(nan_strategy="disable")
         self.labels = CatMetric()
+
+    def extra_repr(self) -> str:
+        """What the classifier is; ``repr`` shows it above the modules."""
+        network = self.hparams["network"]
+        if isinstance(network, Mapping):
+            network = described(network)
+        chosen = {
+            "architecture": self.hparams["architecture"],
+            **({"head": self.hparams["head"]} if network is None else {"network": network}),
+            "bands": len(self.hparams["mean"]),
+            "context": self.hparams["context"],
+            "threshold": round(float(self.threshold), 4),
+            "tta": self.hparams["tta"],
+        }
+        return ", ".join(f"{name}={value}" for name, value in chosen.items())
 
     def _custom_network(self, network: Mapping[str, Any] | nn.Module | None) -> CustomNetwork:
         """Any other network; the hyperparameters name it as text."""
@@ -271,7 +289,7 @@ class RoadClassifier(pl.LightningModule):
             raise self._failure("a weight")
         if not sum(self.trainer.num_val_batches):  # without a validation split
             self._log_training()
-            self.log("step", float(self.trainer.current_epoch))
+            self.log("step", float(self.trainer.current_epoch), **_SAME)
 
     def _failure(self, what: str) -> UserError:
         """The error of a fit whose numbers are lost."""
@@ -301,9 +319,9 @@ class RoadClassifier(pl.LightningModule):
             self._log_training()
 
     def _log_training(self) -> None:
-        self.log("train/loss", float(self.train_loss.compute()))
+        self.log("train/loss", float(self.train_loss.compute()), **_SAME)
         self.train_loss.reset()
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], **_SAME)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """As the validation step; with ``tta`` of the mean over the symmetric views."""
@@ -365,9 +383,9 @@ class RoadClassifier(pl.LightningModule):
             "threshold": threshold,
             **binary_metrics(probabilities, labels, threshold),
         }
-        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, **_SAME)
         # Lightning takes a metric named "step" as the logger's x axis
-        self.log("step", float(self.current_epoch))
+        self.log("step", float(self.current_epoch), **_SAME)
 
     @property
     def _weights_and_others(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -4,7 +4,6 @@ import ctypes
 import gc
 import os
 import platform
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 
-from vbp_lightning.cli import STORED_CONFIG, explain_failure, hide_notes_of_lightning
+from vbp_lightning.cli import STORED_CONFIG, explain_failure
 from vbp_lightning.errors import UserError
 from vbp_lightning.jobs import is_first_process
 from vbp_lightning.models import CheckpointError, read_checkpoint
+from vbp_lightning.settings import gpus
 from vbp_lightning.training.folder import METRICS_FILE, write_config
 from vbp_lightning.training.resumption import add_origin, asked_settings
 
@@ -38,11 +38,16 @@ def available_cores() -> int:
     return len(allowed) if allowed else os.cpu_count() or 1
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has bfloat16 matrix instructions (AMX or AVX512-BF16).
+def multiplies_bfloat16(accelerator: str) -> bool:
+    """Whether an accelerator has bfloat16 matrix instructions (of a CPU, AMX or AVX512-BF16).
 
     Without them autocast emulates bfloat16 and slows training down.
+
+    Args:
+        accelerator: ``cpu``, or another name of one of Lightning's accelerators.
     """
+    if accelerator != "cpu":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
     features = torch.cpu.get_capabilities()
     return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
@@ -50,12 +55,15 @@ def multiplies_bfloat16() -> bool:
 def resolve_auto_settings(cfg: DictConfig) -> str:
     """Replaces every ``auto`` of a training config by a value for this machine, in place.
 
-    The rule depends on the processor alone, so that a seed gives the same result each time on one
+    The rule depends on the hardware alone, so that a seed gives the same result each time on one
     machine. Activations are always channels last, the fast memory layout for these networks.
 
-    - ``trainer.precision``: ``bf16-mixed`` if the processor has bfloat16 instructions, else
-      ``32-true``; ``32-true`` too for networks of other packages on a CPU, where a training step in
-      bfloat16 took 1.3 (ResNet-18) to 2.4 times as long (MobileNetV3-Small);
+    - ``trainer.accelerator``: ``gpu`` if torch finds a CUDA or ROCm GPU, else ``cpu``;
+    - ``trainer.precision``: ``bf16-mixed`` if the GPU or the processor has bfloat16 instructions,
+      else ``32-true``; ``32-true`` too for networks of other packages on a CPU, where a training
+      step in bfloat16 took 1.3 (ResNet-18) to 2.4 times as long (MobileNetV3-Small);
+    - ``trainer.deterministic``: true on a CPU, else ``warn``, as CUDA has no deterministic kernel
+      for the backward pass of the global max pool;
     - ``trainer.sync_batchnorm``: true except on a CPU, where torch does not implement it;
     - ``data.num_workers``: 0 on a CPU of up to 4 cores, where workers would only take cores from
       the training step, else 2 (4 beside a GPU);
@@ -65,15 +73,22 @@ def resolve_auto_settings(cfg: DictConfig) -> str:
         cfg: The composed config of ``train.py``.
 
     Returns:
-        One line that states the values.
+        One line that states the values, and what to type for the other accelerator.
     """
     cores = available_cores()
     trainer = cfg.trainer
+    other = ""
+    if trainer.accelerator == "auto":
+        trainer.accelerator = "gpu" if "cuda" in gpus() else "cpu"
+        other = _other_accelerator(trainer.accelerator)
     on_cpu = trainer.accelerator == "cpu"
     processes = trainer.devices if on_cpu and isinstance(trainer.devices, int) else 1
     if trainer.precision == "auto":
         is_slow = on_cpu and OmegaConf.select(cfg, "model.architecture") == "custom"
-        trainer.precision = "bf16-mixed" if multiplies_bfloat16() and not is_slow else "32-true"
+        is_fast = multiplies_bfloat16(trainer.accelerator) and not is_slow
+        trainer.precision = "bf16-mixed" if is_fast else "32-true"
+    if trainer.get("deterministic") == "auto":
+        trainer.deterministic = True if on_cpu else "warn"
     if trainer.get("sync_batchnorm") == "auto":
         trainer.sync_batchnorm = not on_cpu
     if cfg.data.num_workers == "auto":
@@ -81,9 +96,20 @@ def resolve_auto_settings(cfg: DictConfig) -> str:
     if cfg.threads == "auto":
         cfg.threads = max(1, cores // processes)
     return (
-        f"{trainer.accelerator}, {cfg.threads} threads of {cores} cores, {trainer.precision},"
-        f" channels last, {cfg.data.num_workers} workers"
+        f"{trainer.accelerator}{other}, {cfg.threads} threads of {cores} cores,"
+        f" {trainer.precision}, channels last, {cfg.data.num_workers} workers"
     )
+
+
+def _other_accelerator(chosen: str) -> str:
+    """What to type for the accelerator that was not chosen, in brackets."""
+    if chosen == "gpu":
+        return f" ({torch.cuda.get_device_name()}; trainer=cpu for the processor)"
+    if "mps" in gpus():
+        return " (trainer.accelerator=mps for Apple's GPU, which has not been tried yet)"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return " (this build of torch has no CUDA; with one that has, trainer=gpu)"
+    return " (torch finds no GPU; trainer=gpu for one)"
 
 
 def keep_freed_memory() -> None:
@@ -114,10 +140,16 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
         run_dir: The run's folder.
 
     Raises:
-        UserError: A sweep asks for several devices, or the run has trained for more epochs than
-            asked for.
+        UserError: There is no GPU for ``trainer=gpu``, a sweep asks for several devices, or the run
+            has trained for more epochs than asked for.
     """
     trainer = cfg.trainer
+    there = {"gpu", *gpus()} if gpus() else set()
+    if trainer.accelerator in {"gpu", "cuda", "mps"} - there:
+        raise UserError(
+            f"trainer.accelerator={trainer.accelerator}: torch finds none on this machine;"
+            " trainer=auto takes what is there, trainer=cpu the processor"
+        )
     is_single = trainer.devices == 1 and trainer.get("num_nodes", 1) == 1
     if HydraConfig.get().mode == RunMode.MULTIRUN and not is_single:
         raise UserError(
@@ -130,14 +162,6 @@ def prepare_run(cfg: DictConfig, run_dir: Path) -> None:
     chosen = resolve_auto_settings(cfg)
     torch.set_num_threads(cfg.threads)
     keep_freed_memory()
-    hide_notes_of_lightning()
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* not empty")  # resumed
-    # metrics are computed over the tiles of all processes, and so are equal in each
-    warnings.filterwarnings("ignore", message=".*recommended to use .self.log.*sync_dist")
-    # of a 1 × 1 convolution in channels last, a single element along two axes
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    # the batches of the report hold every tile: there is no last batch to drop
-    warnings.filterwarnings("ignore", message=".*custom batch sampler.*for prediction")
     last = run_dir / "checkpoints" / "last.ckpt"
     if cfg.resume is not None and last.is_file() and (trainer.max_epochs or -1) > 0:
         trained = read_checkpoint(last, config_key="resume")["epoch"] + 1

@@ -109,7 +109,7 @@ def test_the_real_scenes():
     assert made.counts["test"] == {"road": 202, "non_road": 238, "ignored": 72, "dropped": 0}
     assert made.counts["val"] == {"road": 213, "non_road": 229, "ignored": 70, "dropped": 0}
     assert sum(made.counts["train"].values()) == 180 * 16
-    scan = made.scan()
+    scan = made._scan
     nodata = {
         info.scene.name: int((labels[:, :] == INVALID_PIXEL).sum())
         for info, labels in zip(scan.infos, scan.store.labels, strict=True)

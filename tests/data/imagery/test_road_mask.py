@@ -152,14 +152,14 @@ def test_a_mask_that_is_not_georeferenced_has_the_extent_of_an_image_of_its_size
     mask = mask_of(rng)
     bare = write(tmp_path / "bare.tif", mask)
     placed = write(tmp_path / "placed.tif", mask, crs="EPSG:32632", transform=AT)
-    coarse = grid_of(transform=AT * Affine.scale(2.5), height=48, width=64)
+    coarse = grid_of(transform=AT @ Affine.scale(2.5), height=48, width=64)
     result, known = roads(bare, coarse, stored=grid_of())
     assert known.all()
     # centres of coarse pixels lie on the middle one of five half pixels
     rows, cols = np.floor((np.mgrid[0:48, 0:64] + 0.5) * 2.5).astype(int)
     assert np.array_equal(result, mask[rows, cols] > 0)
     assert np.array_equal(result, roads(placed, coarse, stored=grid_of())[0])
-    aside = write(tmp_path / "aside.tif", mask, transform=AT * Affine.translation(7, 0))
+    aside = write(tmp_path / "aside.tif", mask, transform=AT @ Affine.translation(7, 0))
     with pytest.raises(DataError, match=r"aside\.tif: is 160 × 120 px, its image a\.tif 160 × 120"):
         roads(aside, coarse, stored=grid_of())
 
@@ -345,6 +345,7 @@ def test_vectors_need_a_georeferenced_image(tmp_path):
     assert line.startswith("a.tif: has no CRS and transform that place it on the earth, so that")
 
 
+@pytest.mark.filterwarnings("ignore:'crs' was not provided")  # which is refused
 def test_errors_of_vector_files_are_named(tmp_path):
     broken = tmp_path / "r.geojson"
     broken.write_text('{"type": "FeatureColl')

@@ -3,12 +3,12 @@
 import os
 import re
 import struct
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -203,13 +203,19 @@ def _local_file(path: Path, files: tuple[Stamp, ...]) -> Path:
     """
     if not (isinstance(path, VirtualPath) and files):
         return path
-    return Path(_copies(files).name) / path.name
+    return _copies(files).folder / path.name
 
 
-@lru_cache(maxsize=1)
-def _copies(files: tuple[Stamp, ...]) -> TemporaryDirectory[str]:
-    """Copies of a vector file and of those that belong to it, deleted with the folder's record."""
-    return copies(source_path(name) for name, *_ in files)
+class _Copies:
+    """Copies of a vector file and of those that belong to it, deleted with this record."""
+
+    def __init__(self, files: tuple[Stamp, ...]) -> None:
+        made = copies(source_path(name) for name, *_ in files)
+        self.folder = Path(made.name)
+        weakref.finalize(self, made.cleanup)
+
+
+_copies = lru_cache(maxsize=1)(_Copies)
 
 
 def _is_cut_off(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool, StrictInt
 from pydantic.dataclasses import dataclass
 from pytorch_lightning.utilities import rank_zero_only
 
-from vbp_lightning.cli import hide_notes_of_lightning
+from vbp_lightning.cli import quiet_lightning
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError, plain
@@ -102,10 +102,10 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         images = [job.image for job in jobs]
         warn_of_other_imagery(images, subject.reader, classifier.hparams["imagery"])
     if todo:
-        hide_notes_of_lightning()
-        trainer = instantiate(cfg.trainer)
         mapping = SceneMapping(mapper, classifier, todo, cfg.scale == "shared")
-        trainer.predict(mapping, return_predictions=False)
+        with quiet_lightning():
+            trainer = instantiate(cfg.trainer)
+            trainer.predict(mapping, return_predictions=False)
         errors += mapping.errors
         if not trainer.is_global_zero:
             return
