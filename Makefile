@@ -33,5 +33,5 @@ slides:
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,docs,launchers,parquet]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,docs,launchers,onnx,parquet]"
 	touch $@

@@ -35,7 +35,8 @@ def mapped(folder, between, *overrides):
         "explain", "task=scene", f"input={image}", f"output={folder / 'maps'}", "stride=16",
         "quick_look=false", *overrides,
     )  # fmt: skip
-    probability, mask = list(scene.run(cfg, subject))
+    probability, mask, *styles = list(scene.run(cfg, subject))
+    assert styles == [probability.with_suffix(".qml"), mask.with_suffix(".qml")]
     with rasterio.open(mask) as dataset:
         tags = dataset.tags()
     with rasterio.open(probability) as dataset:
@@ -66,6 +67,11 @@ def test_a_network_that_is_not_convolutional_is_mapped_window_by_window(tmp_path
     with torch.no_grad():
         expected = model(image[None, :, 32:96, 16:80]).sigmoid().item()
     np.testing.assert_allclose(found[4, 3], expected, atol=1e-6)
-    # the same job with mode=tiles finds its maps
+    # the same job with mode=tiles finds its maps, a style that was changed, and one that is missing
+    styles = sorted(tmp_path.glob("maps/*.qml"))
+    before = styles[1].read_text()
+    styles[0].write_text("mine")
+    styles[1].unlink()
     mapped(tmp_path, Gate(), "mode=tiles")
     assert "Mpx/s" not in capsys.readouterr().out
+    assert (styles[0].read_text(), styles[1].read_text()) == ("mine", before)

@@ -11,7 +11,10 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rio_cogeo.cogeo import cog_validate
 
 from tests.helpers.mapping import classifier, make_maps, noise, write_scene
@@ -20,7 +23,7 @@ from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.files import WriteError
-from vbp_lightning.scene_maps.geotiff import writing_cog
+from vbp_lightning.scene_maps.geotiff import Placement, writing_cog
 from vbp_lightning.scene_maps.scene_job import MapSettings, SceneJob, scene_job
 from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
@@ -31,6 +34,8 @@ PLACES = {
     "degrees": (CRS.from_epsg(4326), Affine(4.5e-6, 0, -115.2, 0, -3.6e-6, 36.1)),
     "nowhere": (None, Affine.identity()),
 }
+DOWNWARDS = Affine.scale(1, -1)
+"""The coordinates in which QGIS shows an image without georeference."""
 
 
 def read(path):
@@ -68,6 +73,8 @@ def test_a_bright_cross_changes_both_maps_at_its_place(tmp_path, model, place):
     for which, least in ((0, 0.5), (1, 1e-4)):
         before, (after, raster) = maps[0][which][0], maps[1][which]
         assert raster.crs == crs
+        if which == 1 and place == "nowhere":
+            transform = DOWNWARDS
         change = np.nan_to_num(np.abs(after - before))
         rows, cols = np.nonzero(change > least * change.max())
         corners = [(rows.min(), cols.min()), (rows.max() + 1, cols.max() + 1)]
@@ -90,6 +97,7 @@ def test_the_value_at_a_coordinate_is_that_of_the_window_around_it(tmp_path, mod
     path = write_scene(tmp_path / "a.tif", image, crs=crs, transform=transform)
     (job,) = make_maps([path], tmp_path / "out", wide)
     probability, raster = read(job.probability_path)
+    transform = DOWNWARDS if place == "nowhere" else transform
     for row, col in ((8, 8), (56, 120), (88, 136)):
         # the corner between the four pixels in the middle of the window
         across, down = ~raster.transform @ (transform @ (col + 48, row + 48))
@@ -98,6 +106,53 @@ def test_the_value_at_a_coordinate_is_that_of_the_window_around_it(tmp_path, mod
         with torch.no_grad():
             expected = wide(tile).sigmoid().item()
         assert probability[int(down), int(across)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_maps_of_a_scene_without_georeference_lie_on_it_in_qgis(tmp_path, model):
+    """QGIS gives images without a transform, to which GDAL gives none either, rows downwards."""
+    path = write_scene(tmp_path / "a.tif", noise((200, 243)))
+    (job,) = make_maps([path], tmp_path / "out", model)
+    tags = []
+    for name in (path, job.mask_path, job.probability_path):
+        with Image.open(name) as picture:
+            tags.append({tag: picture.tag_v2.get(tag) for tag in (33550, 33922, 34264)})
+    assert tags[0] == tags[1] == {33550: None, 33922: None, 34264: None}
+    assert tags[2][33550][:2] == (8, 8)
+    assert tags[2][33922] == (0, 0, 0, -4, 4, 0)
+
+
+def test_maps_have_the_control_points_of_their_scene(tmp_path, model):
+    path = write_scene(tmp_path / "a.tif", noise((200, 243)))
+    points = [
+        GroundControlPoint(row, col, 4e5 + col / 2, 5e6 - row / 2 - col / 8)
+        for row, col in ((0, 0), (0, 243), (200, 0), (200, 243))
+    ]
+    with rasterio.open(path, "r+") as raster:
+        raster.gcps = (points, UTM)
+    (job,) = make_maps([path], tmp_path / "out", model)
+    for name, corner, step in ((job.mask_path, 0, 1), (job.probability_path, -4, 8)):
+        with rasterio.open(name) as raster:
+            found, crs = raster.gcps
+        assert crs == UTM
+        for own, scene in zip(found, points, strict=True):
+            assert (own.x, own.y) == (scene.x, scene.y)
+            assert own.row * step + corner == scene.row
+            assert own.col * step + corner == scene.col
+
+
+def test_cells_have_the_rational_polynomials_of_their_scene():
+    """Offsets count from the centre of the first pixel: cell 2 is centred 20 px from the corner."""
+    coefficients = [1.0] + [0.0] * 19
+    scene = RPC(
+        height_off=0, height_scale=1, lat_off=42, lat_scale=1, long_off=-71, long_scale=1,
+        line_off=15.5, line_scale=400, samp_off=23.5, samp_scale=80,
+        line_num_coeff=coefficients, line_den_coeff=coefficients,
+        samp_num_coeff=coefficients, samp_den_coeff=coefficients,
+    )  # fmt: skip
+    cells = Placement(rpcs=scene).of_cells(-4, 8).rpcs
+    assert (cells.line_off, cells.line_scale) == (2.0, 50)
+    assert (cells.samp_off, cells.samp_scale) == (3.0, 10)
+    assert (scene.line_off, cells.lat_off) == (15.5, 42)
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ class ScaledMask:
     def _scale(self) -> tuple[Tensor, Tensor]:
         """Mantissa and exponent of the product of the factors, ``(N, 1, 1, 1)`` each."""
         one = torch.ones_like(self.mask[:, :, :1, :1])
-        mantissa, exponent = torch.frexp(torch.cat([one, *self.factors], 1))
+        mantissa, exponent = _frexp(torch.cat([one, *self.factors], 1))
         total = exponent.sum(1, keepdim=True, dtype=torch.int32)
         # A type holds the product of as many mantissas as its exponent has values.
-        product, rest = torch.frexp(mantissa.prod(1, keepdim=True))
+        product, rest = _frexp(mantissa.prod(1, keepdim=True))
         total = total + rest if self.exponent is None else total + rest + self.exponent
         return product, total
 
@@ -62,6 +62,15 @@ def sum_of(masks: Sequence[ScaledMask]) -> ScaledMask:
         lower = (exponent - highest).clamp_(min=-_most(total))
         total.addcmul_(each.mask, torch.ldexp(mantissa, lower))
     return ScaledMask(total, (), highest)
+
+
+def _frexp(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mantissa, about 1 to 2, and exponent of normal positive numbers.
+
+    ``torch.frexp`` has no counterpart in ONNX.
+    """
+    exponent = values.log2().floor().int()
+    return values / torch.ldexp(torch.ones_like(values), exponent), exponent
 
 
 def _most(mask: Tensor) -> int:

@@ -104,6 +104,8 @@ def _back(mask: Tensor, layer: Layer) -> Tensor:
     """The adjoint of a layer of ones, of one channel."""
     if layer.window is not None:
         return spread(mask, layer.window)
+    if layer.adjoint is not None:
+        return layer.adjoint(mask)
     assert layer.apply is not None
     with torch.inference_mode(mode=False), torch.enable_grad():
         below = torch.zeros(len(mask), 1, *layer.below, dtype=mask.dtype, device=mask.device)
@@ -125,21 +127,29 @@ def spread(mask: Tensor, window: Window) -> Tensor:
     Returns:
         ``(N, 1, H, W)`` of the input size of the layer, same dtype.
     """
+    moves = window.kernel != (1, 1) or window.stride != (1, 1)
+    if torch.compiler.is_compiling():  # for any number of samples, and without cached tensors
+        if moves:
+            return _transposed(mask, mask.new_ones(1, 1, *window.kernel), window)
     # Not on a GPU, where convolutions may use the lower precision of TensorFloat-32.
-    if mask.numel() <= _SMALL_MASK and mask.device.type == "cpu" and window.kernel != (1, 1):
-        ones = _ones(window.kernel, mask.dtype)
-        extra = window.output_padding()
-        if extra is not None:
-            return F.conv_transpose2d(
-                mask, ones, None, window.stride, window.padding, extra, 1, window.dilation
-            )
-        whole = F.conv_transpose2d(mask, ones, stride=window.stride, dilation=window.dilation)
-        for axis in (0, 1):
-            whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
-        return whole
+    elif mask.numel() <= _SMALL_MASK and mask.device.type == "cpu" and moves:
+        return _transposed(mask, _ones(window.kernel, mask.dtype), window)
     for axis in (0, 1):
         mask = _spread_axis(mask, window, axis)
     return mask
+
+
+def _transposed(mask: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """The transposed convolution with the geometry of a window."""
+    extra = window.output_padding()
+    if extra is not None:
+        return F.conv_transpose2d(
+            mask, weight, None, window.stride, window.padding, extra, 1, window.dilation
+        )
+    whole = F.conv_transpose2d(mask, weight, stride=window.stride, dilation=window.dilation)
+    for axis in (0, 1):
+        whole = _cut(whole, 2 + axis, window.padding[axis], window.below[axis])
+    return whole
 
 
 @lru_cache
@@ -175,6 +185,9 @@ def _cut(whole: Tensor, dim: int, padding: int, size: int) -> Tensor:
 
 
 def _spread_shares(mask: Tensor, window: Window, shares: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        taps = torch.eye(shares.shape[1], dtype=mask.dtype, device=mask.device)
+        return _transposed(mask * shares, taps.view(-1, 1, *window.kernel), window)
     reach = [
         (size - 1) * stride + 1 for size, stride in zip(mask.shape[2:], window.stride, strict=True)
     ]
@@ -209,7 +222,8 @@ def _through_windows(mask: Tensor, windows: Sequence[Window], smooth: bool) -> T
         if lattice.step == 1 and lattice.twice == 0 and below == above:
             continue
         geometry = below, above, lattice.step, lattice.twice, smooth
-        first, second, weight = _neighbours(*geometry, mask.device, mask.dtype)
+        of_pixels = _neighbours if torch.compiler.is_compiling() else _cached_neighbours
+        first, second, weight = of_pixels(*geometry, mask.device, mask.dtype)
         shape = (-1, 1) if axis == 0 else (1, -1)
         low = mask.index_select(2 + axis, first)
         high = mask.index_select(2 + axis, second)
@@ -217,8 +231,6 @@ def _through_windows(mask: Tensor, windows: Sequence[Window], smooth: bool) -> T
     return mask
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(mode=False)
 def _neighbours(
     below: int,
     above: int,
@@ -229,8 +241,6 @@ def _neighbours(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The two output pixels between whose centres each input pixel lies.
-
-    They are kept on the device: a CUDA graph cannot hold a copy from the processor's memory.
 
     Returns:
         Index of the first, index of the second, and weight of the second in [0, 1] (0, ½ or 1
@@ -246,3 +256,7 @@ def _neighbours(
         weight = ((rest > step).double() + (rest >= step).double()) / 2
     low, high = (index.clamp(0, above - 1).to(device) for index in (before, before + 1))
     return low, high, weight.to(device, dtype)
+
+
+# Kept on the device: a CUDA graph cannot hold a copy from the processor's memory.
+_cached_neighbours = lru_cache(maxsize=256)(torch.inference_mode(mode=False)(_neighbours))

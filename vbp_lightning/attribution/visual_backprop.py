@@ -1,6 +1,6 @@
 """VisualBackProp: masks of the pixels that contribute to a network's deepest feature maps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,8 +15,7 @@ from vbp_lightning.attribution.scaled_mask import ScaledMask, sum_of
 from vbp_lightning.attribution.scores import Progress, Target, images_of
 from vbp_lightning.attribution.upsampling import UPSAMPLINGS, unpool
 from vbp_lightning.graph.geometry import Layer
-from vbp_lightning.graph.network_graph import NetworkGraph, Step
-from vbp_lightning.graph.outputs import Head
+from vbp_lightning.graph.network_graph import Step
 from vbp_lightning.graph.running import forward
 from vbp_lightning.records import Count, PositiveCount
 
@@ -213,25 +212,24 @@ class VisualBackProp(Method):
         with torch.no_grad(), _without_autocast(inputs.device.type):
             precision = torch.promote_types(inputs.dtype, torch.float32)
             averages = {step: each.to(precision) for step, each in averages.items()}
-            return done.output, *backward(graph, averages, done.shares, self.upsampling, head)
+            steps = graph.paths(head)
+            return done.output, *backward(steps, averages, done.shares, self.upsampling)
 
 
 def backward(
-    graph: NetworkGraph,
+    steps: Sequence[Step],
     averages: Mapping[Step, Tensor],
     shares: Mapping[Node, Tensor],
     upsampling: str,
-    head: Head = None,
 ) -> tuple[ScaledMask, dict[Step, tuple[Tensor, ScaledMask]]]:
     """The backward pass of the mask, from the head to the image.
 
     Args:
-        graph: The maps and layers.
+        steps: The maps and layers, in forward order; the first is the image.
         averages: The average of each activation, ``(N, 1, h, w)``; those of other activations
             count as one.
         shares: For ``unpool``, what :class:`~vbp_lightning.graph.running.Forward` recorded.
         upsampling: A name of ``UPSAMPLINGS``.
-        head: Key or index of an output of a network with several; None for all of them.
 
     Returns:
         The mask of the image, and the average and mask of each activation, the deepest first.
@@ -246,7 +244,7 @@ def backward(
             return mask
         return ScaledMask(upsample(mask.mask, layers), mask.factors, mask.exponent)
 
-    for step in reversed(graph.paths(head)):
+    for step in reversed(steps):
         parts = arrived.pop(step, [])
         if step in averages and step.ends and not parts:
             parts = [(_ones(averages[step]).times(averages[step]), ())]

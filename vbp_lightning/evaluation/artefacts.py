@@ -160,6 +160,6 @@ def _masks(
     graph: NetworkGraph, averages: Mapping[Step, Tensor], upsampling: str
 ) -> npt.NDArray[np.float64]:
     """VisualBackProp masks of given averages in place of the recorded ones."""
-    mask, _ = backward(graph, averages, {}, upsampling)
+    mask, _ = backward(graph.steps, averages, {}, upsampling)
     result: npt.NDArray[np.float64] = mask.raw()[:, 0].numpy()
     return result

@@ -13,7 +13,12 @@ from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.plotting.png import write_picture
 from vbp_lightning.plotting.quick_look import quick_look
 from vbp_lightning.scene_maps.areas import road_areas
-from vbp_lightning.scene_maps.scene_job import SceneJob
+from vbp_lightning.scene_maps.qgis_style import (
+    style_path,
+    write_mask_style,
+    write_probability_style,
+)
+from vbp_lightning.scene_maps.scene_job import PERCENT, SceneJob
 from vbp_lightning.scene_maps.tile_errors import ScoredTile, largest_errors
 from vbp_lightning.scene_maps.views import probabilities_of, reduced_image, reduced_mask, reduction
 
@@ -24,6 +29,26 @@ _HEADINGS = {
     Label.NON_ROAD: "labelled as non-road, highest P(road) first",
     Label.ROAD: "labelled as road (outlined), lowest P(road) first",
 }
+
+
+def write_styles(job: SceneJob, threshold: float, *, is_new: bool) -> list[Path]:
+    """Writes the styles by which QGIS draws both maps of a scene, which must exist.
+
+    Args:
+        job: The job of the scene.
+        threshold: P(road) from which a cell is drawn.
+        is_new: Whether the maps are new; otherwise a style that is there, which may be the user's,
+            is left.
+
+    Returns:
+        The styles.
+    """
+    styles = [style_path(each) for each in (job.probability_path, job.mask_path)]
+    if is_new or not styles[0].exists():
+        write_probability_style(job.probability_path, threshold)
+    if is_new or not styles[1].exists():
+        write_mask_style(job.mask_path, PERCENT)
+    return styles
 
 
 def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> Path:
@@ -41,7 +66,7 @@ def write_quick_look(job: SceneJob, threshold: float, title: str, note: str) -> 
     factor = reduction(job.grid.shape, _LONGEST)
     image: RGB = to_rgb(reduced_image(job, factor)[None])[0]
     rows, cols = job.cells.cells
-    start, step = job.cells.first - job.cells.step / 2, job.cells.step
+    start, step = job.cells.shift, job.cells.step
     picture = quick_look(
         image,
         job.grid.shape,

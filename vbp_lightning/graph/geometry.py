@@ -67,6 +67,7 @@ class Layer:
         apply: For a step that is no window, the linear function of one channel ``(N, 1, H, W)``
             that stands for it.
         below: Height and width of the input map of a step that is no window.
+        adjoint: The adjoint of ``apply``, if it is known; otherwise autograd computes it.
     """
 
     window: Window | None
@@ -74,6 +75,7 @@ class Layer:
     maximum: bool = False
     apply: Callable[[Tensor], Tensor] | None = None
     below: Pair = (1, 1)
+    adjoint: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ _PANEL = 5.0
 """Inches, the longer side of a panel."""
 
 _DPI = 150
-_PROBABILITY = "viridis"
+PROBABILITY = "viridis"
 _LINE = "#FF2FD0"
 
 
@@ -50,7 +50,7 @@ def quick_look(
     panels[0].imshow(image, extent=whole)
     panels[1].imshow(overlay(image, np.zeros(image.shape[:2])), extent=whole)
     panels[1].imshow(
-        probability, extent=extent, cmap=_PROBABILITY, vmin=0, vmax=1, alpha=0.55,
+        probability, extent=extent, cmap=PROBABILITY, vmin=0, vmax=1, alpha=0.55,
         interpolation="nearest",
     )  # fmt: skip
     seen = probability[np.isfinite(probability)]
@@ -68,7 +68,7 @@ def quick_look(
     panels[0].set_ylabel("pixels", fontsize=8, labelpad=1)
     # the brightness of a mask value is its power by the display's gamma
     for axes, colours, values, gamma in (
-        (panels[1], _PROBABILITY, (0, 0.2, 0.4, 0.6, 0.8, 1), 1),
+        (panels[1], PROBABILITY, (0, 0.2, 0.4, 0.6, 0.8, 1), 1),
         (panels[2], COLOUR_MAP, (0, 0.05, 0.2, 0.5, 1), SALIENCY_GAMMA),
     ):
         bar_axes = axes.inset_axes((1.02, 0, 0.03, 1))

@@ -3,8 +3,10 @@
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.rpc import RPC
 from rasterio.windows import Window
 
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -30,13 +35,57 @@ MASK_STEPS = 254
 """A normalised mask is stored as bytes from 0 to 254, which the raster's scale maps to [0, 1]."""
 
 
+@dataclass(frozen=True)
+class Placement:
+    """What places a raster that has no transform.
+
+    Args:
+        points: Ground control points.
+        crs: CRS of their coordinates.
+        rpcs: Rational polynomial coefficients.
+    """
+
+    points: Sequence[GroundControlPoint] = ()
+    crs: CRS | None = None
+    rpcs: RPC | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything places the raster."""
+        return bool(self.points or self.rpcs)
+
+    def of_cells(self, corner: float, step: int) -> "Placement":
+        """The same for cells of ``step`` pixels, the first of which begins at a pixel."""
+        points = [
+            GroundControlPoint(
+                (each.row - corner) / step, (each.col - corner) / step, each.x, each.y, each.z
+            )
+            for each in self.points
+        ]
+        rpcs = copy(self.rpcs)
+        if rpcs is not None:  # which count from the centre of the first pixel
+            for name in ("line", "samp"):
+                offset, scale = getattr(rpcs, f"{name}_off"), getattr(rpcs, f"{name}_scale")
+                setattr(rpcs, f"{name}_off", (offset + 0.5 - corner) / step - 0.5)
+                setattr(rpcs, f"{name}_scale", scale / step)
+        return Placement(points, self.crs, rpcs)
+
+
+NOWHERE = Placement()
+
 WriteWindow = Callable[[int, int, NDArray[np.float32]], None]
 """Writes values (h, w) at a row and a column of the raster; NaN is written as nodata."""
 
 
 @contextmanager
 def writing_cog(
-    path: Path, grid: PixelGrid, description: str, tags: Mapping[str, str], *, as_bytes: bool
+    path: Path,
+    grid: PixelGrid,
+    description: str,
+    tags: Mapping[str, str],
+    *,
+    as_bytes: bool,
+    placement: Placement = NOWHERE,
 ) -> Iterator[WriteWindow]:
     """Yields a function that writes windows of a Cloud-Optimised GeoTIFF with one band.
 
@@ -45,11 +94,12 @@ def writing_cog(
 
     Args:
         path: The file to write or replace.
-        grid: Size and georeference of the raster.
+        grid: Size and georeference of the raster; the identity is not written.
         description: Description of the band.
         tags: Tags of the file.
         as_bytes: Whether values in [0, 1] are stored as bytes with a scale, nodata being 255;
             otherwise values are stored as float32, nodata being NaN.
+        placement: What places a raster without a transform.
 
     Raises:
         OSError: The file cannot be written.
@@ -61,7 +111,7 @@ def writing_cog(
         "count": 1,
         "dtype": "uint8" if as_bytes else "float32",
         "crs": grid.crs,
-        "transform": grid.transform,
+        "transform": None if grid.transform.is_identity else grid.transform,
         "nodata": MASK_NODATA if as_bytes else np.nan,
         "tiled": True,
         "blockxsize": _TILE,
@@ -75,6 +125,10 @@ def writing_cog(
             with _gdal_errors():
                 dataset = rasterio.open(plain, "w", **options)
             try:
+                if placement.points:
+                    dataset.gcps = placement.points, placement.crs
+                if placement.rpcs:
+                    dataset.rpcs = placement.rpcs
                 dataset.update_tags(**tags)
                 dataset.set_band_description(1, description)
                 if as_bytes:

@@ -90,8 +90,12 @@ class CellGrid:
         Args:
             scene: The transform from (column, row) of the scene to the same coordinates.
         """
-        shift = self.first - self.step / 2
-        return rescaled(scene, shift, shift, self.step, self.step)
+        return rescaled(scene, self.shift, self.shift, self.step, self.step)
+
+    @property
+    def shift(self) -> float:
+        """Upper-left corner of the raster in pixels of the scene, along both axes."""
+        return self.first - self.step / 2
 
 
 def blocks_of(shape: tuple[int, int], size: int) -> Iterator[Block]:

@@ -9,17 +9,19 @@ from typing import Literal
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 
 from vbp_lightning.data.datasets.scene import DataError
 from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.fingerprint import Fingerprint, fingerprint
-from vbp_lightning.data.imagery.raster import Reading
-from vbp_lightning.data.imagery.unlabelled import ReadPixels, checked_grid, opened_filled
+from vbp_lightning.data.imagery.opening import opened_raster
+from vbp_lightning.data.imagery.raster import Reading, readable, without_place
+from vbp_lightning.data.imagery.unlabelled import INPUT_KEY, ReadPixels, checked_grid, opened_filled
 from vbp_lightning.files import remove_unfinished
 from vbp_lightning.scene_maps.block_maps import Mapper, block_maps
 from vbp_lightning.scene_maps.block_store import BlockStore, Range
-from vbp_lightning.scene_maps.geotiff import CACHE, tags_of, writing_cog
+from vbp_lightning.scene_maps.geotiff import CACHE, NOWHERE, Placement, tags_of, writing_cog
 from vbp_lightning.scene_maps.output_grid import Block, CellGrid, blocks_of
 
 Scaling = Literal["percentile", "extremes", "none"]
@@ -211,19 +213,43 @@ class SceneJob:
         tags = self.store.tags()
         scale = {"MASK_LOW": f"{low:.9g}", "MASK_HIGH": f"{high:.9g}"} if scaled else {}
         description = "VisualBackProp: where features are active, for any class"
+        placement = self._placement()
         with writing_cog(
-            self.mask_path, self.grid, description, tags | scale, as_bytes=scaled
+            self.mask_path,
+            self.grid,
+            description,
+            tags | scale,
+            as_bytes=scaled,
+            placement=placement,
         ) as write:
             for block, maps in self.store.read():
                 values = stretched(maps.mask, low, high) if scaled else maps.mask
                 write(block.row, block.col, values)
-        cells = PixelGrid(*shape, self.cells.transform(self.grid.transform), self.grid.crs)
+        transform = self.grid.transform
+        if transform.is_identity:  # without a place, QGIS shows an image with its rows downwards
+            transform = Affine.scale(1, -1)
+        transform = Affine.identity() if placement.is_known else self.cells.transform(transform)
         description = f"P(road) of the {self.settings.window} px window around each position"
-        with writing_cog(self.probability_path, cells, description, tags, as_bytes=False) as write:
+        with writing_cog(
+            self.probability_path,
+            PixelGrid(*shape, transform, self.grid.crs),
+            description,
+            tags,
+            as_bytes=False,
+            placement=placement.of_cells(self.cells.shift, self.cells.step),
+        ) as write:
             for block, maps in self.store.read():
                 rows, cols = self.cells.block_cells(block)
                 write(rows.start, cols.start, maps.probability)
         self.store.remove()
+
+    def _placement(self) -> Placement:
+        """What places an image that has no transform."""
+        if not self.grid.transform.is_identity:
+            return NOWHERE
+        with readable(self.image, INPUT_KEY), without_place(), opened_raster(self.image) as raster:
+            points, crs = raster.gcps
+            return Placement(points, crs, raster.rpcs)
 
     @property
     def _tags(self) -> dict[str, str]:

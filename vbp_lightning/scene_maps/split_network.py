@@ -74,6 +74,11 @@ class SplitNetwork:
         low, high = int(self.field.low.min()), int(self.field.high.max())
         return self.cropped * self.step + low, last * self.step + high
 
+    def pooled_windows(self, features: Tensor) -> Tensor:
+        """The pooled features ``(N, F, h - n + 1, w - n + 1)`` of every window of features."""
+        slide = sliding_mean if self.pooling == "mean" else sliding_max
+        return slide(features, self.features)
+
     @torch.no_grad()
     def window_logits(self, features: Tensor) -> Tensor:
         """The logit of every window of the features of an image.
@@ -84,8 +89,7 @@ class SplitNetwork:
         Returns:
             ``(h - n + 1, w - n + 1)`` for windows of ``n`` × ``n`` features.
         """
-        slide = sliding_mean if self.pooling == "mean" else sliding_max
-        found = slide(features, self.features)
+        found = self.pooled_windows(features)
         flat = found[0].flatten(1).T.contiguous()
         parts = (part.view(-1, *self.pooled) for part in torch.split(flat, _ROWS))
         return torch.cat([self.head(part) for part in parts]).view(found.shape[2:])

@@ -18,7 +18,12 @@ from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.errors import UserError, plain
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.imagery import warn_of_other_imagery
-from vbp_lightning.explaining.scene_extras import write_hardest, write_quick_look, write_road_areas
+from vbp_lightning.explaining.scene_extras import (
+    write_hardest,
+    write_quick_look,
+    write_road_areas,
+    write_styles,
+)
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import own_data
@@ -111,6 +116,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     for job in done:
         yield job.probability_path
         yield job.mask_path
+        yield from write_styles(job, threshold, is_new=job in todo)
         if cfg.quick_look:
             yield write_quick_look(job, threshold, title, f"Network {note}.")
     if cfg.roads:
