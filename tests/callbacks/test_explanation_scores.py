@@ -43,7 +43,7 @@ def test_the_scores_are_those_of_the_masks_where_the_road_is_known():
     model, data = model_of(architecture="maxpool"), BarTiles(BARS)
     found = ExplanationScores("deconv", tiles=6).scores(model, data)
     known = [0, 2, 6, 8, 10]  # tile 4 is road as a whole
-    masks = VisualBackProp(model).attribute(data.tiles[known])[:, 0].double().numpy()
+    masks = VisualBackProp(model, "deconv").attribute(data.tiles[known])[:, 0].double().numpy()
     truth = data.masks[known].numpy()
     expected = average_precision(masks, truth).mean()
     assert found["explanation/average_precision"] == pytest.approx(expected)

@@ -56,7 +56,9 @@ class ExplanationScores(pl.Callback):
     """
 
     @checked
-    def __init__(self, upsampling: UpsamplingName = "deconv", tiles: PositiveCount = 64) -> None:
+    def __init__(
+        self, upsampling: UpsamplingName = "deconv_normalized", tiles: PositiveCount = 64
+    ) -> None:
         self.upsampling = upsampling
         self.tiles = tiles
         self._evaluation_tiles: tuple[Tensor, Truth] | None = None

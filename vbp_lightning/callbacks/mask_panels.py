@@ -84,7 +84,7 @@ class MaskPanels(pl.Callback):
     @checked
     def __init__(
         self,
-        upsampling: UpsamplingName = "deconv",
+        upsampling: UpsamplingName = "deconv_normalized",
         tiles: Annotated[StrictInt, Field(ge=4)] = 16,
     ) -> None:
         self.upsampling = upsampling
