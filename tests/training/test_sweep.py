@@ -5,12 +5,14 @@ import json
 import statistics
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from vbp_lightning.training.sweep import (
     SHOWN_METRICS,
     SweepSummary,
+    _saving,
     summarize,
     summary_table,
     write_summary,
@@ -73,7 +75,7 @@ def test_the_table_has_mean_and_deviation_over_seeds(sweep):
     ]
     deviation = statistics.stdev([0.1, 0.2, 0.3])
     for column in cells[4:]:
-        assert column == [f"{0.2 + 1 / 3:.3f} ± {deviation:.3f}", f"0.200 ± {deviation:.3f}"]
+        assert column == [f"{0.2 + 1 / 3:.3f} ± {deviation:.3f} *", f"0.200 ± {deviation:.3f}"]
 
 
 def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
@@ -82,6 +84,30 @@ def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
     write_job(tmp_path / "b", ["seed=2"], {"val/auroc": 0.5})
     table = summary_table(summarize(tmp_path), "val/auroc")
     assert [list(column.cells) for column in table.columns] == [["1"], ["0.500"]]
+
+
+def test_each_upsampling_of_a_run_has_a_row_with_its_lifts(tmp_path):
+    scores = {"explanation/chance": 0.1, "explanation/deconv/average_precision": 0.4}
+    scores |= {"explanation/nearest/average_precision": 0.6, "val/auroc": 0.9}
+    write_job(tmp_path / "a", ["upsampling=[deconv,nearest]", "seed=1"], scores)
+    jobs = summarize(tmp_path)
+    assert list(jobs["upsampling"]) == ["deconv", "nearest"]
+    assert list(jobs["val/auroc"]) == [0.9, 0.9]
+    assert list(jobs["explanation/average_precision_lift"]) == pytest.approx([0.3, 0.5])
+    table = summary_table(jobs, "explanation/average_precision", usual=())
+    assert [list(column.cells) for column in table.columns] == [
+        ["deconv", "nearest"],
+        ["1", "1"],
+        ["0.400", "0.600 *"],
+    ]
+
+
+def test_a_sweep_over_upsamplings_says_what_the_list_form_saves():
+    parse = OverridesParser.create().parse_overrides
+    line = _saving(parse(["upsampling=deconv,nearest", "seed=1,2,3", "threads=1"]))
+    assert "'upsampling=[deconv,nearest]'" in line
+    assert line.endswith("3 trainings instead of 6")
+    assert not _saving(parse(["upsampling=[deconv,nearest]", "seed=1,2,3"]))
 
 
 def test_settings_with_markup_are_text(tmp_path):
