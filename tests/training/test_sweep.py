@@ -7,6 +7,7 @@ import statistics
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 
 from vbp_lightning.training.sweep import (
@@ -17,6 +18,7 @@ from vbp_lightning.training.sweep import (
     summary_table,
     write_summary,
 )
+from vbp_lightning.training.sweep_page import write_page
 
 
 def write_job(folder, overrides, metrics=None, error=None, tags=()):
@@ -98,7 +100,7 @@ def test_each_upsampling_of_a_run_has_a_row_with_its_lifts(tmp_path):
     assert [list(column.cells) for column in table.columns] == [
         ["deconv", "nearest"],
         ["1", "1"],
-        ["0.400", "0.600 *"],
+        ["0.400\nlift +0.300", "0.600 *\nlift +0.500"],
     ]
 
 
@@ -137,3 +139,16 @@ def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path,
     assert line.startswith(f"error: {tmp_path / 'summary.csv'}: cannot be written: Is a directory")
     assert line.endswith(f"continue with resume={tmp_path}")
     assert not leftover.exists()
+
+
+def test_the_page_holds_every_job_its_error_and_its_panel(sweep):
+    (sweep / "maxpool-1" / "panels").mkdir()
+    Image.new("RGB", (4, 4)).save(sweep / "maxpool-1" / "panels" / "epoch_000.png")
+    write_job(sweep / "bad", ["data.root=<b>x</b>"], error="<script>")
+    page = write_page(sweep, summarize(sweep), list(SHOWN_METRICS)).read_text()
+    assert page.count("<section>") == 9
+    assert page.count("data:image/png;base64,") == 1
+    assert "no space" in page
+    assert "data.root=&lt;b&gt;x&lt;/b&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page

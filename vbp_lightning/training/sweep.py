@@ -18,6 +18,7 @@ from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
+from vbp_lightning.training.sweep_page import write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,9 @@ def summary_table(
     ]
     axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
     shown = [m for m in dict.fromkeys((*usual, *metrics)) if m in jobs.columns]
-    heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
+    heads = [
+        name.removeprefix("explanation/").replace("/", "\n").replace("_", " ") for name in shown
+    ]
     table = Table(title=f"{title}: mean ± standard deviation over seeds, * the best")
     for head in (*(escape(plain(axis)) for axis in axes), "seeds", *heads):
         table.add_column(head, overflow="fold")
@@ -132,10 +135,16 @@ def summary_table(
     best = {name: max(mean[name] for mean in means) for name in shown} if len(groups) > 1 else {}
     for choice, members in groups:
         spread = members[shown].std()
+        lifts = {
+            name: members[f"{name}_lift"].mean()
+            for name in shown
+            if f"{name}_lift" in members.columns
+        }
         cells = [
             f"{mean:.3f}"
             + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
             + (" *" if round(mean, 3) == best.get(name) else "")
+            + (f"\nlift {lifts[name]:+.3f}" if name in lifts else "")
             for name, mean in members[shown].mean().items()
         ]
         table.add_row(*(escape(plain(str(value))) for value in choice), str(len(members)), *cells)
@@ -207,9 +216,16 @@ class SweepSummary(Callback):
         Console().print(summary_table(jobs, config.optimized_metric))
         scores = [key for name in LIFTS for key in (name, f"{name}_lift") if key in jobs.columns]
         if scores:
-            title = "Explanations (lift: over a random map)"
-            Console().print(summary_table(jobs, *scores, title=title, usual=()))
+            title = "Masks, lift over a random map"
+            masks = summary_table(jobs, *LIFTS, title=title, usual=())
+            Console().print(masks)
         print(f"Summary: {sweep_dir / 'summary.csv'}")
+        if len(jobs):
+            try:
+                shown = list(dict.fromkeys((*SHOWN_METRICS, config.optimized_metric, *scores)))
+                print(f"Page: {write_page(sweep_dir, jobs, shown)}")
+            except OSError as error:
+                sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         jobs = jobs.drop_duplicates("path")
         failures = jobs["path"][jobs["status"] == "failed"]
