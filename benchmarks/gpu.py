@@ -178,8 +178,10 @@ def speed(architecture, o):
         plain = torch.no_grad()(partial(net, tiles))
         calls = {
             "forward pass": plain,
-            "VisualBackProp": partial(VisualBackProp(net).attribute_with_logits, tiles),
-            "VisualBackProp in its default chunks": partial(VisualBackProp(net).attribute, tiles),
+            "VisualBackProp": partial(VisualBackProp(net, "deconv").attribute_with_logits, tiles),
+            "VisualBackProp in its default chunks": partial(
+                VisualBackProp(net, "deconv").attribute, tiles
+            ),
             "LRP": partial(Lrp(net, chunk=count).attribute, tiles, 1),
             "LRP in its default chunks": partial(Lrp(net).attribute, tiles, 1),
         }
@@ -191,7 +193,7 @@ def graphs(architecture, o):
     if o.device.type != "cuda":
         raise RuntimeError("needs CUDA")
     net = network(architecture, "hidden").to(o.device)
-    method = VisualBackProp(net)
+    method = VisualBackProp(net, "deconv")
     for count in o.counts:
         tiles = random_tiles(count, o.device)
         plain, _ = captured(torch.no_grad()(partial(net, tiles)))
@@ -327,7 +329,7 @@ def scene(architecture, o):
     from vbp_lightning.scene_maps.seamless import SeamlessMapper
 
     net = RoadNetwork(architecture, "hidden", [110.0] * 3, [45.0] * 3).eval().to(o.device)
-    mapper, shape = SeamlessMapper(net, 3), (o.side, o.side)
+    mapper, shape = SeamlessMapper(net, 3, upsampling="deconv"), (o.side, o.side)
     pixels = np.random.default_rng(0).uniform(1, 255, (*shape, 3)).astype(np.float32)
 
     def read(row, col, height, width):

@@ -503,7 +503,7 @@ def row_of(name: str) -> Row:
     except NoRuleError as error:
         reason = one_line(error).split(" While executing")[0]
     try:
-        found, mask = VisualBackProp(model).attribute_with_logits(images, normalize=False)
+        found, mask = VisualBackProp(model, "deconv").attribute_with_logits(images, normalize=False)
     except UnsupportedNetworkError as error:
         result = "refused" if expected is None else "refused by this project alone"
         return replace(row, result=result, text=str(error))

@@ -89,7 +89,7 @@ def speed(repeats: int) -> None:
     for architecture in ("strided", "maxpool"):
         model = classifier(architecture)
         network = model.network
-        mapper = SeamlessMapper(network, len(scene))
+        mapper = SeamlessMapper(network, len(scene), upsampling="deconv")
         pixels = torch.from_numpy(np.ascontiguousarray(scene))[None]
         split = split_network(network, pixels[:, :, :96, :96])
         part = pixels[:, :, :WINDOWED, :WINDOWED].contiguous(memory_format=torch.channels_last)
@@ -138,7 +138,7 @@ def whole_job(side: int, architecture: str) -> None:
                     part = rng.integers(0, 255, (3, *size), dtype=np.uint8)
                     raster.write(part, window=Window(col, row, size[1], size[0]))
         model = classifier(architecture)
-        mapper = SeamlessMapper(model.network, 3)
+        mapper = SeamlessMapper(model.network, 3, upsampling="deconv")
         (folder / "maps").mkdir()
         settings = MapSettings(
             folder / "maps", Reading(), (110.0,) * 3, mapper.window, mapper.step, 1024,

@@ -90,6 +90,9 @@ _DISK_ERRORS = (
 
 # used while Hydra composes a config, also in the processes of its launchers
 OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver(
+    "one_or_all", lambda names: names[0] if len(names) == 1 else list(names), replace=True
+)
 
 
 def explain_failure(error: BaseException) -> UserError | None:

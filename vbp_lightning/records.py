@@ -5,7 +5,7 @@ Settings are the fields of a frozen record, or the annotated arguments of a func
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from inspect import Parameter, signature
@@ -231,7 +231,9 @@ def argument_errors(
 
 
 def _plain(value: Any) -> object:  # noqa: ANN401
-    """A value that JSON lacks: numbers of NumPy and torch as numbers, others as text."""
+    """A value that JSON lacks: numbers of NumPy and torch, lists of OmegaConf, others as text."""
+    if isinstance(value, Sequence):
+        return list(value)
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 

@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.attribution import UPSAMPLINGS
@@ -26,6 +33,17 @@ from vbp_lightning.records import (
 )
 
 UpsamplingName = Annotated[StrictStr, one_of(UPSAMPLINGS)]
+
+
+def _differ(names: tuple[str, ...]) -> bool:
+    return bool(names) and len(set(names)) == len(names)
+
+
+UpsamplingNames = (
+    UpsamplingName
+    | Annotated[tuple[UpsamplingName, ...], only(_differ, "a list of different names")]
+)
+"""One upsampling or several."""
 
 Precision = Literal[
     "auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "32", "64", "bf16", "16", 32, 64, 16
@@ -59,6 +77,27 @@ class Upsampling:
     """
 
     name: UpsamplingName
+
+
+@dataclass(frozen=True, config=RECORD)
+class Upsamplings:
+    """The upsamplings that a run shows and scores.
+
+    Args:
+        name: One key of :data:`~vbp_lightning.attribution.upsampling.UPSAMPLINGS`, or several.
+    """
+
+    name: UpsamplingNames
+
+
+def name_upsampling(cfg: DictConfig) -> None:
+    """Leaves of the group ``upsampling`` its ``name``: one name, or a list of several.
+
+    Hydra merges the files of ``upsampling=[deconv,bilinear]``, by which ``chosen`` holds all names.
+    """
+    given: Any = OmegaConf.to_container(cfg.upsampling, resolve=True)
+    given.pop("chosen", None)
+    cfg.upsampling = OmegaConf.create(given)
 
 
 @dataclass(frozen=True, config=RECORD)

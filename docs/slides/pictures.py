@@ -197,7 +197,7 @@ def draw_symmetric(model: RoadClassifier, folder: Path) -> None:
     rows: list[list[Cell]] = []
     for where in (LANE, TRACK, CAR_PARK):
         tile, picture = tile_of(folder, where)
-        paper = VisualBackProp(model).attribute(tile)
+        paper = VisualBackProp(model, "deconv").attribute(tile)
         ours = SymmetricVisualBackProp(model).attribute(tile, ROAD)
         rows.append(
             [

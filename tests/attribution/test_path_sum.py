@@ -178,7 +178,7 @@ def test_deconv_is_the_sum_over_all_paths(name, size):
     image = torch.rand(2, *size, dtype=torch.float64)
     with torch.no_grad():
         expected = path_sum(net, image)
-    mask = VisualBackProp(net).attribute(image[None], normalize=False)
+    mask = VisualBackProp(net, "deconv").attribute(image[None], normalize=False)
     assert expected.max() > 0
     torch.testing.assert_close(mask[0, 0], expected, rtol=1e-10, atol=1e-10)
 
@@ -207,7 +207,7 @@ def test_deconv_is_a_chain_of_transposed_convolutions(name, size):
             for layer, below in reversed(between):
                 mask = transposed(mask, layer, below)
             mask = mask if average is None else mask * average
-    result = VisualBackProp(net).attribute(image, normalize=False)
+    result = VisualBackProp(net, "deconv").attribute(image, normalize=False)
     torch.testing.assert_close(result, mask, rtol=1e-10, atol=1e-10)
 
 

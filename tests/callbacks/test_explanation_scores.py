@@ -30,6 +30,7 @@ def test_training_is_the_same_to_the_last_bit_and_scores_are_logged(tmp_path):
         "explanation/rank_accuracy",
         "explanation/pointing_game_2px",
         "explanation/chance",
+        "explanation/pointing_game_2px_chance",
     }
     for name in names:
         assert [event.step for event in events.Scalars(name)] == [0, 1]
@@ -43,17 +44,31 @@ def test_the_scores_are_those_of_the_masks_where_the_road_is_known():
     model, data = model_of(architecture="maxpool"), BarTiles(BARS)
     found = ExplanationScores("deconv", tiles=6).scores(model, data)
     known = [0, 2, 6, 8, 10]  # tile 4 is road as a whole
-    masks = VisualBackProp(model).attribute(data.tiles[known])[:, 0].double().numpy()
+    masks = VisualBackProp(model, "deconv").attribute(data.tiles[known])[:, 0].double().numpy()
     truth = data.masks[known].numpy()
     expected = average_precision(masks, truth).mean()
     assert found["explanation/average_precision"] == pytest.approx(expected)
     assert found["explanation/relevance_mass"] == pytest.approx(relevance_mass(masks, truth).mean())
     assert found["explanation/chance"] == pytest.approx(6 / SIZE)
+    pixels = np.argwhere(np.ones((SIZE, SIZE)))[:, None]
+    near = [(np.hypot(*(pixels - np.argwhere(mask)).T) <= 2).any(axis=0) for mask in truth]
+    share = np.mean(near)
+    assert found["explanation/pointing_game_2px_chance"] == pytest.approx(share)
+    several = ExplanationScores(["deconv", "nearest"], tiles=6).scores(model, data)
+    assert several["explanation/deconv/average_precision"] == pytest.approx(expected)
+    assert several.keys() - found.keys() == {
+        key.replace("/", f"/{name}/", 1)
+        for key in found
+        if "chance" not in key
+        for name in ("deconv", "nearest")
+    }
     assert np.isfinite(list(found.values())).all()
 
 
 def test_where_no_road_pixels_are_known_nothing_is_scored():
     data, model = BarTiles((SIZE, 0) * 6), model_of()
     assert ExplanationScores().scores(model, data) == {}
+    with pytest.raises(ValueError, match="a list of different names"):
+        ExplanationScores(["deconv", "deconv"])
     with pytest.raises(ValueError, match="at least 1"):
         ExplanationScores(tiles=0)

@@ -83,7 +83,7 @@ def expected_mask(net, images):
 def agrees(moves):
     net = Net(moves).double().eval()
     images = torch.rand(2, 3, 24, 20, dtype=torch.float64)
-    mask = VisualBackProp(net).attribute(images, normalize=False)
+    mask = VisualBackProp(net, "deconv").attribute(images, normalize=False)
     torch.testing.assert_close(mask, expected_mask(net, images))
 
 
@@ -118,7 +118,9 @@ def test_places_that_become_channels_are_averaged_with_them():
     image = torch.arange(16.0).view(1, 1, 4, 4)
     expected = F.avg_pool2d(image, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
     for net in (Blocks(), Slices()):
-        assert torch.equal(VisualBackProp(net).attribute(image, normalize=False), expected)
+        assert torch.equal(
+            VisualBackProp(net, "deconv").attribute(image, normalize=False), expected
+        )
 
 
 class SpaceToDepth(nn.Module):
@@ -156,4 +158,6 @@ def test_blocks_of_pixels_as_channels_in_any_layout(way, size):
         first, second, third = (each.mean(1, keepdim=True) for each in net.features(images))
     mask = second * F.conv_transpose2d(third, third.new_ones(1, 1, 3, 3), padding=1)
     expected = first * mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(VisualBackProp(net).attribute(images, normalize=False), expected)
+    torch.testing.assert_close(
+        VisualBackProp(net, "deconv").attribute(images, normalize=False), expected
+    )

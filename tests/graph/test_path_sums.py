@@ -230,9 +230,9 @@ def test_the_mask_is_the_sum_over_all_paths_to_the_head(name):
     image = torch.rand(1, 6, 8, dtype=torch.float64)
     expected = path_sum(net, image)
     assert expected.max() > 0
-    mask = VisualBackProp(net).attribute(image[None], normalize=False)
+    mask = VisualBackProp(net, "deconv").attribute(image[None], normalize=False)
     torch.testing.assert_close(mask[0, 0], expected, rtol=1e-10, atol=1e-12)
-    faster = VisualBackProp(net.float()).attribute(image[None].float(), normalize=False)
+    faster = VisualBackProp(net.float(), "deconv").attribute(image[None].float(), normalize=False)
     torch.testing.assert_close(faster[0, 0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -262,15 +262,15 @@ def test_a_residual_block_by_hand():
 
     image = torch.tensor([[[[1.0, 2.0], [0.0, 3.0]]]])
     expected = 6 * image**3 + 3 * image**2
-    mask = VisualBackProp(Block()).attribute(image, normalize=False)
+    mask = VisualBackProp(Block(), "deconv").attribute(image, normalize=False)
     torch.testing.assert_close(mask, expected)
 
 
 def test_skip_leaves_out_activations_by_their_depth():
     net = toy("inception")
     image = torch.rand(1, 1, 6, 8, dtype=torch.float64)
-    chain = VisualBackProp(net, skip=1).chain(image)
+    chain = VisualBackProp(net, "deconv", skip=1).chain(image)
     assert len(chain.names) == 4
-    assert len(VisualBackProp(net, skip=2).chain(image).names) == 2
+    assert len(VisualBackProp(net, "deconv", skip=2).chain(image).names) == 2
     with pytest.raises(ValueError, match="the network has 4 feature maps"):
-        VisualBackProp(net, skip=4).attribute(image)
+        VisualBackProp(net, "deconv", skip=4).attribute(image)

@@ -98,7 +98,7 @@ def test_chunks_make_no_difference(monkeypatch):
 )
 def test_changed_weights_are_noticed(change):
     net = chain()
-    method = VisualBackProp(net)
+    method = VisualBackProp(net, "deconv")
     before = method.attribute(images(3), normalize=False)
     with torch.no_grad():
         change(net)
@@ -108,7 +108,7 @@ def test_changed_weights_are_noticed(change):
 
 def test_training_step_between_two_masks_is_noticed():
     net = chain()
-    method = VisualBackProp(net)
+    method = VisualBackProp(net, "deconv")
     method.attribute(images(3))
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.05)
     net.train()
@@ -122,7 +122,7 @@ def test_hooks_of_the_user_are_part_of_the_network():
     net[2][0].register_forward_hook(lambda module, args, output: 2 * output)
     net[5].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
     handle = net[4].register_forward_hook(lambda module, args, output: 0.5 * output)
-    method = VisualBackProp(net)
+    method = VisualBackProp(net, "deconv")
     agree(method)
     handle.remove()
     agree(method)
@@ -130,9 +130,9 @@ def test_hooks_of_the_user_are_part_of_the_network():
 
 def test_other_types_and_autocast_are_not_fused():
     net = chain()
-    VisualBackProp(net).attribute(images())
+    VisualBackProp(net, "deconv").attribute(images())
     with torch.autocast("cpu", torch.bfloat16):
-        VisualBackProp(net).attribute(images())
+        VisualBackProp(net, "deconv").attribute(images())
     graph = graph_of(net, images())
     assert [program._fast for program in graph.programs.values()] == [True, False]
     assert graph_of(net.double(), images().double()) is not graph
@@ -155,7 +155,7 @@ def test_parametrised_and_reshaping_convolutions_run_unchanged():
     nn.utils.parametrizations.weight_norm(net[2][0])
     net[4][0] = randomised(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
     reference = VisualBackProp(net, fuse=False).attribute(images(3))
-    torch.testing.assert_close(VisualBackProp(net).attribute(images(3)), reference)
+    torch.testing.assert_close(VisualBackProp(net, "deconv").attribute(images(3)), reference)
 
 
 def test_sequential_sliced_by_its_owner_is_followed():
@@ -169,7 +169,7 @@ def test_sequential_sliced_by_its_owner_is_followed():
                 inputs = module(inputs)
             return inputs
 
-    agree(VisualBackProp(Slices()))
+    agree(VisualBackProp(Slices(), "deconv"))
 
 
 def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
@@ -186,7 +186,7 @@ def test_in_place_relu_at_the_start_of_a_run_changes_the_shortcut_too():
             features = self.conv(inputs)
             return self.relu(self.body(features) + features).mean((2, 3))
 
-    agree(VisualBackProp(randomised(PreActivation())))
+    agree(VisualBackProp(randomised(PreActivation()), "deconv"))
 
 
 def test_settings_and_replaced_parts_of_a_network_are_noticed():
@@ -197,7 +197,7 @@ def test_settings_and_replaced_parts_of_a_network_are_noticed():
             return (inputs - 0.5) / self.scale
 
     net = nn.Sequential(Preparation(), chain())
-    method = VisualBackProp(net)
+    method = VisualBackProp(net, "deconv")
     agree(method)
     net[0].scale = 0.5
     agree(method)
@@ -245,11 +245,14 @@ CHANGES = {
 def test_changes_in_plain_containers_are_noticed(change):
     torch.manual_seed(0)
     net = Contained().eval()
-    method, before = VisualBackProp(net), VisualBackProp(net).attribute(images(), normalize=False)
+    method, before = (
+        VisualBackProp(net, "deconv"),
+        VisualBackProp(net, "deconv").attribute(images(), normalize=False),
+    )
     change(net)
     after = method.attribute(images(), normalize=False)
     assert not torch.equal(after, before)
-    fresh = VisualBackProp(copy.deepcopy(net)).attribute(images(), normalize=False)
+    fresh = VisualBackProp(copy.deepcopy(net), "deconv").attribute(images(), normalize=False)
     assert torch.equal(after, fresh)
 
 
@@ -268,7 +271,7 @@ def test_results_that_are_not_used_and_counters_do_no_harm():
             return self.head(self.first(inputs).relu().mean((2, 3)))
 
     net = randomised(Unused())
-    agree(VisualBackProp(net))
+    agree(VisualBackProp(net, "deconv"))
     before = net.calls.clone()
     Occlusion(net, window=16, stride=16).attribute(images(), target=0)
     assert net.calls == before
@@ -291,7 +294,7 @@ def exports(monkeypatch):
 
 
 def test_a_second_size_is_exported_for_all_sizes(exports):
-    method = VisualBackProp(chain())
+    method = VisualBackProp(chain(), "deconv")
     for size in (32, 40, 48, 52, 32):
         agree(method, images(1, size=size))
     assert exports == [False, True]
@@ -301,7 +304,7 @@ def test_networks_of_the_same_structure_share_an_export(exports):
     for number in range(3):
         network = chain()
         torch.nn.init.normal_(network[2][0].weight, generator=torch.Generator().manual_seed(number))
-        agree(VisualBackProp(network))
+        agree(VisualBackProp(network, "deconv"))
     assert exports == [False]
     gone = weakref.ref(network[2][0].weight)
     del network
@@ -309,7 +312,7 @@ def test_networks_of_the_same_structure_share_an_export(exports):
     assert gone() is None
     network = chain()
     network[3].stride = 1
-    agree(VisualBackProp(network))
+    agree(VisualBackProp(network, "deconv"))
     assert exports == [False, False]
 
 
@@ -323,7 +326,7 @@ def test_metrics_that_count_cause_no_new_export(exports):
             return self.network(images)
 
     counting = Counting().eval()
-    method = VisualBackProp(counting)
+    method = VisualBackProp(counting, "deconv")
     for value in range(3):
         agree(method)
         counting.values.update(torch.ones(4))
@@ -336,7 +339,7 @@ def test_classifiers_share_an_export_whatever_they_were_trained_on(exports):
     for splits in ("a", "b"):
         model = RoadClassifier(data={"root": splits}, splits={splits: "train"}).eval()
         model.trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-        VisualBackProp(model).attribute(images(2, size=96))
+        VisualBackProp(model, "deconv").attribute(images(2, size=96))
     assert exports == [False]
 
 
@@ -349,13 +352,13 @@ def test_an_export_is_not_shared_where_forward_depends_on_something_else(exports
 
     for shift[0], expected in ((1.0, [6.0, 0.0]), (0.0, [9.0, 1.0])):
         image = torch.tensor([3.0, 1.0]).view(1, 1, 1, 2)
-        mask = VisualBackProp(Shifted()).attribute(image, normalize=False)
+        mask = VisualBackProp(Shifted(), "deconv").attribute(image, normalize=False)
         assert mask.flatten().tolist() == expected
     assert exports == [False, False]
 
 
 def test_copies_and_pickles_of_a_method_hold_no_graph():
-    method = VisualBackProp(chain())
+    method = VisualBackProp(chain(), "deconv")
     mask = method.attribute(images())
     for copied in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
         assert vars(copied).keys() == vars(method).keys()
@@ -365,7 +368,7 @@ def test_copies_and_pickles_of_a_method_hold_no_graph():
 
 def test_a_network_is_forgotten_when_it_is_not_used_any_more():
     net = chain()
-    VisualBackProp(net).attribute(images())
+    VisualBackProp(net, "deconv").attribute(images())
     gone = weakref.ref(net)
     del net
     gc.collect()
@@ -374,7 +377,7 @@ def test_a_network_is_forgotten_when_it_is_not_used_any_more():
 
 def test_the_first_export_while_other_threads_run_the_network():
     net, other = chain(), chain()
-    expected = VisualBackProp(chain()).attribute(images())
+    expected = VisualBackProp(chain(), "deconv").attribute(images())
     stop, failures = threading.Event(), []
 
     def run(model):
@@ -387,7 +390,7 @@ def test_the_first_export_while_other_threads_run_the_network():
 
     def explain():
         try:
-            masks.append(VisualBackProp(net).attribute(images()))
+            masks.append(VisualBackProp(net, "deconv").attribute(images()))
         except Exception as error:
             failures.append(error)
 
@@ -411,7 +414,7 @@ def test_preparation_in_place_never_changes_the_callers_images():
         def forward(self, inputs):
             return inputs.sub_(0.5).div_(0.25)
 
-    method = VisualBackProp(nn.Sequential(Preparation(), chain()))
+    method = VisualBackProp(nn.Sequential(Preparation(), chain()), "deconv")
     inputs = images()
     first = method.attribute(inputs)
     assert torch.equal(method.attribute(inputs), first)
@@ -419,9 +422,11 @@ def test_preparation_in_place_never_changes_the_callers_images():
 
 
 def test_wrapped_networks_are_those_inside():
-    expected = VisualBackProp(chain()).attribute(images())
+    expected = VisualBackProp(chain(), "deconv").attribute(images())
     for wrap in (nn.DataParallel, partial(torch.compile, backend="eager")):
-        torch.testing.assert_close(VisualBackProp(wrap(chain())).attribute(images()), expected)
+        torch.testing.assert_close(
+            VisualBackProp(wrap(chain()), "deconv").attribute(images()), expected
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # which is refused
@@ -441,4 +446,4 @@ def test_what_does_not_run_as_exported_is_refused_by_name():
         (torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())), "torch.export"),
     ):
         with pytest.raises(UnsupportedNetworkError, match=words):
-            VisualBackProp(network).attribute(images())
+            VisualBackProp(network, "deconv").attribute(images())

@@ -21,8 +21,8 @@ def network(architecture="strided", head="hidden", context=0, seed=0):
     return with_statistics(RoadNetwork(architecture, head, MEAN, STD, context=context))
 
 
-def seamless_mapper(model, *settings, **options):
-    return SeamlessMapper(model, len(MEAN), *settings, context=model.context, **options)
+def seamless_mapper(model, upsampling="deconv", **options):
+    return SeamlessMapper(model, len(MEAN), upsampling, context=model.context, **options)
 
 
 def scene_of(height, width, seed=0):

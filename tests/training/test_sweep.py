@@ -5,16 +5,20 @@ import json
 import statistics
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 
 from vbp_lightning.training.sweep import (
     SHOWN_METRICS,
     SweepSummary,
+    _saving,
     summarize,
     summary_table,
     write_summary,
 )
+from vbp_lightning.training.sweep_page import write_page
 
 
 def write_job(folder, overrides, metrics=None, error=None, tags=()):
@@ -73,7 +77,7 @@ def test_the_table_has_mean_and_deviation_over_seeds(sweep):
     ]
     deviation = statistics.stdev([0.1, 0.2, 0.3])
     for column in cells[4:]:
-        assert column == [f"{0.2 + 1 / 3:.3f} ± {deviation:.3f}", f"0.200 ± {deviation:.3f}"]
+        assert column == [f"{0.2 + 1 / 3:.3f} ± {deviation:.3f} *", f"0.200 ± {deviation:.3f}"]
 
 
 def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
@@ -82,6 +86,30 @@ def test_a_table_without_finished_jobs_or_without_axes(tmp_path):
     write_job(tmp_path / "b", ["seed=2"], {"val/auroc": 0.5})
     table = summary_table(summarize(tmp_path), "val/auroc")
     assert [list(column.cells) for column in table.columns] == [["1"], ["0.500"]]
+
+
+def test_each_upsampling_of_a_run_has_a_row_with_its_lifts(tmp_path):
+    scores = {"explanation/chance": 0.1, "explanation/deconv/average_precision": 0.4}
+    scores |= {"explanation/nearest/average_precision": 0.6, "val/auroc": 0.9}
+    write_job(tmp_path / "a", ["upsampling=[deconv,nearest]", "seed=1"], scores)
+    jobs = summarize(tmp_path)
+    assert list(jobs["upsampling"]) == ["deconv", "nearest"]
+    assert list(jobs["val/auroc"]) == [0.9, 0.9]
+    assert list(jobs["explanation/average_precision_lift"]) == pytest.approx([0.3, 0.5])
+    table = summary_table(jobs, "explanation/average_precision", usual=())
+    assert [list(column.cells) for column in table.columns] == [
+        ["deconv", "nearest"],
+        ["1", "1"],
+        ["0.400\nlift +0.300", "0.600 *\nlift +0.500"],
+    ]
+
+
+def test_a_sweep_over_upsamplings_says_what_the_list_form_saves():
+    parse = OverridesParser.create().parse_overrides
+    line = _saving(parse(["upsampling=deconv,nearest", "seed=1,2,3", "threads=1"]))
+    assert "'upsampling=[deconv,nearest]'" in line
+    assert line.endswith("3 trainings instead of 6")
+    assert not _saving(parse(["upsampling=[deconv,nearest]", "seed=1,2,3"]))
 
 
 def test_settings_with_markup_are_text(tmp_path):
@@ -111,3 +139,16 @@ def test_a_summary_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path,
     assert line.startswith(f"error: {tmp_path / 'summary.csv'}: cannot be written: Is a directory")
     assert line.endswith(f"continue with resume={tmp_path}")
     assert not leftover.exists()
+
+
+def test_the_page_holds_every_job_its_error_and_its_panel(sweep):
+    (sweep / "maxpool-1" / "panels").mkdir()
+    Image.new("RGB", (4, 4)).save(sweep / "maxpool-1" / "panels" / "epoch_000.png")
+    write_job(sweep / "bad", ["data.root=<b>x</b>"], error="<script>")
+    page = write_page(sweep, summarize(sweep), list(SHOWN_METRICS)).read_text()
+    assert page.count("<section>") == 9
+    assert page.count("data:image/png;base64,") == 1
+    assert "no space" in page
+    assert "data.root=&lt;b&gt;x&lt;/b&gt;" in page
+    assert "<script" not in page
+    assert "http" not in page

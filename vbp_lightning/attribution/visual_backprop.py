@@ -69,9 +69,9 @@ class VisualBackProp(Method):
             may run in other threads at the same time.
         upsampling: ``deconv`` (of the paper: transposed convolutions of ones with each layer's
             geometry), ``deconv_normalized`` (divided by its coverage: without dark borders and
-            grids), ``nearest`` or ``bilinear`` (between receptive-field centres), ``resize_conv``
-            (``bilinear`` at strides, ``deconv_normalized`` elsewhere), or ``unpool`` (at the maxima
-            of max poolings). Only the first is in the paper.
+            grids; the default), ``nearest`` or ``bilinear`` (between receptive-field centres),
+            ``resize_conv`` (``bilinear`` at strides, ``deconv_normalized`` elsewhere), or
+            ``unpool`` (at the maxima of max poolings). Only the first is in the paper.
         weighting: ``mean``, the :math:`\bar f_l` of the paper; ``gradient``, which replaces it by
             :math:`\frac{1}{C} \sum_c \mathrm{ReLU}(A_c \odot \partial y / \partial A_c)`, with
             :math:`A_c` the channels and :math:`y` the score of the target; or ``channels``, the
@@ -95,7 +95,7 @@ class VisualBackProp(Method):
         torch.Size([2, 1, 96, 96])
     """
 
-    upsampling: str = "deconv"
+    upsampling: str = "deconv_normalized"
     weighting: Literal["mean"] | Weighting = "mean"
     skip: Count = 0
     chunk: PositiveCount = field(default=64, kw_only=True)

@@ -1,6 +1,6 @@
 """The callback that scores VisualBackProp masks against the road pixels every epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,16 +22,37 @@ from vbp_lightning.evaluation.localisation import (
     relevance_mass,
 )
 from vbp_lightning.records import PositiveCount, checked
-from vbp_lightning.settings import UpsamplingName
+from vbp_lightning.settings import UpsamplingNames
 
 SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "explanation/average_precision": average_precision,
     "explanation/relevance_mass": relevance_mass,
     "explanation/rank_accuracy": rank_accuracy,
     "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
-    "explanation/chance": lambda maps, truth: truth.mean(axis=(1, 2)),
 }
 """The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""
+
+CHANCES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
+    "explanation/chance": lambda truth: truth.mean(axis=(1, 2)),
+    # the share of the pixels within the tolerance: the score of a constant map
+    "explanation/pointing_game_2px_chance": lambda truth: pointing_game(
+        np.ones(truth.shape), truth, tolerance=2
+    ),
+}
+"""The scores of a random map, functions of the road pixels ``(N, H, W)``."""
+
+
+def score_names(upsamplings: Sequence[str]) -> list[str]:
+    """The keys of the scores of a run: with several upsamplings, each has its own.
+
+    Args:
+        upsamplings: The upsamplings of the run.
+    """
+    return [_key(name, each, upsamplings) for each in upsamplings for name in SCORES] + [*CHANCES]
+
+
+def _key(name: str, upsampling: str, upsamplings: Sequence[str]) -> str:
+    return name if len(upsamplings) == 1 else name.replace("/", f"/{upsampling}/", 1)
 
 
 class ExplanationScores(pl.Callback):
@@ -41,23 +62,27 @@ class ExplanationScores(pl.Callback):
     accuracy and pointing game (two pixels of tolerance) against the road pixels, means over the
     same road tiles every epoch, with the epoch as the step. ``explanation/chance`` is the mean road
     share: the expected mass and rank accuracy of a random saliency map, and nearly its average
-    precision.
+    precision; ``explanation/pointing_game_2px_chance`` is the mean share of the pixels within the
+    tolerance. With several upsamplings the keys are ``explanation/deconv/average_precision`` and so
+    on.
 
     Training is the same to the last bit with and without this callback: no random number is drawn,
     and every module keeps its mode. Nothing is scored in the sanity check, in processes other than
     global rank zero, or where only labels of whole images are known.
 
     Args:
-        upsampling: Upsampling of VisualBackProp.
+        upsampling: Upsampling of VisualBackProp, or several.
         tiles: Number of road tiles, evenly spread over the validation split.
 
     Raises:
-        ValueError: ``tiles`` is below 1, or there is no such upsampling.
+        ValueError: ``tiles`` is below 1, or there is no such upsampling, or one twice.
     """
 
     @checked
-    def __init__(self, upsampling: UpsamplingName = "deconv", tiles: PositiveCount = 64) -> None:
-        self.upsampling = upsampling
+    def __init__(
+        self, upsampling: UpsamplingNames = "deconv_normalized", tiles: PositiveCount = 64
+    ) -> None:
+        self.upsampling = (upsampling,) if isinstance(upsampling, str) else tuple(upsampling)
         self.tiles = tiles
         self._evaluation_tiles: tuple[Tensor, Truth] | None = None
 
@@ -94,6 +119,10 @@ class ExplanationScores(pl.Callback):
         if not len(tiles):
             return {}
         device = next(model.parameters()).device
-        masks = VisualBackProp(model, self.upsampling).attribute(tiles.to(device))
-        maps = positive_part(masks[:, 0].double().cpu().numpy())
-        return {name: float(np.mean(score(maps, truth))) for name, score in SCORES.items()}
+        scores = {name: float(np.mean(chance(truth))) for name, chance in CHANCES.items()}
+        for each in self.upsampling:
+            masks = VisualBackProp(model, each).attribute(tiles.to(device))
+            maps = positive_part(masks[:, 0].double().cpu().numpy())
+            for name, score in SCORES.items():
+                scores[_key(name, each, self.upsampling)] = float(np.mean(score(maps, truth)))
+        return scores

@@ -12,7 +12,7 @@ from pydantic import Field, StrictInt
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch import Tensor, nn
+from torch import Tensor
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
@@ -31,7 +31,7 @@ from vbp_lightning.plotting.display import RGB, to_rgb
 from vbp_lightning.plotting.mask_panel import TILES_PER_PAGE, TileCaption, mask_panel, truth_heading
 from vbp_lightning.plotting.png import compress_page, encode_png
 from vbp_lightning.records import checked
-from vbp_lightning.settings import UpsamplingName
+from vbp_lightning.settings import UpsamplingNames
 
 PANELS_FOLDER = "panels"
 LABEL_NAMES = {Label.ROAD: "road", Label.NON_ROAD: "non-road", Label.IGNORED: "ignored"}
@@ -74,22 +74,21 @@ class MaskPanels(pl.Callback):
     global rank zero computes and writes.
 
     Args:
-        upsampling: Upsampling of VisualBackProp.
+        upsampling: Upsampling of VisualBackProp, or several: shown side by side.
         tiles: Number of validation tiles, at least 4, divided evenly among the groups.
 
     Raises:
-        ValueError: ``tiles`` is below 4, or there is no such upsampling.
+        ValueError: ``tiles`` is below 4, or there is no such upsampling, or one twice.
     """
 
     @checked
     def __init__(
         self,
-        upsampling: UpsamplingName = "deconv",
+        upsampling: UpsamplingNames = "deconv_normalized",
         tiles: Annotated[StrictInt, Field(ge=4)] = 16,
     ) -> None:
-        self.upsampling = upsampling
+        self.upsampling = (upsampling,) if isinstance(upsampling, str) else tuple(upsampling)
         self.tiles = tiles
-        self._note = f"VisualBackProp ({upsampling}): where features fire, not for which class"
         self._shown: _ShownTiles | None = None
         use_fast_event_checksums()
 
@@ -158,10 +157,11 @@ class MaskPanels(pl.Callback):
         # after a fit, current_epoch is the number of epochs
         epoch = max(0, trainer.current_epoch - 1)
         _publish(trainer, "examples", "example_predictions", pages, epoch)
-        _publish(trainer, "", "chain", {"chain": self._chain(model, shown)}, epoch)
-
-    def _method(self, model: nn.Module) -> VisualBackProp:
-        return VisualBackProp(model, upsampling=self.upsampling)
+        chains = {each: self._chain(model, shown, each) for each in self.upsampling}
+        if len(chains) == 1:
+            _publish(trainer, "", "chain", {"chain": chains[self.upsampling[0]]}, epoch)
+        else:
+            _publish(trainer, "chain", "chain", chains, epoch)
 
     def _pages(
         self,
@@ -171,16 +171,21 @@ class MaskPanels(pl.Callback):
         known: Tensor | None = None,
     ) -> dict[str, RGB]:
         """The pages of a sheet by the last part of their tag; ``known``: P(road) of all tiles."""
-        outputs, masks = self._method(model).attribute_with_logits(shown.raw.to(model.device))
+        raw, (first, *others) = shown.raw.to(model.device), self.upsampling
+        outputs, masks = VisualBackProp(model, first).attribute_with_logits(raw)
+        by_name = {first: masks}
+        by_name |= {other: VisualBackProp(model, other).attribute(raw) for other in others}
         if known is None:
             probabilities = _road_probabilities(outputs).tolist()
         else:
             probabilities = known[list(shown.records)].tolist()
         threshold = _threshold_of(model)
         own = slice(shown.context, masks.shape[-1] - shown.context)
-        tiles, planes = (
-            values[:, own, own] for values in (shown.rgb, masks.squeeze(1).float().cpu().numpy())
-        )
+        tiles = shown.rgb[:, own, own]
+        planes = {
+            name: each.squeeze(1).float().cpu().numpy()[:, own, own]
+            for name, each in by_name.items()
+        }
         captions = [
             tile_caption(tile, probability, threshold)
             for tile, probability in zip(shown.records.values(), probabilities, strict=True)
@@ -193,19 +198,20 @@ class MaskPanels(pl.Callback):
                 name = group.name if number == 0 else f"{group.name}_{number + 1}"
                 pages[name] = mask_panel(
                     tiles[places],
-                    planes[places],
+                    {name: each[places] for name, each in planes.items()},
                     [captions[one] for one in places],
                     occasion + group.title,
                     f"road if P ≥ {threshold:.3f}",
-                    [self._note],
+                    [_note(*self.upsampling)],
                 )
         return pages
 
-    def _chain(self, model: pl.LightningModule, shown: _ShownTiles) -> RGB:
+    def _chain(self, model: pl.LightningModule, shown: _ShownTiles, upsampling: str) -> RGB:
         """The chain figure of the first tile of the first group that has one."""
         first = next(group.indices[0] for group in shown.groups if group.indices)
         place = list(shown.records).index(first)
-        chain = self._method(model).chain(shown.raw[place : place + 1].to(model.device))
+        raw = shown.raw[place : place + 1].to(model.device)
+        chain = VisualBackProp(model, upsampling).chain(raw)
         steps = [
             ChainStep(_short_name(name), _plane(averaged), _plane(mask))
             for name, averaged, mask in zip(chain.names, chain.maps, chain.masks, strict=True)
@@ -215,8 +221,13 @@ class MaskPanels(pl.Callback):
             steps[::-1],
             _plane(chain.mask),
             "after the fit: how one mask is computed",
-            [self._note],
+            [_note(upsampling)],
         )
+
+
+def _note(*upsamplings: str) -> str:
+    shown = f" ({upsamplings[0]})" if len(upsamplings) == 1 else ""
+    return f"VisualBackProp{shown}: where features fire, not for which class"
 
 
 def tile_caption(tile: LabelledTile, probability: float, threshold: float) -> TileCaption:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, Self
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import StrictBool, StrictInt, StrictStr, model_validator
 from pydantic.dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from vbp_lightning.records import (
     made,
     own_settings,
 )
-from vbp_lightning.settings import Folders, Upsampling, own_errors
+from vbp_lightning.settings import Folders, Upsampling, name_upsampling, own_errors
 
 _NAMES = ("ckpt", "input", "output", "network.weights", "data.root", "data.split_file")
 """Settings that name files and folders, also by a number."""
@@ -128,6 +128,12 @@ def check_settings(cfg: DictConfig, task: Callable[..., Any]) -> None:
     Raises:
         UserError: A line for each setting of a wrong type or out of range.
     """
+    name_upsampling(cfg)
+    if isinstance(cfg.upsampling.name, ListConfig):
+        raise UserError(
+            f"upsampling={list(cfg.upsampling.name)}: explain.py takes one upsampling; several are"
+            " compared by task=benchmark, which scores all of them, and by train.py"
+        )
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     if isinstance(given.get("trainer"), dict):
         given["trainer"] = own_settings(given["trainer"])

@@ -1,6 +1,6 @@
 """The mask panel: each tile, its VisualBackProp mask, the mask laid over the tile, and P(road)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +56,7 @@ class TileCaption:
 
 def mask_panel(
     tiles: RGB,
-    masks: npt.ArrayLike,
+    masks: npt.ArrayLike | Mapping[str, npt.ArrayLike],
     captions: Sequence[TileCaption],
     title: str,
     decision: str = "",
@@ -70,7 +70,8 @@ def mask_panel(
 
     Args:
         tiles: ``(N, H, W, 3)`` uint8; if N is 0, the panel reads ``no such tile``.
-        masks: ``(N, H, W)`` VisualBackProp masks, in [0, 1].
+        masks: ``(N, H, W)`` VisualBackProp masks, in [0, 1]; several by the name that is written
+            above each, below one another beside the tile.
         captions: One for each tile.
         title: Headline, about 30 characters.
         decision: The decision rule, such as ``road if P ≥ 0.421``; beside the title.
@@ -82,11 +83,15 @@ def mask_panel(
     Raises:
         ValueError: The numbers of tiles, masks and captions differ, or their sizes.
     """
-    masks = np.asarray(masks, dtype=np.float32)
-    if tiles.shape[:3] != masks.shape or len(tiles) != len(captions):
-        raise ValueError(
-            f"tiles {tiles.shape}, masks {masks.shape} and {len(captions)} captions do not match"
-        )
+    planes = {
+        name: np.asarray(each, dtype=np.float32)
+        for name, each in (masks if isinstance(masks, Mapping) else {"": masks}).items()
+    }
+    for each in planes.values():
+        if tiles.shape[:3] != each.shape or len(tiles) != len(captions):
+            raise ValueError(
+                f"tiles {tiles.shape}, masks {each.shape} and {len(captions)} captions do not match"
+            )
     height, width = tiles.shape[1:3]
     zoom = max(1, round(_PICTURE / max(width, 1)))
     picture = (width * zoom, height * zoom)
@@ -96,7 +101,9 @@ def mask_panel(
         return round(length * unit)
 
     entry_width = 3 * picture[0] + 2 * px(_PICTURE_GAP) + 2 * px(_MARGIN + _FRAME)
-    entry_height = 2 * px(_LINE) + px(2) + picture[1] + px(4) + 2 * px(_FRAME)
+    label = px(_LINE) if len(planes) > 1 else 0
+    entry_height = 2 * px(_LINE) + px(2) + 2 * px(_FRAME)
+    entry_height += len(planes) * (label + picture[1] + px(4))
     rows = max(1, -(-len(tiles) // _COLUMNS))
     page_width = _COLUMNS * entry_width + (_COLUMNS - 1) * px(_GAP)
     foot = px(_TITLE) + rows * (entry_height + px(_GAP))
@@ -106,8 +113,8 @@ def mask_panel(
     page.text(page_width - edge, px(5), decision, px(_TEXT), from_right=True)
     room = page_width - 3 * edge - round(font(px(_TEXT)).getlength(decision))
     page.text(edge, px(3), title, px(_TITLE_TEXT), bold=True, room=room)
-    triples = zip(tiles, saliency_to_rgb(masks), overlay(tiles, masks), strict=True)
-    for index, (pictures, caption) in enumerate(zip(triples, captions, strict=True)):
+    shown = {name: (saliency_to_rgb(each), overlay(tiles, each)) for name, each in planes.items()}
+    for index, caption in enumerate(captions):
         row, column = divmod(index, _COLUMNS)
         left = column * (entry_width + px(_GAP))
         top = px(_TITLE) + row * (entry_height + px(_GAP))
@@ -118,9 +125,14 @@ def mask_panel(
         page.text(x, y, caption.heading, px(_TEXT), room=entry_width - edge - px(_FRAME))
         page.text(x, y + px(_LINE), caption.estimate, px(_TEXT))
         y += 2 * px(_LINE) + px(2)
-        for pixels in pictures:
-            page.picture(x, y, pixels, picture)
-            x += picture[0] + px(_PICTURE_GAP)
+        step = picture[0] + px(_PICTURE_GAP)
+        page.picture(x, y + label, tiles[index], picture)
+        for name, pair in shown.items():
+            if label:
+                page.text(x + step, y, name, px(_FOOTER_TEXT), room=2 * step)
+            for place, pixels in enumerate(pair, 1):
+                page.picture(x + place * step, y + label, pixels[index], picture)
+            y += label + picture[1] + px(4)
     if not len(tiles):
         page.text(edge, px(_TITLE + _LINE), "no such tile", px(_TEXT), colour=GREY)
     _scale_line(page, foot, edge, px(_FOOTER_TEXT))

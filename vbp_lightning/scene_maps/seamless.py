@@ -53,7 +53,7 @@ class SeamlessMapper:
         self,
         network: nn.Module,
         bands: int,
-        upsampling: str = "deconv",
+        upsampling: str = "deconv_normalized",
         max_invalid: float = 0.25,
         tta: bool = False,
         window: int = 96,

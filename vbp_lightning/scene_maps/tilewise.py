@@ -48,7 +48,7 @@ class TileMapper:
         window: int = 96,
         context: int = 0,
         batch: int = 64,
-        upsampling: str = "deconv",
+        upsampling: str = "deconv_normalized",
         max_invalid: float = 0.25,
         tta: bool = False,
     ) -> None:

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from vbp_lightning.callbacks.explanation_scores import SCORES
+from vbp_lightning.callbacks.explanation_scores import score_names
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.tiles.tile import Label
@@ -96,18 +96,21 @@ def run_metrics(
     return metrics
 
 
-def optimized_value(metrics: Mapping[str, float] | None, name: str) -> float:
+def optimized_value(
+    metrics: Mapping[str, float] | None, name: str, upsamplings: Sequence[str] = ("",)
+) -> float:
     """The metric that a run returns to a sweep.
 
     Args:
         metrics: The flat metrics of a run; None before it is finished, to check the name alone.
         name: The setting ``optimized_metric``.
+        upsamplings: Of the run, before it is finished.
 
     Raises:
         UserError: There is no such metric.
     """
     if metrics is None:
-        metrics = dict.fromkeys(_names(EVALUATED_SPLITS), float("nan"))
+        metrics = dict.fromkeys(_names(EVALUATED_SPLITS, upsamplings), float("nan"))
     if name not in metrics:
         raise UserError(f"optimized_metric={name}: choose one of {', '.join(sorted(metrics))}")
     return metrics[name]
@@ -124,7 +127,7 @@ def refuse_missing_metric(datamodule: RoadTileDataModule, name: str) -> None:
         UserError: The metric is of a split that has no tiles.
     """
     splits = [split for split in EVALUATED_SPLITS if len(datamodule.tiles_of(split))]
-    if name not in _names(splits):
+    if name not in _names(splits) and not (name.startswith("explanation/") and "val" in splits):
         missing = next(split for split in EVALUATED_SPLITS if split not in splits)
         raise UserError(
             f"optimized_metric={name}: cannot be computed without tiles of split {missing}"
@@ -132,11 +135,11 @@ def refuse_missing_metric(datamodule: RoadTileDataModule, name: str) -> None:
         )
 
 
-def _names(splits: Sequence[Split]) -> list[str]:
+def _names(splits: Sequence[Split], upsamplings: Sequence[str] = ("",)) -> list[str]:
     """The names of the metrics of a run with some splits."""
     ends = [(split, end) for split, end in COLUMNS if split in splits]
     names = [f"{split}/{name}{end}" for split, end in ends for name in METRICS]
-    return [*names, *(SCORES if "val" in splits else ()), "threshold"]
+    return [*names, *(score_names(upsamplings) if "val" in splits else ()), "threshold"]
 
 
 def write_predictions(

@@ -48,7 +48,9 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
         "architecture": described(network) if network else cfg.model.architecture,
         "dataset": cfg.data.source["_target_"].rsplit(".", 1)[-1],
         "head": cfg.model.get("head") or "its own",
-        "mask_upsampling": cfg.upsampling.name,
+        "mask_upsampling": cfg.upsampling.name
+        if isinstance(cfg.upsampling.name, str)
+        else ", ".join(cfg.upsampling.name),
         "seed": cfg.seed,
     }
     left_out = ("source", "augment", "root", "seed")

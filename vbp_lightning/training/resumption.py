@@ -126,6 +126,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
     quoted = "'" + os.fspath(folder).replace("'", "\\'") + "'"
     if is_sweep:
         task, launch = _sweep_overrides(folder / "multirun.yaml")
+        kept = _chosen_upsampling(folder / "multirun.yaml", task)
         if any("quarter_turns" in axis for axis in task):
             raise UserError(
                 f"{folder}: is a sweep of version 0.1 that sets data.augment.quarter_turns, which"
@@ -133,7 +134,7 @@ def expand_resume(arguments: list[str]) -> list[str]:
             )
         launcher = [a for a in launch if not a.startswith(("hydra.mode=", "hydra.sweep.dir="))]
         place = [f"hydra.sweep.dir={quoted}", f"resume={quoted}"]
-        return ["--multirun", *task, *launcher, *place, *others]
+        return ["--multirun", *task, *kept, *launcher, *place, *others]
     stored = folder / STORED_CONFIG
     if stored.is_file():
         _convert(stored)
@@ -172,6 +173,16 @@ def _sweep_overrides(path: Path) -> tuple[list[str], list[str]]:
                 " an older copy back, or start the sweep again in its folder with hydra.sweep.dir"
             )
     return parts[0], parts[1]
+
+
+def _chosen_upsampling(path: Path, task: list[str]) -> list[str]:
+    """The upsampling that a sweep took by default: the default of its version, not of this one."""
+    if any(re.match(r"\+{0,2}(upsampling|experiment)\b", override) for override in task):
+        return []
+    found: Any = stored_mapping(path)
+    for key in ("hydra", "runtime", "choices", "upsampling"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return [f"upsampling={found}"] if isinstance(found, str) else []
 
 
 def _check_groups(settings: Mapping[str, Any], path: Path) -> None:

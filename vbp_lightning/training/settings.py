@@ -29,8 +29,9 @@ from vbp_lightning.records import (
 from vbp_lightning.settings import (
     Folders,
     TrainerSettings,
-    Upsampling,
+    Upsamplings,
     built_errors,
+    name_upsampling,
     own_errors,
     target_error,
 )
@@ -81,7 +82,7 @@ class RunSettings:
     seed: Seed
     threads: PositiveCount | Literal["auto"]
     trainer: TrainerSettings
-    upsampling: Upsampling
+    upsampling: Upsamplings
     data: Mapping[StrictStr, Any]
     model: Mapping[StrictStr, Any]
     optimized_metric: StrictStr = "val/auroc"
@@ -98,7 +99,9 @@ class RunSettings:
     @model_validator(mode="after")
     def _check(self) -> Self:
         try:
-            optimized_value(None, self.optimized_metric)
+            name = self.upsampling.name
+            names = (name,) if isinstance(name, str) else name
+            optimized_value(None, self.optimized_metric, names)
         except UserError as error:
             raise ValueError(str(error)) from error
         return self
@@ -113,6 +116,7 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         UserError: A line for each setting of a wrong type or out of range.
     """
+    name_upsampling(cfg)
     given: Any = OmegaConf.to_container(cfg, resolve=True)
     trainer = given.get("trainer")
     given["trainer"] = own_settings(trainer) if isinstance(trainer, dict) else trainer

@@ -1,11 +1,14 @@
 """The summary of a Hydra multirun: a row for each job, updated when a job ends."""
 
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
@@ -15,12 +18,20 @@ from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
+from vbp_lightning.training.sweep_page import write_page
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
 SHOWN_METRICS = ("val/auroc", "test/auroc", "test/average_precision", "test/balanced_accuracy")
+
+LIFTS = {
+    "explanation/average_precision": "explanation/chance",
+    "explanation/relevance_mass": "explanation/chance",
+    "explanation/pointing_game_2px": "explanation/pointing_game_2px_chance",
+}
+"""Scores of the masks, and the scores that a random map has."""
 
 _RESUMING = ("resume", "trust")
 
@@ -52,17 +63,33 @@ def summarize(sweep_dir: Path) -> "pd.DataFrame":
                 overrides = [str(each).partition("=") for each in given]
             tags = stored_mapping(job / ".hydra" / "config.yaml").get("tags")
             metrics = None if failed else finished_metrics(job)
-        rows.append(
+        rows += [
             {
                 "status": "done" if metrics is not None else "failed" if failed else "unfinished",
                 **{key.lstrip("+"): value for key, _, value in overrides if key not in _RESUMING},
+                **shown,
                 **({"tags": " ".join(map(str, tags))} if isinstance(tags, list) and tags else {}),
-                **(metrics or {}),
+                **scores,
                 "path": str(job),
             }
-        )
+            for shown, scores in _by_upsampling(metrics or {})
+        ]
     table = pd.DataFrame(rows)
     return table[[*table.columns.drop("path", errors="ignore"), "path"]] if rows else table
+
+
+def _by_upsampling(
+    metrics: Mapping[str, float],
+) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
+    """Yields for each upsampling of a run its name, if there are several, and its metrics."""
+    own = {key: key.split("/") for key in metrics if key.count("/") == 2}
+    for name in dict.fromkeys(parts[1] for parts in own.values()) or [None]:
+        scores = {key: value for key, value in metrics.items() if key not in own}
+        scores |= {f"{a}/{c}": metrics[key] for key, (a, b, c) in own.items() if b == name}
+        for key, chance in LIFTS.items():
+            if key in scores and chance in scores:
+                scores[f"{key}_lift"] = scores[key] - scores[chance]
+        yield {} if name is None else {"upsampling": name}, scores
 
 
 def write_summary(sweep_dir: Path) -> "pd.DataFrame":
@@ -73,12 +100,18 @@ def write_summary(sweep_dir: Path) -> "pd.DataFrame":
     return table
 
 
-def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
+def summary_table(
+    jobs: "pd.DataFrame", *metrics: str, title: str = "Sweep", usual: Sequence[str] = SHOWN_METRICS
+) -> "Table":
     """Mean and standard deviation of each metric over the finished jobs that differ by seed only.
+
+    The best mean of each metric has a star if there are several rows.
 
     Args:
         jobs: As :func:`summarize` gives them.
-        optimized_metric: Shown beside the usual metrics.
+        *metrics: Shown beside the usual metrics.
+        title: Headline.
+        usual: The usual metrics.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -89,23 +122,51 @@ def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
         if key not in ("status", "path", "seed", "threshold") and "/" not in key
     ]
     axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
-    shown = [m for m in dict.fromkeys((*SHOWN_METRICS, optimized_metric)) if m in jobs.columns]
-    heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
-    table = Table(
-        *(escape(plain(axis)) for axis in axes),
-        "seeds",
-        *heads,
-        title="Sweep: mean ± standard deviation over seeds",
-    )
+    shown = [m for m in dict.fromkeys((*usual, *metrics)) if m in jobs.columns]
+    heads = [
+        name.removeprefix("explanation/").replace("/", "\n").replace("_", " ") for name in shown
+    ]
+    table = Table(title=f"{title}: mean ± standard deviation over seeds, * the best")
+    for head in (*(escape(plain(axis)) for axis in axes), "seeds", *heads):
+        table.add_column(head, overflow="fold")
     done = jobs[jobs["status"] == "done"].fillna(dict.fromkeys(axes, ""))
-    for choice, members in done.groupby(axes, sort=False) if axes else [((), done)][: len(done)]:
+    groups = list(done.groupby(axes, sort=False)) if axes else [((), done)][: len(done)]
+    means = [members[shown].mean().round(3) for _, members in groups]
+    best = {name: max(mean[name] for mean in means) for name in shown} if len(groups) > 1 else {}
+    for choice, members in groups:
         spread = members[shown].std()
+        lifts = {
+            name: members[f"{name}_lift"].mean()
+            for name in shown
+            if f"{name}_lift" in members.columns
+        }
         cells = [
-            f"{mean:.3f}" + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
+            f"{mean:.3f}"
+            + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
+            + (" *" if round(mean, 3) == best.get(name) else "")
+            + (f"\nlift {lifts[name]:+.3f}" if name in lifts else "")
             for name, mean in members[shown].mean().items()
         ]
         table.add_row(*(escape(plain(str(value))) for value in choice), str(len(members)), *cells)
     return table
+
+
+def _saving(overrides: Sequence[Override]) -> str:
+    """How many trainings the list form of ``upsampling`` saves in a sweep over it, or nothing."""
+    swept = {
+        each.get_key_element(): list(each.sweep_string_iterator())
+        for each in overrides
+        if each.is_discrete_sweep()
+    }
+    ways = list(dict.fromkeys(swept.get("upsampling", [])))
+    if len(ways) < 2:
+        return ""
+    runs = prod(map(len, swept.values()))
+    names = ",".join(way.strip("[]'") for way in ways)
+    return (
+        f"upsampling changes no weight: 'upsampling=[{names}]' shows and scores all in one run:"
+        f" {runs // len(swept['upsampling'])} trainings instead of {runs}"
+    )
 
 
 class SweepSummary(Callback):
@@ -119,6 +180,8 @@ class SweepSummary(Callback):
         parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         axes = {each.get_key_element() for each in parsed if each.is_sweep_override()}
         fixed = {"resume", *(each.get_key_element() for each in parsed)} - axes
+        if line := _saving(parsed):
+            print(line)
         keys = ",".join(f"'{key}'" for key in sorted(fixed))
         with open_dict(config):
             config.hydra.overrides.hydra.append(
@@ -151,8 +214,20 @@ class SweepSummary(Callback):
         except OSError as error:  # Hydra would turn it into a warning
             sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         Console().print(summary_table(jobs, config.optimized_metric))
+        scores = [key for name in LIFTS for key in (name, f"{name}_lift") if key in jobs.columns]
+        if scores:
+            title = "Masks, lift over a random map"
+            masks = summary_table(jobs, *LIFTS, title=title, usual=())
+            Console().print(masks)
         print(f"Summary: {sweep_dir / 'summary.csv'}")
+        if len(jobs):
+            try:
+                shown = list(dict.fromkeys((*SHOWN_METRICS, config.optimized_metric, *scores)))
+                print(f"Page: {write_page(sweep_dir, jobs, shown)}")
+            except OSError as error:
+                sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
+        jobs = jobs.drop_duplicates("path")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
             reasons = (Path(path) / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
