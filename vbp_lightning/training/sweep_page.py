@@ -4,7 +4,7 @@ import base64
 import io
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import plain
@@ -26,7 +26,6 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1200p
 table { border-collapse: collapse; font-size: 14px; }
 th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: left;
   vertical-align: top; }
-th { overflow-wrap: anywhere; min-width: 4rem; }
 .best { font-weight: bold; }
 .jobs { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); }
@@ -54,13 +53,15 @@ def write_page(sweep_dir: Path, jobs: "pd.DataFrame", shown: list[str]) -> Path:
     common = [f"{key}={jobs[key].iloc[0]}" for key in settings if key not in axes]
     columns = ["status", *axes, *(key for key in shown if key in jobs.columns)]
     best = {key: jobs[key].max() for key in columns if "/" in key} if len(jobs) > 1 else {}
-    head = "".join(f"<th>{_text(key)}</th>" for key in columns)
+    names = [_text(key).replace("/", "/<wbr>").replace("_", "_<wbr>") for key in columns]
+    head = "".join(f"<th>{name}</th>" for name in names)
     rows = [
         "".join(_cell(job[key], key in best and job[key] == best[key]) for key in columns)
         for _, job in jobs.iterrows()
     ]
     table = f"<tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in rows)
-    parts = [_part(job, axes, columns) for _, job in jobs.drop_duplicates("path").iterrows()]
+    by_job = jobs.groupby("path", sort=False)
+    parts = [_part([row for _, row in rows.iterrows()], axes, columns) for _, rows in by_job]
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -84,8 +85,9 @@ def _cell(value: object, is_best: bool = False) -> str:
     return f'<td class="best">{_text(shown)} *</td>' if is_best else f"<td>{_text(shown)}</td>"
 
 
-def _part(job: "pd.Series[object]", axes: list[str], columns: list[str]) -> str:
-    """A job: its settings, its metrics or its error, and its last panel."""
+def _part(rows: "list[Any]", axes: list[str], columns: list[str]) -> str:
+    """A job, with a row for each upsampling: settings, metrics or error, and its last panel."""
+    job = rows[0]
     folder = Path(str(job["path"]))
     named = ", ".join(
         f"{key}={job[key]}" for key in axes if key != "upsampling" and job[key] == job[key]
@@ -94,8 +96,12 @@ def _part(job: "pd.Series[object]", axes: list[str], columns: list[str]) -> str:
     failure = folder / FAILURE_FILE
     if job["status"] == "failed":
         lines.append(f'<p class="error">{_text(failure.read_text(errors="replace").strip())}</p>')
-    values = [f"{key} {job[key]:.3f}" for key in columns if "/" in key and job[key] == job[key]]
-    lines.append(f"<p>{_text(', '.join(values) or job['status'])}</p>")
+    for row in rows:
+        values = [f"{key} {row[key]:.3f}" for key in columns if "/" in key and row[key] == row[key]]
+        name = [f"{row['upsampling']}:"] if len(rows) > 1 else []
+        if len(rows) > 1 and row is not job:  # those of the classification are the same
+            values = [value for value in values if value.startswith("explanation/")]
+        lines.append(f"<p>{_text(' '.join([*name, ', '.join(values) or str(row['status'])]))}</p>")
     panels = sorted((folder / "panels").glob("epoch_*.png"))
     if panels and (picture := _picture(panels[-1])):
         lines.append(f'<img alt="panel of the last epoch" src="data:image/{picture}">')
