@@ -26,9 +26,12 @@ def test_training_is_the_same_to_the_last_bit_and_scores_are_logged(tmp_path):
     names = {tag for tag in events.Tags()["scalars"] if tag.startswith("explanation/")}
     assert names == {
         "explanation/average_precision",
+        "explanation/average_precision_lift",
         "explanation/relevance_mass",
+        "explanation/relevance_mass_lift",
         "explanation/rank_accuracy",
         "explanation/pointing_game_2px",
+        "explanation/pointing_game_2px_lift",
         "explanation/chance",
     }
     for name in names:

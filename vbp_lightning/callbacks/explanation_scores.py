@@ -16,6 +16,7 @@ from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_
 from vbp_lightning.evaluation.localisation import (
     Truth,
     average_precision,
+    lift_over_chance,
     pointing_game,
     positive_part,
     rank_accuracy,
@@ -24,11 +25,16 @@ from vbp_lightning.evaluation.localisation import (
 from vbp_lightning.records import PositiveCount, checked
 from vbp_lightning.settings import UpsamplingName
 
+_pointing_game_2px = partial(pointing_game, tolerance=2)
+
 SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "explanation/average_precision": average_precision,
+    "explanation/average_precision_lift": partial(lift_over_chance, average_precision),
     "explanation/relevance_mass": relevance_mass,
+    "explanation/relevance_mass_lift": partial(lift_over_chance, relevance_mass),
     "explanation/rank_accuracy": rank_accuracy,
-    "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
+    "explanation/pointing_game_2px": _pointing_game_2px,
+    "explanation/pointing_game_2px_lift": partial(lift_over_chance, _pointing_game_2px),
     "explanation/chance": lambda maps, truth: truth.mean(axis=(1, 2)),
 }
 """The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""

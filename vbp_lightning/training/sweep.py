@@ -1,26 +1,30 @@
 """The summary of a Hydra multirun: a row for each job, updated when a job ends."""
 
+import math
+import re
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict
 
 from vbp_lightning.cli import FAILURE_FILE, explain_failure, print_error
-from vbp_lightning.errors import UserError, one_line, plain
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
+from vbp_lightning.training.sweep_page import write_page
+from vbp_lightning.training.sweep_table import summary_tables
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
-
-SHOWN_METRICS = ("val/auroc", "test/auroc", "test/average_precision", "test/balanced_accuracy")
 
 _RESUMING = ("resume", "trust")
 
@@ -73,50 +77,54 @@ def write_summary(sweep_dir: Path) -> "pd.DataFrame":
     return table
 
 
-def summary_table(jobs: "pd.DataFrame", optimized_metric: str) -> "Table":
-    """Mean and standard deviation of each metric over the finished jobs that differ by seed only.
+def saved_trainings(overrides: Iterable[Override]) -> str | None:
+    """The line about trainings of a sweep that differ by the upsampling only.
 
     Args:
-        jobs: As :func:`summarize` gives them.
-        optimized_metric: Shown beside the usual metrics.
-    """
-    from rich.markup import escape
-    from rich.table import Table
+        overrides: Of the sweep; each combination of their values is a job.
 
-    settings = [
-        key
-        for key in jobs.columns
-        if key not in ("status", "path", "seed", "threshold") and "/" not in key
-    ]
-    axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
-    shown = [m for m in dict.fromkeys((*SHOWN_METRICS, optimized_metric)) if m in jobs.columns]
-    heads = [name.replace("/", "\n").replace("_", " ") for name in shown]
-    table = Table(
-        *(escape(plain(axis)) for axis in axes),
-        "seeds",
-        *heads,
-        title="Sweep: mean ± standard deviation over seeds",
+    Returns:
+        How many trainings a list of upsamplings saves; None if they have one upsampling only.
+    """
+    axes = {
+        each.get_key_element(): list(each.sweep_string_iterator())
+        if each.is_discrete_sweep()
+        else []
+        for each in overrides
+    }
+    jobs = math.prod(len(values) or 1 for values in axes.values())
+    values = axes.get("upsampling") or axes.get("upsampling.name") or []
+    if len(values) < 2:
+        return None
+    names = dict.fromkeys(name for value in values for name in re.findall(r"\w+", value))
+    return (
+        f"{jobs - jobs // len(values)} of {jobs} trainings can be saved by"
+        f" 'upsampling=[{','.join(names)}]': upsampling changes no weights"
     )
-    done = jobs[jobs["status"] == "done"].fillna(dict.fromkeys(axes, ""))
-    for choice, members in done.groupby(axes, sort=False) if axes else [((), done)][: len(done)]:
-        spread = members[shown].std()
-        cells = [
-            f"{mean:.3f}" + (f" ± {spread[name]:.3f}" if len(members) > 1 else "")
-            for name, mean in members[shown].mean().items()
-        ]
-        table.add_row(*(escape(plain(str(value))) for value in choice), str(len(members)), *cells)
-    return table
 
 
 class SweepSummary(Callback):
-    """Updates ``summary.csv`` after every job of a sweep and prints the table at the end.
+    """Updates ``summary.csv`` and ``sweep.html`` after every job of a sweep, prints the table last.
 
-    Hydra does not call ``on_multirun_end`` after an exception, so the file is written before.
+    Hydra does not call ``on_multirun_end`` after an exception, so the files are written before.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ANN401
-        """Excludes the settings that do not vary over the sweep from the names of folders."""
-        parsed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        """Prints which trainings are not needed, and keeps the names of folders short.
+
+        They leave out the settings that do not vary over the sweep.
+        """
+        hydra = GlobalHydra.instance()
+        loader = hydra.config_loader() if hydra.is_initialized() else None
+        parsed = OverridesParser.create(loader).parse_overrides(list(config.hydra.overrides.task))
+        # other sweepers choose the jobs themselves
+        if config.hydra.sweeper["_target_"].endswith(".BasicSweeper") and config.resume is None:
+            axes_of_file = config.hydra.sweeper.params or {}
+            given = OverridesParser.create(loader).parse_overrides(
+                [f"{key}={value}" for key, value in axes_of_file.items()]
+            )
+            if line := saved_trainings([*given, *parsed]):
+                print(line)
         axes = {each.get_key_element() for each in parsed if each.is_sweep_override()}
         fixed = {"resume", *(each.get_key_element() for each in parsed)} - axes
         keys = ",".join(f"'{key}'" for key in sorted(fixed))
@@ -130,8 +138,9 @@ class SweepSummary(Callback):
         from vbp_lightning.training.preparation import give_back_freed_memory
 
         if config.hydra.mode.name == "MULTIRUN":
-            with suppress(OSError):  # it is written again at the end
-                write_summary(Path(config.hydra.sweep.dir))
+            with suppress(OSError):  # both are written again at the end
+                sweep_dir = Path(config.hydra.sweep.dir)
+                write_page(sweep_dir, write_summary(sweep_dir), config.optimized_metric)
             # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
             job_return.cfg = job_return.hydra_cfg = None
             give_back_freed_memory()
@@ -148,10 +157,12 @@ class SweepSummary(Callback):
         remove_leftovers(sweep_dir)
         try:
             jobs = write_summary(sweep_dir)
+            Console().print(*summary_tables(jobs, config.optimized_metric), sep="\n")
+            page = write_page(sweep_dir, jobs, config.optimized_metric)
         except OSError as error:  # Hydra would turn it into a warning
             sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
-        Console().print(summary_table(jobs, config.optimized_metric))
         print(f"Summary: {sweep_dir / 'summary.csv'}")
+        print(f"Page: {page}")
         print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
