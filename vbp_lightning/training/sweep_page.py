@@ -38,7 +38,7 @@ _MOST_BYTES = 210_000
 _LARGEST = (2000, 6000)
 """Width and height of a picture in pixels."""
 
-_QUALITIES = (75, 45)
+_QUALITIES = (65, 40)
 """Of WebP; a picture that is too large with the last one is made smaller."""
 
 
@@ -178,7 +178,7 @@ def _encoded(path: Path, changed: int) -> _Panel:
     qualities = list(_QUALITIES)
     while True:
         file = io.BytesIO()
-        picture.save(file, "WEBP", quality=qualities[0])
+        picture.save(file, "WEBP", quality=qualities[0], method=2)
         if file.tell() <= _MOST_BYTES:
             source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
             return _Panel(path.name, source, *picture.size)
