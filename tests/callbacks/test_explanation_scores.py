@@ -26,11 +26,13 @@ def test_training_is_the_same_to_the_last_bit_and_scores_are_logged(tmp_path):
     names = {tag for tag in events.Tags()["scalars"] if tag.startswith("explanation/")}
     assert names == {
         "explanation/average_precision",
+        "explanation/average_precision_lift",
         "explanation/relevance_mass",
+        "explanation/relevance_mass_lift",
         "explanation/rank_accuracy",
         "explanation/pointing_game_2px",
+        "explanation/pointing_game_2px_lift",
         "explanation/chance",
-        "explanation/pointing_game_2px_chance",
     }
     for name in names:
         assert [event.step for event in events.Scalars(name)] == [0, 1]
@@ -52,8 +54,9 @@ def test_the_scores_are_those_of_the_masks_where_the_road_is_known():
     assert found["explanation/chance"] == pytest.approx(6 / SIZE)
     pixels = np.argwhere(np.ones((SIZE, SIZE)))[:, None]
     near = [(np.hypot(*(pixels - np.argwhere(mask)).T) <= 2).any(axis=0) for mask in truth]
-    share = np.mean(near)
-    assert found["explanation/pointing_game_2px_chance"] == pytest.approx(share)
+    # chance is the share of the pixels within the tolerance
+    lift = found["explanation/pointing_game_2px_lift"]
+    assert lift == pytest.approx(found["explanation/pointing_game_2px"] - np.mean(near))
     several = ExplanationScores(["deconv", "nearest"], tiles=6).scores(model, data)
     assert several["explanation/deconv/average_precision"] == pytest.approx(expected)
     assert several.keys() - found.keys() == {

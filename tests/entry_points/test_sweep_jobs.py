@@ -56,6 +56,9 @@ def test_jobs_have_their_own_folders_and_are_done_with_their_own_settings(sweep,
         for name in ("threshold", "explanation/relevance_mass"):
             assert float(rows[root][name]) == pytest.approx(metrics[name], rel=1e-5)
     assert rows["v/1"]["threshold"] != rows["v_1"]["threshold"]
+    page = tmp_path / "sweep" / "sweep.html"
+    assert f"Page: {page.relative_to(tmp_path)}\n" in process.stdout
+    assert "2 jobs: 2 done" in page.read_text().replace("\n", "")
 
     def times():
         return [(path / "metrics.json").stat().st_mtime_ns for path in folders.values()]

@@ -16,6 +16,7 @@ from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_
 from vbp_lightning.evaluation.localisation import (
     Truth,
     average_precision,
+    lift_over_chance,
     pointing_game,
     positive_part,
     rank_accuracy,
@@ -24,22 +25,21 @@ from vbp_lightning.evaluation.localisation import (
 from vbp_lightning.records import PositiveCount, checked
 from vbp_lightning.settings import UpsamplingNames
 
+_pointing_game_2px = partial(pointing_game, tolerance=2)
+
 SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "explanation/average_precision": average_precision,
+    "explanation/average_precision_lift": partial(lift_over_chance, average_precision),
     "explanation/relevance_mass": relevance_mass,
+    "explanation/relevance_mass_lift": partial(lift_over_chance, relevance_mass),
     "explanation/rank_accuracy": rank_accuracy,
-    "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
+    "explanation/pointing_game_2px": _pointing_game_2px,
+    "explanation/pointing_game_2px_lift": partial(lift_over_chance, _pointing_game_2px),
 }
 """The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""
 
-CHANCES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
-    "explanation/chance": lambda truth: truth.mean(axis=(1, 2)),
-    # the share of the pixels within the tolerance: the score of a constant map
-    "explanation/pointing_game_2px_chance": lambda truth: pointing_game(
-        np.ones(truth.shape), truth, tolerance=2
-    ),
-}
-"""The scores of a random map, functions of the road pixels ``(N, H, W)``."""
+ROAD_SHARE = "explanation/chance"
+"""The name of the mean road share, which is the same for all upsamplings."""
 
 
 def score_names(upsamplings: Sequence[str]) -> list[str]:
@@ -48,7 +48,7 @@ def score_names(upsamplings: Sequence[str]) -> list[str]:
     Args:
         upsamplings: The upsamplings of the run.
     """
-    return [_key(name, each, upsamplings) for each in upsamplings for name in SCORES] + [*CHANCES]
+    return [_key(name, each, upsamplings) for each in upsamplings for name in SCORES] + [ROAD_SHARE]
 
 
 def _key(name: str, upsampling: str, upsamplings: Sequence[str]) -> str:
@@ -62,9 +62,8 @@ class ExplanationScores(pl.Callback):
     accuracy and pointing game (two pixels of tolerance) against the road pixels, means over the
     same road tiles every epoch, with the epoch as the step. ``explanation/chance`` is the mean road
     share: the expected mass and rank accuracy of a random saliency map, and nearly its average
-    precision; ``explanation/pointing_game_2px_chance`` is the mean share of the pixels within the
-    tolerance. With several upsamplings the keys are ``explanation/deconv/average_precision`` and so
-    on.
+    precision. ``explanation/…_lift`` is a score minus that of a constant map. With several
+    upsamplings the keys are ``explanation/deconv/average_precision`` and so on.
 
     Training is the same to the last bit with and without this callback: no random number is drawn,
     and every module keeps its mode. Nothing is scored in the sanity check, in processes other than
@@ -109,7 +108,7 @@ class ExplanationScores(pl.Callback):
             datamodule: Set up; its validation tiles are used.
 
         Returns:
-            By name, each in [0, 1]; empty if no road pixels are known.
+            By name, each in [0, 1], lifts in [-1, 1]; empty if no road pixels are known.
         """
         if self._evaluation_tiles is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
@@ -119,7 +118,7 @@ class ExplanationScores(pl.Callback):
         if not len(tiles):
             return {}
         device = next(model.parameters()).device
-        scores = {name: float(np.mean(chance(truth))) for name, chance in CHANCES.items()}
+        scores = {ROAD_SHARE: float(truth.mean())}
         for each in self.upsampling:
             masks = VisualBackProp(model, each).attribute(tiles.to(device))
             maps = positive_part(masks[:, 0].double().cpu().numpy())

@@ -9,7 +9,7 @@ Maps are pooled first (:func:`positive_part`). All functions take relevance ``(N
 point and not negative, and truth ``(N, H, W)`` bool, and return ``(N,)`` float64 in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,22 @@ def pointing_game(relevance: Maps, truth: Truth, tolerance: float = 0) -> Scores
             near = road if tolerance == 0 else distance_transform_edt(~road) <= tolerance
             scores[index] = near[plane == plane.max()].mean()
     return scores
+
+
+def lift_over_chance(
+    score: Callable[[Maps, Truth], Scores], relevance: Maps, truth: Truth
+) -> Scores:
+    """A score minus that of a constant map, which is what a random order of the pixels gets.
+
+    Args:
+        score: One of the scores above, such as :func:`average_precision`.
+        relevance: ``(N, H, W)``.
+        truth: ``(N, H, W)``.
+
+    Returns:
+        ``(N,)`` float64 in [-1, 1].
+    """
+    return score(relevance, truth) - score(np.ones_like(relevance), truth)
 
 
 def intersection_over_union(

@@ -1,127 +1,188 @@
-"""The page of a sweep: its table, and the last panel of each job, in one HTML file."""
+"""The page of a sweep, ``sweep.html``: its table, and settings, metrics and last panel of each job.
+
+The page holds its pictures, refers to nothing outside itself and needs no server.
+"""
 
 import base64
 import io
-from html import escape
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbp_lightning.cli import FAILURE_FILE
-from vbp_lightning.errors import plain
+from vbp_lightning.errors import UserError, plain
 from vbp_lightning.files import replacing
+from vbp_lightning.training.stored_files import stored_mapping
+from vbp_lightning.training.sweep_table import (
+    BEST,
+    Cell,
+    by_upsampling,
+    compared_metrics,
+    heading,
+    settings_of,
+    table_rows,
+    varying,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PAGE_FILE = "sweep.html"
 
-_LARGEST = 200_000
-"""Bytes of a picture; a larger one is reduced."""
+_MOST_BYTES = 210_000
+"""Of a picture: 280 kB in the page, which holds it in base64."""
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 1200px;
-  padding: 0 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; }
-th, td { border-bottom: 1px solid #8886; padding: .3rem .6rem; text-align: left;
-  vertical-align: top; }
-.best { font-weight: bold; }
-.jobs { display: grid; gap: 1.5rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); }
-.jobs h2 { font-size: 1rem; overflow-wrap: anywhere; margin: 0 0 .3rem; }
-img { max-width: 100%; height: auto; }
-.error { color: #c33; overflow-wrap: anywhere; }
-"""
+_LARGEST = (2000, 6000)
+"""Width and height of a picture in pixels."""
+
+_QUALITIES = (65, 40)
+"""Of WebP; a picture that is too large with the last one is made smaller."""
 
 
-def write_page(sweep_dir: Path, jobs: "pd.DataFrame", shown: list[str]) -> Path:
-    """Writes ``sweep.html``, which needs no other file, and returns its path.
+@dataclass(frozen=True)
+class _Panel:
+    """The last panel of a job; ``source`` is empty if it cannot be read."""
+
+    name: str
+    source: str
+    width: int = 0
+    height: int = 0
+
+
+def write_page(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> Path:
+    """Writes ``sweep.html`` beside ``summary.csv``.
 
     Args:
         sweep_dir: The folder of the sweep.
         jobs: As :func:`~vbp_lightning.training.sweep.summarize` gives them.
-        shown: The metrics of the table.
+        optimized_metric: Shown beside the usual metrics.
+
+    Returns:
+        The file.
 
     Raises:
         OSError: It cannot be written; an older one is left as it was.
     """
-    settings = [
-        key for key in jobs.columns if "/" not in key and key not in ("status", "path", "threshold")
-    ]
-    axes = [key for key in settings if jobs[key].nunique(dropna=False) > 1]
-    common = [f"{key}={jobs[key].iloc[0]}" for key in settings if key not in axes]
-    columns = ["status", *axes, *(key for key in shown if key in jobs.columns)]
-    best = {key: jobs[key].max() for key in columns if "/" in key} if len(jobs) > 1 else {}
-    names = [_text(key).replace("/", "/<wbr>").replace("_", "_<wbr>") for key in columns]
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = [
-        "".join(_cell(job[key], key in best and job[key] == best[key]) for key in columns)
-        for _, job in jobs.iterrows()
-    ]
-    table = f"<tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in rows)
-    by_job = jobs.groupby("path", sort=False)
-    parts = [_part([row for _, row in rows.iterrows()], axes, columns) for _, rows in by_job]
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>{_text(sweep_dir.name)}</title><style>{_STYLE}</style>"
-        f"<h1>Sweep {_text(sweep_dir.name)}</h1>"
-        f"<p>All jobs: {_text(', '.join(common) or 'default settings')}. * and bold: the best.</p>"
-        f'<div class="wide"><table>{table}</table></div><h1>Jobs</h1>'
-        f'<div class="jobs">{"".join(parts)}</div></html>'
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vbp_lightning.training", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"plain": plain, "heading": heading}
+    page = environment.get_template(f"{PAGE_FILE}.jinja")
     with replacing(sweep_dir / PAGE_FILE) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        page.stream(_content(sweep_dir, jobs, optimized_metric)).dump(str(temporary), "utf-8")
     return sweep_dir / PAGE_FILE
 
 
-def _text(value: object) -> str:
-    return escape(plain(str(value)))
+def _content(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> dict[str, Any]:
+    """What the template shows."""
+    each = by_upsampling(jobs)
+    metrics = [name for part in compared_metrics(each, optimized_metric) for name in part]
+    settings = settings_of(jobs)
+    axes = varying(jobs, settings)
+    paths = [Path(path) for path in jobs.get("path", ())]
+    given = {key: str(jobs[key].iloc[0]) for key in settings if key not in axes}
+    common = _common_settings(paths)
+    return {
+        "name": sweep_dir.name,
+        "folder": str(sweep_dir),
+        "best": BEST,
+        "counts": jobs["status"].value_counts().to_dict() if len(jobs) else {},
+        "metrics": metrics,
+        "rows": table_rows(each, metrics) if len(jobs) else [],
+        "given": given,
+        "common": {key: common[key] for key in common if key not in given},
+        "jobs": [
+            {
+                "settings": {k: str(v) for k, v in job.items() if k in axes and v == v},
+                "status": job["status"],
+                "path": job["path"],
+                "reasons": _reasons(path) if job["status"] == "failed" else [],
+                "results": _results(each[each["path"] == job["path"]], metrics),
+                "panel": _last_panel(path),
+            }
+            for path, job in zip(paths, jobs.to_dict("records"), strict=True)
+        ],
+    }
 
 
-def _cell(value: object, is_best: bool = False) -> str:
-    shown = "" if value != value else f"{value:.3f}" if isinstance(value, float) else str(value)
-    return f'<td class="best">{_text(shown)} *</td>' if is_best else f"<td>{_text(shown)}</td>"
+def _results(job: "pd.DataFrame", metrics: list[str]) -> dict[str, dict[str, str]]:
+    """The metrics of a finished job by upsampling, whose name is empty if there is only one."""
+    found = {}
+    for row in job.to_dict("records"):
+        if row["status"] == "done":
+            name = str(row["upsampling"]) if len(job) > 1 else ""
+            cells = (Cell(metric, row[metric], math.nan, False) for metric in metrics)
+            found[name] = {cell.name: cell.value for cell in cells}
+    return found
 
 
-def _part(rows: "list[Any]", axes: list[str], columns: list[str]) -> str:
-    """A job, with a row for each upsampling: settings, metrics or error, and its last panel."""
-    job = rows[0]
-    folder = Path(str(job["path"]))
-    named = ", ".join(
-        f"{key}={job[key]}" for key in axes if key != "upsampling" and job[key] == job[key]
-    )
-    lines = [f"<h2>{_text(named or folder.name)}</h2>"]
-    failure = folder / FAILURE_FILE
-    if job["status"] == "failed":
-        lines.append(f'<p class="error">{_text(failure.read_text(errors="replace").strip())}</p>')
-    for row in rows:
-        values = [f"{key} {row[key]:.3f}" for key in columns if "/" in key and row[key] == row[key]]
-        name = [f"{row['upsampling']}:"] if len(rows) > 1 else []
-        if len(rows) > 1 and row is not job:  # those of the classification are the same
-            values = [value for value in values if value.startswith("explanation/")]
-        lines.append(f"<p>{_text(' '.join([*name, ', '.join(values) or str(row['status'])]))}</p>")
-    panels = sorted((folder / "panels").glob("epoch_*.png"))
-    if panels and (picture := _picture(panels[-1])):
-        lines.append(f'<img alt="panel of the last epoch" src="data:image/{picture}">')
-    return f"<section>{''.join(lines)}</section>"
+def _reasons(job: Path) -> list[str]:
+    """Why a job failed."""
+    return (job / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
 
 
-def _picture(path: Path) -> str | None:
-    """The picture as a data URL without its beginning, reduced if it is large."""
+def _common_settings(jobs: list[Path]) -> dict[str, str]:
+    """The settings that have the same value in all jobs, those by default included."""
+    found: list[set[tuple[str, str]]] = []
+    for path in (job / ".hydra" / "config.yaml" for job in jobs):
+        with suppress(UserError, OSError):
+            found.append(_flat_settings(path, path.stat().st_mtime_ns))
+    return dict(sorted(set.intersection(*found))) if found else {}
+
+
+@lru_cache(maxsize=1000)
+def _flat_settings(path: Path, changed: int) -> set[tuple[str, str]]:
+    """Dotted keys and values of a stored config, as text; read again when the file has changed."""
+    import pandas as pd
+
+    flat = pd.json_normalize(stored_mapping(path)).to_dict("records")[0]
+    return {(key, "null" if value is None else str(value)) for key, value in flat.items()}
+
+
+def _last_panel(job: Path) -> _Panel | None:
+    """The panel of the last epoch, or that of the example predictions; None if there is none."""
+    epochs = sorted((job / "panels").glob("epoch_*.png"), key=lambda path: (len(path.name), path))
+    for path in (*epochs[-1:], job / "panels" / "example_predictions.png"):
+        with suppress(OSError):
+            return _encoded(path, path.stat().st_mtime_ns)
+    return None
+
+
+@lru_cache(maxsize=1000)
+def _encoded(path: Path, changed: int) -> _Panel:
+    """A panel as WebP in a data URL; encoded again when the file has changed.
+
+    Args:
+        path: The PNG.
+        changed: When it was changed.
+    """
     from PIL import Image
 
-    data, kind = path.read_bytes(), "png"
-    if len(data) > _LARGEST:
-        try:
-            picture = Image.open(io.BytesIO(data)).convert("RGB")
-        except OSError:  # a damaged file
-            return None
-        for quality in (80, 60, 40, 20):
-            stream = io.BytesIO()
-            picture.save(stream, "JPEG", quality=quality)
-            data, kind = stream.getvalue(), "jpeg"
-            if len(data) <= _LARGEST:
-                break
-    return f"{kind};base64,{base64.b64encode(data).decode()}"
+    try:
+        with Image.open(path, formats=("PNG",)) as stored:
+            picture = stored.convert("RGB").crop(
+                (0, 0, stored.width, min(stored.height, _LARGEST[1]))
+            )
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return _Panel(path.name, "")
+    picture.thumbnail(_LARGEST)
+    qualities = list(_QUALITIES)
+    while True:
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=qualities[0], method=2)
+        if file.tell() <= _MOST_BYTES:
+            source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+            return _Panel(path.name, source, *picture.size)
+        if len(qualities) > 1:
+            del qualities[0]
+        else:
+            picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
