@@ -22,7 +22,7 @@ def train(cfg: DictConfig) -> float:
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
     from vbp_lightning.training.data import build_data, refuse_small_data
-    from vbp_lightning.training.logger import build_logger
+    from vbp_lightning.training.logger import RunWandbLogger, build_loggers
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.preparation import SettingsOfResumedRun, prepare_run
     from vbp_lightning.training.report import report_end, report_start
@@ -42,16 +42,22 @@ def train(cfg: DictConfig) -> float:
     model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     settings = SettingsOfResumedRun(cfg, run_dir)
+    loggers = build_loggers(cfg, last)
     trainer = instantiate(
         cfg.trainer,
         callbacks=[settings, *callbacks],
-        logger=build_logger(cfg, last) or False,
+        logger=loggers or False,
         plugins=[AtomicCheckpointIO()],
     )
-    report_start(cfg, run_dir, trainer, datamodule)
-    with settings.refusing(last):
-        trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
-    return report_end(cfg, run_dir, trainer, model, datamodule)
+    try:
+        report_start(cfg, run_dir, trainer, datamodule)
+        with settings.refusing(last):
+            trainer.fit(model, datamodule, ckpt_path=last, weights_only=True)
+        return report_end(cfg, run_dir, trainer, model, datamodule)
+    finally:
+        for logger in loggers:
+            if isinstance(logger, RunWandbLogger):
+                logger.close()
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
