@@ -98,7 +98,7 @@ class RunCSVLogger(CSVLogger):
 
     @checked
     def __init__(self, save_dir: PathName, purge_step: Count | None = None) -> None:
-        super().__init__(save_dir, name="", version="csv")
+        super().__init__(save_dir, name="csv", version="")
         self._purge_step = purge_step or 0
         self._experiment: ExperimentWriter | None = None
 
@@ -149,9 +149,11 @@ class RunWandbLogger(WandbLogger):
             group=group,
             offline=offline,
             id=earlier[-1].name.rpartition("-")[2] if earlier else None,
-            resume="allow",
             settings={"silent": True, "console": "off"},
         )
+        del self._wandb_init["anonymous"]  # wandb warns of Lightning's default
+        if offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun"):
+            del self._wandb_init["resume"]  # the id is enough, and wandb warns
 
     def close(self) -> None:
         """Ends the run, so that the next job of a sweep starts its own."""
