@@ -201,7 +201,7 @@ class RunMLFlowLogger(MLFlowLogger):
         is_new = not self._initialized
         client = super().experiment
         if is_new and not self._id_file.is_file():
-            with replacing(self._id_file) as temporary:
+            with replacing(self._id_file, subfolder=True) as temporary:
                 temporary.write_text(f"{self._run_id}\n")
         return client
 
