@@ -28,7 +28,7 @@ def train(cfg: DictConfig) -> float:
     from vbp_lightning.callbacks import AtomicCheckpointIO
     from vbp_lightning.training.check import check_data
     from vbp_lightning.training.data import build_data, refuse_small_data
-    from vbp_lightning.training.logger import build_logger
+    from vbp_lightning.training.logger import run_loggers
     from vbp_lightning.training.model import build_model
     from vbp_lightning.training.preparation import SettingsOfResumedRun, prepare_run
     from vbp_lightning.training.report import report_end, report_start
@@ -48,11 +48,11 @@ def train(cfg: DictConfig) -> float:
     model = build_model(cfg, datamodule, is_continued=last is not None)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
     settings = SettingsOfResumedRun(cfg, run_dir)
-    with quiet_lightning():
+    with quiet_lightning(), run_loggers(cfg, last) as loggers:
         trainer = instantiate(
             cfg.trainer,
             callbacks=[settings, *callbacks],
-            logger=build_logger(cfg, last) or False,
+            logger=loggers or False,
             plugins=[AtomicCheckpointIO()],
         )
         report_start(cfg, run_dir, trainer, datamodule)

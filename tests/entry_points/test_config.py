@@ -69,7 +69,9 @@ def test_every_data_set_builds_its_data_module(choice, tmp_path):
 def test_callbacks_and_trainer_are_built(group, choice, tmp_path):
     cfg = composed("train", f"{group}={choice}", "trainer.precision=32-true", folder=tmp_path)
     callbacks = [instantiate(callback) for callback in cfg.callbacks.values() if callback]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=instantiate(cfg.logger))
+    trainer = instantiate(
+        cfg.trainer, callbacks=callbacks, logger=[instantiate(each) for each in cfg.logger.values()]
+    )
     assert {type(callback) for callback in callbacks} <= {type(c) for c in trainer.callbacks}
     assert trainer.max_epochs == cfg.trainer.max_epochs
 

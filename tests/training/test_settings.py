@@ -74,13 +74,13 @@ callbacks.averaging.eta=    x [5] true                   : a number
 callbacks.panels=           5 foo                        : null or name a class
 +callbacks.own._target_=    vbp_lightning.Nothing no.Where : the full name of a class of Callbacks
 +callbacks.own._target_=    zipfile.ZipFile torch.nn.Linear : the full name of a class of Callbacks
-logger._target_= os.system : the full name of a class of Loggers
+logger.tensorboard._target_= os.system : the full name of a class of Loggers
 model._target_= os.system torch.nn.Linear : the full name of a class of RoadClassifiers
 data._target_= shutil.rmtree : the full name of a class of RoadTileDataModules
 trainer._target_= subprocess.Popen : the full name of a class of Trainers
 +trainer.profiler._target_= zipfile.ZipFile : the full name of a class of Profilers
-logger.default_hp_metric=   5                            : true or false
-+logger.flush_secs=         0                            : at least 1
+logger.tensorboard.default_hp_metric=   5                            : true or false
++logger.tensorboard.flush_secs=         0                            : at least 1
 data.batch_size=            1 0 -4                       : at least 2
 data.batch_size=            x 8.5 null [16]              : a whole number
 data.tile_size=             0 -96                        : at least 1
@@ -161,7 +161,7 @@ def test_a_wrong_value_is_one_line_with_what_is_allowed(group, setting, allowed)
         ("+model.mean", "architecture, head, learning_rate, weight_decay"),
         ("+callbacks.panels.rows", "upsampling, tiles"),
         ("+callbacks.progress.colour", "refresh_rate, leave"),
-        ("+logger.folder", "save_dir, name"),
+        ("+logger.tensorboard.folder", "save_dir, name"),
         ("+data.colour", "bands, alpha, nodata"),
         ("+data.augment.zoom", "flips, rotations"),
         ("+data.source.colour", "root, seed"),

@@ -23,7 +23,9 @@ class _Layer:
 
 
 class GradientFlow(pl.Callback):
-    """Logs the gradient of the loss at the parameters of each layer to TensorBoard.
+    """Logs the gradient of the loss at the parameters of each layer.
+
+    Scalars go to every logger, histograms and texts to TensorBoard.
 
     Every epoch, with the epoch as the step, over the recorded optimiser steps:
 
@@ -77,15 +79,17 @@ class GradientFlow(pl.Callback):
         means = {name: sum(one.norms) / len(one.norms) for name, one in self._layers.items()}
         found = diagnoses(means)
         named = ", ".join(f"{name} {diagnosis}" for name, diagnosis in found.items())
+        epoch = trainer.current_epoch
+        scalars = {f"gradient_norm/{name}": mean for name, mean in means.items()}
+        for name, layer in self._layers.items():
+            scalars[f"gradient_largest/{name}"] = max(layer.norms)
+            scalars[f"gradient_zeros/{name}"] = layer.zeros
         for logger in trainer.loggers:
+            logger.log_metrics(scalars, epoch)
             if not isinstance(logger, TensorBoardLogger):
                 continue
             writer = logger.experiment
-            epoch = trainer.current_epoch
             for name, layer in self._layers.items():
-                writer.add_scalar(f"gradient_norm/{name}", means[name], epoch)
-                writer.add_scalar(f"gradient_largest/{name}", max(layer.norms), epoch)
-                writer.add_scalar(f"gradient_zeros/{name}", layer.zeros, epoch)
                 if layer.values is not None and math.isfinite(layer.norms[-1]):
                     writer.add_histogram(f"gradient/{name}", layer.values, epoch)
             if named:

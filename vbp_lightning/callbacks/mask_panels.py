@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 from pydantic import Field, StrictInt
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from vbp_lightning.attribution import VisualBackProp
 from vbp_lightning.callbacks.event_checksum import use_fast_event_checksums
+from vbp_lightning.callbacks.pictures import log_picture
 from vbp_lightning.callbacks.tile_data import tile_data
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.tiles.selection import (
@@ -61,8 +60,8 @@ class MaskPanels(pl.Callback):
     Every page holds up to four tiles, each as tile, VisualBackProp mask and mask laid over the
     tile, with true label, road share and P(road); wrong predictions are marked. With context, the
     mask is computed over the whole input and shown for the tile alone. The pages are logged to
-    every TensorBoard logger as ``panel/validation/…`` with the epoch as the step, and stacked in
-    ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
+    every logger that takes pictures as ``panel/validation/…`` with the epoch as the step, and
+    stacked in ``panels/epoch_003.png`` in the trainer's ``default_root_dir``.
 
     Any module serves that takes raw tiles and returns ``(N, 1)`` logits or ``(N, 2)`` scores of
     non-road and road, if ``trainer.fit`` gets a
@@ -282,7 +281,7 @@ def _plane(values: Tensor) -> npt.NDArray[np.float32]:
 
 
 def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], epoch: int) -> None:
-    """Writes the pages, stacked, as a PNG in the run's folder and each to TensorBoard.
+    """Writes the pages, stacked, as a PNG in the run's folder and each to the loggers.
 
     Args:
         trainer: Gives folder and loggers.
@@ -298,21 +297,7 @@ def _publish(trainer: pl.Trainer, tag: str, name: str, pages: dict[str, RGB], ep
     path = Path(trainer.default_root_dir) / PANELS_FOLDER / f"{name}.png"
     with replacing(path, subfolder=True) as temporary:
         temporary.write_bytes(encode_png(list(compressed.values())))
-    summary = Summary(
-        value=[
-            Summary.Value(
-                tag="/".join(part for part in ("panel", tag, key) if part),
-                image=Summary.Image(
-                    width=page.width,
-                    height=page.height,
-                    colorspace=3,
-                    encoded_image_string=encode_png([page]),
-                ),
-            )
-            for key, page in compressed.items()
-        ]
-    )
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            # add_image would compress every page a second time
-            logger.experiment._get_file_writer().add_summary(summary, epoch)
+    for key, page in compressed.items():
+        full_tag, png = "/".join(part for part in ("panel", tag, key) if part), encode_png([page])
+        for logger in trainer.loggers:
+            log_picture(logger, full_tag, png, epoch)

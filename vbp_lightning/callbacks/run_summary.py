@@ -19,6 +19,7 @@ from tensorboard.compat.proto import event_pb2
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 from torch.utils.tensorboard import SummaryWriter
 
+from vbp_lightning.callbacks.pictures import log_picture
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.plotting.curves import (
     calibration_figure,
@@ -26,6 +27,7 @@ from vbp_lightning.plotting.curves import (
     figure_to_array,
     precision_recall_figure,
 )
+from vbp_lightning.plotting.png import compress_page, encode_png
 
 Hyperparameters = Mapping[str, str | int | float | bool]
 
@@ -92,13 +94,19 @@ class RunSummary(Callback):
             "calibration": calibration_figure(labels, probabilities, title),
             "confusion": confusion_figure(labels, probabilities, threshold, title),
         }
-        for logger in _tensorboards(trainer):
-            for tag, figure in figures.items():
-                image = figure_to_array(figure)
-                logger.experiment.add_image(f"test/{tag}", image, epoch, dataformats="HWC")
-            # not val/… and test/…: those are the curves over the epochs
-            results = {f"result/{name}": value for name, value in metrics.items()}
-            logger.log_hyperparams(dict(hyperparameters), results)
+        pictures = {
+            f"test/{tag}": encode_png([compress_page(figure_to_array(figure))])
+            for tag, figure in figures.items()
+        }
+        # not val/… and test/…: those are the curves over the epochs
+        results = {f"result/{name}": value for name, value in metrics.items()}
+        for logger in trainer.loggers:
+            for tag, png in pictures.items():
+                log_picture(logger, tag, png, epoch)
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(dict(hyperparameters), results)
+            else:
+                logger.log_metrics(results, epoch)
             logger.finalize("success")
 
 

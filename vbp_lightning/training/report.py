@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,7 @@ from vbp_lightning.models import RoadClassifier, read_checkpoint
 from vbp_lightning.models.custom_network import TARGET, described
 from vbp_lightning.models.metrics import METRICS
 from vbp_lightning.training.folder import SPLITS_FILE
+from vbp_lightning.training.logger import log_settings
 from vbp_lightning.training.predictions import (
     COLUMNS,
     PREDICTIONS_FILE,
@@ -86,7 +88,7 @@ def report_start(
     datamodule.write_splits(run_dir / SPLITS_FILE)
     Console().print(tile_table(datamodule.counts))
     for logger in trainer.loggers:
-        logger.log_hyperparams(hyperparameters(cfg))
+        log_settings(logger, cfg, hyperparameters(cfg))
 
 
 def tile_table(counts: Mapping[Split, Mapping[str, int]]) -> Table:
@@ -160,7 +162,8 @@ def report_end(
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
     print(f"Run: {run_dir}")
-    print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
+    if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
+        print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
     return optimized_value(metrics, cfg.optimized_metric)
 
 

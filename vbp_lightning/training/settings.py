@@ -35,6 +35,7 @@ from vbp_lightning.settings import (
     own_errors,
     target_error,
 )
+from vbp_lightning.training.logger import logger_nodes, missing_packages
 from vbp_lightning.training.predictions import optimized_value
 from vbp_lightning.training.resumption import ADDED
 
@@ -76,7 +77,7 @@ class RunSettings:
         data: Settings of the data module.
         model: Settings of the classifier.
         callbacks: Settings of the callbacks by name.
-        logger: Settings of the logger.
+        logger: Settings of the loggers by name.
     """
 
     seed: Seed
@@ -125,12 +126,13 @@ def check_settings(cfg: DictConfig) -> None:
     lines += _model_errors(given["model"])
     parts: list[tuple[str, Any, type]] = [
         *((f"callbacks.{k}", each, Callback) for k, each in (given.get("callbacks") or {}).items()),
-        ("logger", given.get("logger"), Logger),
+        *((key, node, Logger) for key, node in logger_nodes(given.get("logger")).items()),
     ]
     if isinstance(trainer, dict) and isinstance(trainer.get("profiler"), dict):
         parts.append(("trainer.profiler", trainer["profiler"], Profiler))
     for name, node, base in parts:
         lines += built_errors(name, node, base, *_RESUMING) if node is not None else []
+    lines += missing_packages(given.get("logger"))
     for name, node, base in (
         ("data", given["data"], RoadTileDataModule),
         ("model", given["model"], RoadClassifier),
