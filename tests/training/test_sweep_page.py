@@ -167,9 +167,11 @@ def test_text_from_settings_and_errors_is_text(tmp_path, odd):
     for index, other in enumerate((odd, "b")):
         overrides = [f"data.root={other}", f"data.labels={odd}", f"seed={index}"]
         write_job(folder / str(index), overrides, error=f"{odd} failed", deep={"key": odd})
+        done = dict.fromkeys(SHOWN_METRICS, 0.5)
+        write_job(folder / f"done{index}", overrides, done, deep={"key": odd})
         write_panel(folder / str(index), "epoch_000.png", (9, 9, 9))
     page = page_of(folder)
-    names = {tag for tag, _ in page.tags}
+    names = {tag for tag, _ in page.tags} - {"thead", "tbody"}
     assert names <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "ul", "li"),
         *("table", "tr", "th", "td", "details", "summary", "div", "article", "figure", "img"),
@@ -180,6 +182,10 @@ def test_text_from_settings_and_errors_is_text(tmp_path, odd):
         assert not {"href", "onerror", "srcset"} & {*attributes}
     shown = odd.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
     text = " | ".join(page.texts)
+    assert (
+        f"| data.root | seeds | {words(' | '.join(SHOWN_METRICS))} |".replace("|  |", "|") in text
+    )
+    assert f"| {shown} | 1 | 0.500 |".replace("|  |", "|") in text
     assert f"data.labels | {shown}" in text
     assert f"deep.key | {shown}" in text
     assert f"{shown} failed".strip() in text
@@ -205,7 +211,7 @@ def test_several_upsamplings_are_the_columns_of_a_job(tmp_path):
 
 
 def test_settings_that_all_jobs_share(tmp_path):
-    shared = {"trainer": {"max_epochs": 20, "logger": None}, "bands": [1, 2]}
+    shared = {"trainer": {"max_epochs": 20, "logger": None}, "bands": [1, 2], "threads": 1}
     for name in ("a", "b"):
         write_job(tmp_path / name, [f"model={name}", "threads=1"], model=name, **shared)
     write_job(tmp_path / "c", ["model=c", "threads=1"])

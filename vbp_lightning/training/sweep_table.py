@@ -183,7 +183,7 @@ def summary_tables(jobs: "pd.DataFrame", optimized_metric: str) -> "list[Table]"
     rows = table_rows(jobs, [*metrics, *scores])
     tables = [
         _table(
-            "Sweep: mean ±standard deviation over seeds",
+            "Sweep: mean ± standard deviation over seeds",
             rows,
             {heading(name).replace(" ", "\n"): [name] for name in metrics},
         )
