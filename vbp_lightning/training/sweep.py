@@ -163,7 +163,8 @@ class SweepSummary(Callback):
             sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         print(f"Summary: {sweep_dir / 'summary.csv'}")
         print(f"Page: {page}")
-        print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
+        if "tensorboard" in (config.get("logger") or {}):
+            print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
             reasons = (Path(path) / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
