@@ -122,6 +122,15 @@ def test_conversion_leaves_what_it_is_given_and_the_present_format(checkpoint_0_
     assert converted({"data": {"augment": None}}, "here")["data"] == {"augment": None}
 
 
+def test_the_only_logger_of_earlier_runs_gets_its_name():
+    logger = {"_target_": "vbp_lightning.training.logger.RunLogger", "save_dir": "run"}
+    for found in (1, 2, FORMAT):
+        new = converted({"format": found, "data": None, "logger": logger}, "here")
+        assert new["logger"] == {"tensorboard": logger}
+        assert converted(new, "here") == new
+    assert converted({"format": 2, "data": None, "logger": None}, "here")["logger"] is None
+
+
 WIDTHS_0_1 = {"_target_": "vbp_lightning.data.RoadWidths", "default": 8.0, "attribute": None}
 
 

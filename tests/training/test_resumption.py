@@ -80,6 +80,27 @@ def test_a_sweep_is_launched_over_its_axes_again(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("override", "kept"),
+    [("seed=1,2", ["upsampling=deconv"]), ("upsampling=nearest,unpool", []), ("+experiment=a", [])],
+)
+def test_a_sweep_keeps_the_upsampling_that_was_the_default_of_its_version(tmp_path, override, kept):
+    hydra = {
+        "overrides": {"task": [override], "hydra": []},
+        "runtime": {"choices": {"upsampling": "deconv", "model": "strided"}},
+    }
+    OmegaConf.save(OmegaConf.create({"hydra": hydra}), tmp_path / "multirun.yaml")
+    place = [f"hydra.sweep.dir='{tmp_path}'", f"resume='{tmp_path}'"]
+    assert expand_resume([f"resume={tmp_path}"]) == ["--multirun", override, *kept, *place]
+
+
+def test_another_upsampling_of_a_resumed_run_is_its_name(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "run.yaml").write_text("format: 3\nupsampling: {name: deconv}\n")
+    arguments = expand_resume([f"resume={tmp_path}", "upsampling=[deconv,unpool]", "tta=true"])
+    assert arguments[-2:] == ["upsampling.name=[deconv,unpool]", "tta=true"]
+
+
 def test_a_sweep_over_a_setting_that_was_renamed_is_refused(tmp_path):
     overrides = {"task": ["data.augment.quarter_turns=true,false"], "hydra": []}
     stored = OmegaConf.create({"hydra": {"overrides": overrides}})

@@ -25,6 +25,9 @@ def converted(stored: Mapping[str, Any], source: str) -> dict[str, Any]:
         UserError: A later version of the project wrote them.
     """
     found = stored.get("format", 1)
+    logger = stored.get("logger")
+    if isinstance(logger, Mapping) and "_target_" in logger:  # until there were several
+        stored = {**stored, "logger": {"tensorboard": logger}}
     if found in (2, FORMAT):
         return {**stored, "format": FORMAT}
     if found != 1:

@@ -150,7 +150,8 @@ def expand_resume(arguments: list[str]) -> list[str]:
             "hydra.output_subdir=null",
             "hydra/job_logging=stdout",
             "hydra.job_logging.formatters.simple.format='%(message)s'",
-            *others,
+            # a stored run holds names where a new one has choices of a group
+            *(re.sub("^upsampling=", "upsampling.name=", other) for other in others),
         ]
     raise UserError(
         f"{folder}: is no run or sweep of train.py (resume): it holds neither {STORED_CONFIG}"
