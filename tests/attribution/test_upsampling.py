@@ -127,7 +127,7 @@ def test_resampling_of_ones_is_flat(layers, size, name):
 def test_deconv_causes_a_grid_of_known_strength():
     """After three 3×3 stride 2 layers of ones the interior coefficient of variation is 0.57."""
     inputs = torch.rand(1, 1, 192, 192).double()
-    mask = VisualBackProp(constant(*strided())).attribute(inputs, normalize=False)
+    mask = VisualBackProp(constant(*strided()), "deconv").attribute(inputs, normalize=False)
     inner = mask[..., 64:128, 64:128]
     assert float(inner.std() / inner.mean()) == pytest.approx(0.57, abs=0.01)
 

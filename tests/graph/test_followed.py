@@ -275,7 +275,7 @@ def test_zero_padding_layers_are_followed():
 def test_other_padding_modes_are_undone_by_their_adjoint(mode):
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode), nn.ReLU()).double()
     image = images().double()
-    chain = VisualBackProp(net).chain(image, normalize=False)
+    chain = VisualBackProp(net, "deconv").chain(image, normalize=False)
     pixels = torch.ones_like(image[:, :1]).requires_grad_()
     padded = F.pad(pixels, (1, 1, 1, 1), mode=mode)
     sums = F.conv2d(padded, torch.ones(1, 1, 3, 3).double()) * chain.maps[0]

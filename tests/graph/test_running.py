@@ -154,7 +154,7 @@ def test_parametrised_and_reshaping_convolutions_run_unchanged():
     net = chain()
     nn.utils.parametrizations.weight_norm(net[2][0])
     net[4][0] = randomised(nn.Conv2d(4, 6, 3, padding="same"), seed=2)
-    reference = VisualBackProp(net, fuse=False).attribute(images(3))
+    reference = VisualBackProp(net, "deconv", fuse=False).attribute(images(3))
     torch.testing.assert_close(VisualBackProp(net, "deconv").attribute(images(3)), reference)
 
 

@@ -162,7 +162,7 @@ class RunWandbLogger(WandbLogger):
 
 
 class RunMLFlowLogger(MLFlowLogger):
-    """Lightning's MLflow logger; a resumed run continues the run named in ``mlflow_run_id.txt``.
+    """Lightning's MLflow logger; a resumed run continues the one that ``mlflow_run.txt`` names.
 
     Args:
         run_dir: The folder of the run, after which it is named.
@@ -183,7 +183,10 @@ class RunMLFlowLogger(MLFlowLogger):
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         logging.getLogger("alembic").setLevel(logging.WARNING)  # the tables of a new database
         logging.getLogger(MLFlowLogger.__module__).setLevel(logging.ERROR)  # a new experiment
-        self._id_file = Path(run_dir) / "mlflow_run_id.txt"
+        self._id_file = Path(run_dir) / "mlflow_run.txt"
+        run_id = None
+        if self._id_file.is_file():  # the database lies where it was, from whichever folder
+            run_id, tracking_uri = self._id_file.read_text(encoding="utf-8").split("\n")[:2]
         root = Path(save_dir).absolute()
         root.mkdir(parents=True, exist_ok=True)
         super().__init__(
@@ -191,7 +194,7 @@ class RunMLFlowLogger(MLFlowLogger):
             run_name=Path(run_dir).name,
             tracking_uri=tracking_uri or f"sqlite:///{root / 'mlflow.db'}",
             artifact_location=None if tracking_uri else (root / "mlflow_artifacts").as_uri(),
-            run_id=self._id_file.read_text().strip() if self._id_file.is_file() else None,
+            run_id=run_id,
         )
 
     @property
@@ -202,7 +205,7 @@ class RunMLFlowLogger(MLFlowLogger):
         client = super().experiment
         if is_new and not self._id_file.is_file():
             with replacing(self._id_file, subfolder=True) as temporary:
-                temporary.write_text(f"{self._run_id}\n")
+                temporary.write_text(f"{self._run_id}\n{self._tracking_uri}\n", encoding="utf-8")
         return client
 
     @rank_zero_only
