@@ -188,7 +188,8 @@ class RunMLFlowLogger(MLFlowLogger):
         if self._id_file.is_file():  # the database lies where it was, from whichever folder
             run_id, tracking_uri = self._id_file.read_text(encoding="utf-8").split("\n")[:2]
         root = Path(save_dir).absolute()
-        root.mkdir(parents=True, exist_ok=True)
+        if tracking_uri is None:
+            root.mkdir(parents=True, exist_ok=True)
         super().__init__(
             experiment_name,
             run_name=Path(run_dir).name,
