@@ -272,6 +272,24 @@ def test_choices_are_text_so_that_hydra_lists_those_that_exist(argument, choices
     assert parsed.value() == (choices if "[" in argument else choices[0])
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("upsampling=[deconv,deconv]", "upsampling=[unpool,deconv, unpool]"),
+        *("method=nearest,[lrp,lrp]", "logger=[csv,csv]"),
+    ],
+)
+def test_a_list_that_names_a_choice_twice_is_one_line(argument):
+    with pytest.raises(UserError, match=r"twice; name each choice once") as caught:
+        names_as_text([argument])
+    assert str(caught.value).startswith(f"{argument}: names ")
+
+
+def test_a_sweep_over_lists_may_repeat_a_choice():
+    argument = "upsampling=[deconv,unpool],[deconv,bilinear]"
+    assert names_as_text([argument]) == [argument]
+
+
 @pytest.mark.parametrize("override", ["model=null", "data=7", "trainer=[null]"])
 def test_a_choice_that_does_not_exist_is_an_error_of_the_command(capsys, override):
     with pytest.raises(SystemExit, match="1"), one_line_errors():

@@ -276,6 +276,9 @@ def names_as_text(arguments: list[str]) -> list[str]:
 
     Args:
         arguments: The command line, without the program's name.
+
+    Raises:
+        UserError: A list names a choice twice.
     """
     return [_of_network.sub("++", _quoted(each)) for each in arguments]
 
@@ -285,8 +288,18 @@ def _quoted(argument: str) -> str:
     for keys, between, other in ((_NAMES, "(,)", _NUMBER), (_CHOICES, r"([],[])", _NO_TEXT)):
         if found := keys.fullmatch(argument):
             values = re.split(between, found[2])
+            if keys is _CHOICES:
+                _refuse_repeated(argument)
             return found[1] + "".join(f"'{v}'" if other.fullmatch(v) else v for v in values)
     return argument
+
+
+def _refuse_repeated(argument: str) -> None:
+    """Hydra merges the choices of a list, by which one that is named twice would count once."""
+    for choices in re.findall(r"\[([^\[\]]*)\]", argument):
+        names = [name.strip() for name in choices.split(",")]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{argument}: names {', '.join(repeated)} twice; name each choice once")
 
 
 def _plain_record(*args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: ANN401

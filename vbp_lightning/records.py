@@ -319,7 +319,10 @@ def _lines(key: str, details: list[tuple[_Place, ErrorDetails]]) -> Iterator[str
 
 def _allowed(name: str, place: _Place, detail: ErrorDetails) -> str:
     """What one alternative of a setting's type allows."""
-    bound = _BOUNDS.get(detail["type"], "").format(**detail.get("ctx", {}))
+    if detail["type"] == "condition":  # a rule of ``only``, which is stated in full
+        bound = detail["msg"]
+    else:
+        bound = _BOUNDS.get(detail["type"], "").format(**detail.get("ctx", {}))
     if place.in_list:
         return _TYPES["tuple_type"] + (f" whose values are {bound}" if bound else "")
     if bound:

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from vbp_lightning.attribution import UPSAMPLINGS
-from vbp_lightning.errors import one_line
+from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.records import (
     RECORD,
     Count,
@@ -94,7 +94,12 @@ def name_upsampling(cfg: DictConfig) -> None:
     """Leaves of the group ``upsampling`` its ``name``: one name, or a list of several.
 
     Hydra merges the files of ``upsampling=[deconv,bilinear]``, by which ``chosen`` holds all names.
+
+    Raises:
+        UserError: The list is empty.
     """
+    if "upsampling" not in cfg:
+        raise UserError(f"upsampling=[]: name at least one of {', '.join(UPSAMPLINGS)}")
     given: Any = OmegaConf.to_container(cfg.upsampling, resolve=True)
     given.pop("chosen", None)
     cfg.upsampling = OmegaConf.create(given)

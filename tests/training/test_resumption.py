@@ -94,6 +94,15 @@ def test_a_sweep_keeps_the_upsampling_that_was_the_default_of_its_version(tmp_pa
     assert expand_resume([f"resume={tmp_path}"]) == ["--multirun", override, *kept, *place]
 
 
+def test_a_sweep_of_one_experiment_keeps_the_upsampling_that_it_chose(tmp_path):
+    hydra = {
+        "overrides": {"task": ["experiment=massachusetts", "seed=1,2"], "hydra": []},
+        "runtime": {"choices": {"upsampling": "deconv", "experiment": "massachusetts"}},
+    }
+    OmegaConf.save(OmegaConf.create({"hydra": hydra}), tmp_path / "multirun.yaml")
+    assert "upsampling=deconv" in expand_resume([f"resume={tmp_path}"])
+
+
 def test_another_upsampling_of_a_resumed_run_is_its_name(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "run.yaml").write_text("format: 3\nupsampling: {name: deconv}\n")

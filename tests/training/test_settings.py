@@ -207,6 +207,16 @@ def test_rules_about_several_settings_are_one_line(settings, line):
     assert found.startswith(line)
 
 
+def test_an_unknown_upsampling_in_a_list_is_one_line_with_those_that_exist():
+    (line,) = lines_of("upsampling.name=[deconv,foo]")
+    assert "a list in square brackets whose values are deconv or deconv_normalized or " in line
+
+
+def test_an_empty_list_of_upsamplings_is_one_line():
+    (line,) = lines_of(groups=("upsampling=[]",))
+    assert line.startswith("upsampling=[]: name at least one of deconv, ")
+
+
 def test_all_wrong_settings_are_reported_together():
     wrong = ("seed=a", "trainer.max_epochs=0", "model.head=x", "data.batch_size=1", "threads=no")
     assert {line.partition(":")[0] for line in lines_of(*wrong)} == set(wrong)

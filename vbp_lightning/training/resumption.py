@@ -178,12 +178,16 @@ def _sweep_overrides(path: Path) -> tuple[list[str], list[str]]:
 
 def _chosen_upsampling(path: Path, task: list[str]) -> list[str]:
     """The upsampling that a sweep took by default: the default of its version, not of this one."""
-    if any(re.match(r"\+{0,2}(upsampling|experiment)\b", override) for override in task):
-        return []
     found: Any = stored_mapping(path)
-    for key in ("hydra", "runtime", "choices", "upsampling"):
+    for key in ("hydra", "runtime", "choices"):
         found = found.get(key) if isinstance(found, dict) else None
-    return [f"upsampling={found}"] if isinstance(found, str) else []
+    choices = found if isinstance(found, dict) else {}
+    # Hydra stores null for an axis of experiments, each of which may choose an upsampling
+    open_groups = "upsampling" if choices.get("experiment") else "upsampling|experiment"
+    if any(re.match(rf"\+{{0,2}}({open_groups})\b", override) for override in task):
+        return []
+    chosen = choices.get("upsampling")
+    return [f"upsampling={chosen}"] if isinstance(chosen, str) else []
 
 
 def _check_groups(settings: Mapping[str, Any], path: Path) -> None:
