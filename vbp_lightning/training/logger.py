@@ -295,7 +295,10 @@ def _explained(key: str) -> Iterator[None]:
     except (OSError, UserError):
         raise
     except Exception as error:
-        raise UserError(f"{key}: {type(error).__name__}: {one_line(error)}") from error
+        raise UserError(
+            f"{key}: cannot be started: {type(error).__name__}: {one_line(error)};"
+            f" correct {key}, or choose another logger"
+        ) from error
 
 
 def log_settings(logger: Logger, cfg: DictConfig, compared: Mapping[str, Any]) -> None:
