@@ -11,8 +11,8 @@ from sklearn.metrics import average_precision_score
 from vbp_lightning.evaluation.localisation import (
     average_precision,
     best_threshold,
+    chance,
     intersection_over_union,
-    lift_over_chance,
     pointing_game,
     positive_part,
     rank_accuracy,
@@ -165,10 +165,10 @@ def test_the_lift_is_the_gain_over_the_mean_of_all_random_orders(score):
     truth = row([0, 0, 0, 1, 0, 1], bool)
     every_order = np.array([*permutations(range(1, 7))], float)[:, None]
     scores = score(every_order, np.repeat(truth, len(every_order), 0))
-    lifts = lift_over_chance(score, every_order[::50], np.repeat(truth, 15, 0))
+    lifts = scores[::50] - chance(score, np.repeat(truth, 15, 0))
     np.testing.assert_allclose(lifts, scores[::50] - scores.mean(), atol=1e-12)
     for value in (0, 5):
-        assert lift_over_chance(score, row([value] * 6), truth)[0] == 0
+        assert (score(row([value] * 6), truth) - chance(score, truth))[0] == 0
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -16,7 +16,7 @@ from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_
 from vbp_lightning.evaluation.localisation import (
     Truth,
     average_precision,
-    lift_over_chance,
+    chance,
     pointing_game,
     positive_part,
     rank_accuracy,
@@ -25,18 +25,20 @@ from vbp_lightning.evaluation.localisation import (
 from vbp_lightning.records import PositiveCount, checked
 from vbp_lightning.settings import UpsamplingNames
 
-_pointing_game_2px = partial(pointing_game, tolerance=2)
-
 SCORES: dict[str, Callable[..., npt.NDArray[np.float64]]] = {
     "explanation/average_precision": average_precision,
-    "explanation/average_precision_lift": partial(lift_over_chance, average_precision),
     "explanation/relevance_mass": relevance_mass,
-    "explanation/relevance_mass_lift": partial(lift_over_chance, relevance_mass),
     "explanation/rank_accuracy": rank_accuracy,
-    "explanation/pointing_game_2px": _pointing_game_2px,
-    "explanation/pointing_game_2px_lift": partial(lift_over_chance, _pointing_game_2px),
+    "explanation/pointing_game_2px": partial(pointing_game, tolerance=2),
 }
 """The functions of maps and road pixels, both ``(N, H, W)``, by the name that is logged."""
+
+LIFTED = (
+    "explanation/average_precision",
+    "explanation/relevance_mass",
+    "explanation/pointing_game_2px",
+)
+"""The scores whose lift over chance is logged too, as ``NAME_lift``."""
 
 ROAD_SHARE = "explanation/chance"
 """The name of the mean road share, which is the same for all upsamplings."""
@@ -48,7 +50,8 @@ def score_names(upsamplings: Sequence[str]) -> list[str]:
     Args:
         upsamplings: The upsamplings of the run.
     """
-    return [_key(name, each, upsamplings) for each in upsamplings for name in SCORES] + [ROAD_SHARE]
+    names = [*SCORES, *(f"{name}_lift" for name in LIFTED)]
+    return [_key(name, each, upsamplings) for each in upsamplings for name in names] + [ROAD_SHARE]
 
 
 def _key(name: str, upsampling: str, upsamplings: Sequence[str]) -> str:
@@ -83,7 +86,7 @@ class ExplanationScores(pl.Callback):
     ) -> None:
         self.upsampling = (upsampling,) if isinstance(upsampling, str) else tuple(upsampling)
         self.tiles = tiles
-        self._evaluation_tiles: tuple[Tensor, Truth] | None = None
+        self._evaluation_tiles: tuple[Tensor, Truth, dict[str, float]] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Discards the tiles of an earlier fit."""
@@ -113,8 +116,11 @@ class ExplanationScores(pl.Callback):
         if self._evaluation_tiles is None:
             road = spread_road_tiles(datamodule.tiles_of("val"), self.tiles)
             road, truth = where_road_is_known(road, datamodule.read_road_masks(road).numpy())
-            self._evaluation_tiles = datamodule.read_tiles(road), truth
-        tiles, truth = self._evaluation_tiles
+            means = {
+                name: float(chance(SCORES[name], truth).mean()) for name in LIFTED if len(truth)
+            }
+            self._evaluation_tiles = datamodule.read_tiles(road), truth, means
+        tiles, truth, chances = self._evaluation_tiles
         if not len(tiles):
             return {}
         device = next(model.parameters()).device
@@ -122,6 +128,7 @@ class ExplanationScores(pl.Callback):
         for each in self.upsampling:
             masks = VisualBackProp(model, each).attribute(tiles.to(device))
             maps = positive_part(masks[:, 0].double().cpu().numpy())
-            for name, score in SCORES.items():
-                scores[_key(name, each, self.upsampling)] = float(np.mean(score(maps, truth)))
+            found = {name: float(np.mean(score(maps, truth))) for name, score in SCORES.items()}
+            found |= {f"{name}_lift": found[name] - chances[name] for name in LIFTED}
+            scores |= {_key(name, each, self.upsampling): found[name] for name in found}
         return scores

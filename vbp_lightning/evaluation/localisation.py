@@ -111,20 +111,17 @@ def pointing_game(relevance: Maps, truth: Truth, tolerance: float = 0) -> Scores
     return scores
 
 
-def lift_over_chance(
-    score: Callable[[Maps, Truth], Scores], relevance: Maps, truth: Truth
-) -> Scores:
-    """A score minus that of a constant map, which is what a random order of the pixels gets.
+def chance(score: Callable[[Maps, Truth], Scores], truth: Truth) -> Scores:
+    """The score of a constant map, which is the mean over all random orders of the pixels.
 
     Args:
         score: One of the scores above, such as :func:`average_precision`.
-        relevance: ``(N, H, W)``.
         truth: ``(N, H, W)``.
 
     Returns:
-        ``(N,)`` float64 in [-1, 1].
+        ``(N,)`` float64 in [0, 1].
     """
-    return score(relevance, truth) - score(np.ones_like(relevance), truth)
+    return score(np.ones(truth.shape), truth)
 
 
 def intersection_over_union(

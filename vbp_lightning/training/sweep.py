@@ -20,7 +20,7 @@ from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
-from vbp_lightning.training.sweep_page import write_page
+from vbp_lightning.training.sweep_page import failure_reasons, write_page
 from vbp_lightning.training.sweep_table import summary_tables
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ class SweepSummary(Callback):
             print(f"TensorBoard: tensorboard --logdir {sweep_dir} --samples_per_plugin images=1000")
         failures = jobs["path"][jobs["status"] == "failed"]
         for path in failures:
-            reasons = (Path(path) / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
-            print_error(UserError(f"{path} failed: {'; '.join(reasons)}"))
+            print_error(UserError(f"{path} failed: {'; '.join(failure_reasons(Path(path)))}"))
         if len(failures):
             print(
                 f"error: {len(failures)} of {len(jobs)} jobs failed; correct the cause, then"

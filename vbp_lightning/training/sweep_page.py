@@ -105,7 +105,7 @@ def _content(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> di
                 "settings": {k: str(v) for k, v in job.items() if k in axes and v == v},
                 "status": job["status"],
                 "path": job["path"],
-                "reasons": _reasons(path) if job["status"] == "failed" else [],
+                "reasons": failure_reasons(path) if job["status"] == "failed" else [],
                 "results": _results(each[each["path"] == job["path"]], metrics),
                 "panel": _last_panel(path),
             }
@@ -125,8 +125,12 @@ def _results(job: "pd.DataFrame", metrics: list[str]) -> dict[str, dict[str, str
     return found
 
 
-def _reasons(job: Path) -> list[str]:
-    """Why a job failed."""
+def failure_reasons(job: Path) -> list[str]:
+    """The lines that say why a job failed.
+
+    Args:
+        job: The folder of a failed job.
+    """
     return (job / FAILURE_FILE).read_text(errors="replace").strip().splitlines()
 
 
