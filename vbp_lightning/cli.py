@@ -473,6 +473,25 @@ def end_with(error: BaseException) -> None:
 
 
 @contextmanager
+def quiet_loggers(level: int, *names: str) -> Iterator[None]:
+    """Within the block, some loggers say nothing below a level.
+
+    Args:
+        level: Of ``logging``, such as ``logging.WARNING``.
+        *names: Of the loggers.
+    """
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(level)
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+@contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Within the block, Lightning and DDP say nothing that a user can do nothing about.
 
@@ -480,18 +499,13 @@ def quiet_lightning() -> Iterator[None]:
     cannot know whether a batch sampler gives a prediction every tile, as those of this project do;
     and that DDP copies the gradient of a 1 × 1 convolution, where a stride has no meaning.
     """
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            for message in (".*LeafSpec", ".*custom batch sampler.*predict", "Grad strides"):
-                warnings.filterwarnings("ignore", message=message)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        quiet_loggers(logging.WARNING, "pytorch_lightning", "lightning_fabric"),
+        warnings.catch_warnings(),
+    ):
+        for message in (".*LeafSpec", ".*custom batch sampler.*predict", "Grad strides"):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vbp_lightning import __version__
 from vbp_lightning.attribution import VisualBackProp
+from vbp_lightning.cli import quiet_loggers
 from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.explaining.exported_networks import SceneModel, TileModel
 from vbp_lightning.explaining.image_inputs import CutImages
@@ -240,17 +241,12 @@ def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, An
 @contextmanager
 def _without_notes() -> Iterator[None]:
     """Without the converter's progress, its advice to install torchvision, and its warnings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        quiet_loggers(logging.ERROR, "torch.onnx", "onnx_ir", "onnxscript"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _onnx(path: Path) -> Callable[[Tensor], Outputs]:
