@@ -102,7 +102,7 @@ def browser(folder: Path, width: int = 1280, height: int = 900) -> Iterator[Page
     ]
     with (folder / "browser.log").open("wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$0" "$@" 3<&{read} 4>&{write}', found, *options],
+            ["bash", "-c", f'exec "$0" "$@" 3<&{read} 4>&{write}', found, *options],
             pass_fds=(read, write),
             stdout=log,
             stderr=log,

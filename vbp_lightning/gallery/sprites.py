@@ -11,7 +11,7 @@ SHEET_SIDE = 2048
 """Largest width and height of a sheet in pixels. Safari draws no canvas of 16.8 million pixels."""
 
 _BLOCK = 16
-"""Side of the blocks that WebP compresses, in pixels: each picture has its own blocks."""
+"""Side of the blocks in which WebP compresses colours, in pixels: each image has its own blocks."""
 
 
 def sprite_sheets(pictures: NDArray[np.uint8], encoding: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def sprite_sheets(pictures: NDArray[np.uint8], encoding: dict[str, Any]) -> dict
     every = -(-max(pictures.shape[1:3]) // SHEET_SIDE)
     pictures = pictures[:, ::every, ::every]
     height, width = pictures.shape[1:3]
-    block = _BLOCK if "quality" in encoding else 1
+    block = _BLOCK if pictures.ndim == 4 else 1
     step_y, step_x = -(-height // block) * block, -(-width // block) * block
     colours = [(0, 0)] * (pictures.ndim - 3)
     cells = np.pad(
