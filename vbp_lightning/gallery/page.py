@@ -21,7 +21,7 @@ MOST_TILES = 2000
 MOST_BYTES = 25_000_000
 """Of a page."""
 
-_TEMPLATE_BYTES = 200_000
+_TEMPLATE_BYTES = 100_000
 """More than a page takes besides its tiles."""
 
 _IMAGES = {"format": "WEBP", "quality": 75, "method": 2}
