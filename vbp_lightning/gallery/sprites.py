@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SHEET_SIDE = 2048
+SHEET_SIDE = 1024
 """Largest width and height of a sheet in pixels. Safari draws no canvas of 16.8 million pixels."""
 
 _BLOCK = 16
