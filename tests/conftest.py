@@ -10,6 +10,6 @@ settings.load_profile("suite")
 
 
 def pytest_collection_finish():
-    """Excludes what was imported from garbage collections, each of which would look at all of it."""
+    """Excludes what was imported from garbage collections, each of which would read all of it."""
     gc.collect()
     gc.freeze()
