@@ -25,6 +25,7 @@ from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_
 from vbp_lightning.data.imagery.vector_files import vector_notes
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
+from vbp_lightning.data.tiles.corrections import tile_digest
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
@@ -48,7 +49,7 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.streaming import ROAD_PIXEL
+from vbp_lightning.data.tiles.streaming import INVALID_PIXEL, ROAD_PIXEL
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
 from vbp_lightning.data.tiles.tiles_csv import write_tiles
@@ -504,6 +505,19 @@ class RoadTileDataModule(pl.LightningDataModule):
             place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
             mask[own] = labels[place] == ROAD_PIXEL
         return torch.from_numpy(masks)
+
+    def tile_digests(self, tiles: Sequence[Tile | LabelledTile]) -> list[str]:
+        """:func:`~vbp_lightning.data.tiles.corrections.tile_digest` of tiles.
+
+        Args:
+            tiles: Tiles that lie inside their scenes.
+        """
+        size, found = self.tile_size, []
+        for scene, row, col in self._positions(tiles).tolist():
+            here = slice(row, row + size), slice(col, col + size)
+            valid = self._store.labels[scene][here] != INVALID_PIXEL
+            found.append(tile_digest(self._store.bands[scene][:, *here], valid))
+        return found
 
     def write_tiles(self, path: Path) -> None:
         """Writes the tiles of all splits as ``tiles.csv``.

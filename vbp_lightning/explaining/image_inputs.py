@@ -16,6 +16,7 @@ from vbp_lightning.data.imagery.unlabelled import (
     opened_filled,
     read_filled,
 )
+from vbp_lightning.data.tiles.corrections import tile_digest
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.tile import Tile
 from vbp_lightning.errors import plain
@@ -67,6 +68,16 @@ class CutImages:
         with opened_filled(path, self.reading, self.fill, self.white_area) as read:
             pixels = [read(tile.row - margin, tile.col - margin, size, size)[0] for tile in places]
         return from_numpy(np.stack(pixels))
+
+    def digests(self, path: Path, places: Sequence[Tile]) -> list[str]:
+        """:func:`~vbp_lightning.data.tiles.corrections.tile_digest` of the tiles at some places.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        size = self.tile_size
+        with opened_filled(path, self.reading, self.fill, self.white_area) as read:
+            return [tile_digest(*read(tile.row, tile.col, size, size)) for tile in places]
 
 
 @dataclass(frozen=True)
