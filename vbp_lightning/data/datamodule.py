@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Sampler
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
 from vbp_lightning.data.imagery.constant_areas import constant_area_notes
 from vbp_lightning.data.imagery.datum import shift_warnings
-from vbp_lightning.data.imagery.extent import ground_sampling_distance
+from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.vector_files import vector_notes
@@ -179,6 +179,11 @@ class RoadTileDataModule(pl.LightningDataModule):
     def scene_digests(self) -> dict[str, str]:
         """The digest of the content of each scene that is used, by name."""
         return {info.scene.name: info.digest for info in self._scan.infos}
+
+    @property
+    def grids(self) -> dict[str, PixelGrid]:
+        """Where the pixels of each scene that is used lie, by name."""
+        return {info.scene.name: info.grid for info in self._scan.infos}
 
     @property
     def imagery(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate
 
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.imagery.unlabelled import (
     INPUT_KEY,
@@ -45,14 +46,22 @@ class CutImages:
         """Height and width of the tiles in pixels, margins included."""
         return self.tile_size + 2 * self.context
 
+    def grid(self, path: Path) -> PixelGrid:
+        """Where the pixels of an image lie.
+
+        Raises:
+            DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        """
+        return checked_grid(path, self.reading, len(self.fill), self.tile_size)
+
     def places(self, path: Path) -> list[Tile]:
         """The upper-left corners of all tiles of an image, row by row.
 
         Raises:
             DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
         """
-        grid = checked_grid(path, self.reading, len(self.fill), self.tile_size)
-        corners = tile_grid(grid.shape, self.tile_size, self.tile_size, cover_edges=True)
+        shape = self.grid(path).shape
+        corners = tile_grid(shape, self.tile_size, self.tile_size, cover_edges=True)
         return [Tile(plain(path.stem), int(row), int(col)) for row, col in corners]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:

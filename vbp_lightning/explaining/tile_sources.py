@@ -113,6 +113,9 @@ class ImageTiles:
         reader: Makes tiles from an image.
         files: The images.
 
+    Attributes:
+        owners: The image of each tile.
+
     Raises:
         UserError: None of the images can be read.
     """
@@ -123,7 +126,7 @@ class ImageTiles:
     known: Sequence[LabelledTile] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        self._owners: list[Path] = []
+        self.owners: list[Path] = []
         self._errors: list[str] = []
         for file in self.files:
             try:
@@ -132,7 +135,7 @@ class ImageTiles:
                 self._errors.extend(error.lines)
                 continue
             self.places.extend(found)
-            self._owners.extend([file] * len(found))
+            self.owners.extend([file] * len(found))
         if not self.places:
             raise UserError(*self._errors)
 
@@ -145,7 +148,7 @@ class ImageTiles:
         return _stacked(
             [
                 self.reader.read(file, [self.places[index] for index in group])
-                for file, group in groupby(indices, self._owners.__getitem__)
+                for file, group in groupby(indices, self.owners.__getitem__)
             ]
         )
 
@@ -156,7 +159,7 @@ class ImageTiles:
             UserError: None of the images can be read.
         """
         every = range(len(self.places))
-        files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
+        files = [list(group) for _, group in groupby(every, self.owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
         for number, own in enumerate(files):

@@ -34,6 +34,7 @@ from vbp_lightning.training.predictions import (
     write_metrics,
     write_predictions,
 )
+from vbp_lightning.training.run_gallery import write_run_gallery
 
 TILES_FILE = "tiles.csv"
 
@@ -159,11 +160,16 @@ def report_end(
             known = labels >= 0
             test = predictions["test"][known].numpy(), labels[known].numpy()
             callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
+    pages = []
+    if "val" in predictions:
+        pages = [*write_run_gallery(cfg, run_dir, model, datamodule, predictions["val"])]
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
     print(f"Run: {run_dir}")
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
+    if pages:
+        print(f"Gallery: {pages[-1]}")
     return optimized_value(metrics, cfg.optimized_metric)
 
 

@@ -45,7 +45,7 @@ _GROUPS = ("data", "trainer", "model", "callbacks", "paths")
 """Settings that hold further ones."""
 
 _REPORT = (
-    *("tags", "optimized_metric", "logger", "data.split_file", "upsampling.name"),
+    *("tags", "optimized_metric", "logger", "gallery", "data.split_file", "upsampling.name"),
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
     *(f"callbacks.{name}" for name in ("panels", "scores", "summary", "progress", "gradient_flow")),
 )
