@@ -45,8 +45,12 @@ def write_run_gallery(
         wanted = not is_sweep and len(tiles) <= MOST_TILES
     if not wanted:
         return
+
+    def masks(upsampling: str) -> Callable[[Tensor], Tensor]:
+        method = VisualBackProp(model, upsampling)
+        return lambda tiles: method.attribute(tiles.to(model.device))
+
     names = [cfg.upsampling.name] if isinstance(cfg.upsampling.name, str) else cfg.upsampling.name
-    methods = {f"VisualBackProp, {name}": VisualBackProp(model, name).attribute for name in names}
     best = run_dir / "checkpoints" / "best.ckpt"
     yield from gallery(
         run_dir,
