@@ -1,6 +1,6 @@
 """The gallery that a run leaves: every validation tile with its masks and its label."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
