@@ -47,7 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield from gallery(
         Path(cfg.output),
         "gallery",
-        f"{Path(cfg.ckpt).name}, {of_what}",
+        f"{cfg.ckpt}, {of_what}",
         _gallery_source(source, subject),
         torch.cat(parts).numpy(),
         methods,
