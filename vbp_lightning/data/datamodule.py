@@ -189,20 +189,21 @@ class RoadTileDataModule(pl.LightningDataModule):
 
     @property
     def correction_lines(self) -> list[str]:
-        """A line for each split with corrections, and what else they do; empty without any."""
+        """What the corrections of labels change, a line for each split; empty without any."""
         scan, lines, placed = self._scan, [], 0
         for split, tiles in scan.tiles.items():
-            counts = np.bincount(tiles.answers[tiles.answers >= 0], minlength=len(ANSWERS))
-            placed += (total := int(counts.sum()))
-            if total:
-                each = ", ".join(
-                    f"{count} {name.replace('_', '-')}"
-                    for count, name in zip(counts.tolist(), ANSWERS, strict=True)
-                )
-                out = f"; {scan.left_out} others overlap them and are left out"
-                lines.append(f"{split}: {total} corrected tiles, {each}{out * (split == 'train')}")
+            answers = tiles.answers[tiles.answers >= 0]
+            placed += len(answers)
+            counts = np.bincount(answers, minlength=len(ANSWERS)).tolist()
+            each = ", ".join(
+                f"{count} {name.replace('_', '-')}"
+                for count, name in zip(counts, ANSWERS, strict=True)
+            )
+            lines += [f"Corrected labels of {split}: {each}"] * bool(len(answers))
+        if scan.left_out:
+            lines.append(f"Training tiles left out, since they overlap these: {scan.left_out}")
         if unplaced := len(scan.corrections.by_tile) - placed:
-            lines.append(f"{unplaced} corrections are of no tile of this run")
+            lines.append(f"Corrected labels of no tile of this run: {unplaced}")
         return lines
 
     @property
