@@ -1,7 +1,7 @@
 """Classifiers that are trained without some of the scenes of a run, to judge their tiles."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,6 +13,7 @@ from vbp_lightning.callbacks import PolynomialAveraging
 from vbp_lightning.cli import quiet_lightning
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import DataError, Split
+from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
 
@@ -22,63 +23,78 @@ _JUDGED = ("train", "val")
 _SETTINGS = ("architecture", "head", "network", "learning_rate", "weight_decay", "tta")
 """Hyperparameters of a classifier that do not depend on its data."""
 
-Parts = Mapping[str, Sequence[tuple[int, int, int, int, str]]]
-"""Row, column, height, width and split of the parts of each scene."""
+Splits: TypeAlias = Mapping[str, Any]
+"""The split of each scene, or (row, column, height, width, split) of each of its parts."""
 
 
-def fold_splits(parts: Parts, folds: int) -> list[dict[str, list[tuple[Any, ...]]]]:
+def fold_splits(splits: Splits, folds: int) -> list[dict[str, Any]]:
     """The splits by which each fold is held out.
 
     Args:
-        parts: Of a run. A scene, or a block where scenes are divided, is never cut.
-        folds: Number of folds, at least 2.
+        splits: Of a run. A scene, or a part where scenes are divided, is never cut.
+        folds: Number of folds, at least 2; there are fewer if there are fewer scenes or parts.
 
     Returns:
-        For each fold the parts of all scenes: those of the fold are ``val``, the others of the
-        training and the validation split ``train``, the rest ``none``. There are fewer folds if
-        there are fewer parts.
+        For each fold the splits of all scenes: its own ones are ``val``, the others of the training
+        and the validation split ``train``, the rest ``none``.
 
     Raises:
-        UserError: There is one part only.
+        UserError: There is one scene or part only.
     """
-    own = sorted((name, p) for name, each in parts.items() for p in each if p[4] in _JUDGED)
+    units = [(name, n) for name in sorted(splits) for n in range(_count(splits[name]))]
+    own = [(name, n) for name, n in units if _split(splits[name], n) in _JUDGED]
     if len(own) < 2:
         raise UserError(
             "task=suspects: the training and the validation split have one scene together, which no"
-            " other one can judge: add scenes (data.root), or divide it (data.split_by=block)"
+            " other one can judge: train on more, or divide the scene (data.split_by=block)"
         )
-    order = np.random.default_rng(0).permutation(len(own)).tolist()
     count = min(folds, len(own))
+    order = np.random.default_rng(0).permutation(len(own)).tolist()
     fold_of = {own[place]: rank % count for rank, place in enumerate(order)}
+
+    def split(name: str, n: int, fold: int) -> str:
+        if (name, n) not in fold_of:
+            return "none"
+        return "val" if fold_of[name, n] == fold else "train"
+
     return [
         {
-            name: [
-                (
-                    *p[:4],
-                    "none"
-                    if p[4] not in _JUDGED
-                    else "val"
-                    if fold_of[name, p] == fold
-                    else "train",
-                )
-                for p in each
-            ]
-            for name, each in parts.items()
+            name: split(name, 0, fold)
+            if isinstance(parts, str)
+            else [[*part[:4], split(name, n, fold)] for n, part in enumerate(parts)]
+            for name, parts in splits.items()
         }
         for fold in range(count)
     ]
 
 
-def read_fold(datamodule: RoadTileDataModule) -> None:
-    """Sets a data module up whose held-out tiles may be of one class.
+def _count(parts: Any) -> int:  # noqa: ANN401
+    return 1 if isinstance(parts, str) else len(parts)
+
+
+def _split(parts: Any, n: int) -> object:  # noqa: ANN401
+    return parts if isinstance(parts, str) else parts[n][4]
+
+
+def fold_data(datamodule: RoadTileDataModule, splits: Splits) -> RoadTileDataModule:
+    """The same data and corrections with other splits, set up.
+
+    Args:
+        datamodule: Set up; its layout is one of this package.
+        splits: The new ones. There need be no test split, and the tiles of validation may be of one
+            class.
 
     Raises:
         DataError: The training split lacks a class.
     """
-    scan = datamodule.scan()
-    counts = scan.tiles["train"].counts
-    if scan.store is None or not (counts["road"] and counts["non_road"]):
+    made = RoadTileDataModule.from_config(
+        datamodule.data_config, KnownSplits.of_checkpoint(splits, {})
+    )
+    made.known_corrections = datamodule.corrections
+    scan = made.scan()
+    if scan.store is None or not all(made.counts["train"][name] for name in ("road", "non_road")):
         raise DataError(*scan.errors)
+    return made
 
 
 def trained(
