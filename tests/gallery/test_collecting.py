@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from vbp_lightning.data.imagery.extent import PixelGrid
+from vbp_lightning.data.tiles.corrections import Correction
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.gallery import collecting
 from vbp_lightning.gallery.collecting import GallerySource, Suspicions, gallery, tile_losses
@@ -36,7 +37,7 @@ class Tiles:
         self.places = [Tile(f"s{n % 3}", 0, SIZE * n) for n in range(COUNT)]
         self.read = []
 
-    def source(self, grid=UTM, is_labelled=True):
+    def source(self, grid=UTM, is_labelled=True, **others):
         def numbered(values):
             def read(numbers):
                 assert list(numbers) == sorted(numbers)
@@ -56,6 +57,7 @@ class Tiles:
             SIZE,
             known if is_labelled else (),
             numbered(self.roads) if is_labelled else None,
+            **others,
         )
 
 
@@ -100,9 +102,9 @@ def slow_map(plane):
 def test_each_tile_keeps_its_place_maps_and_pictures(shown):
     data = Tiles()
     probabilities = np.random.default_rng(1).uniform(size=COUNT)
-    answers = {data.places[7]: ("unsure", "a track")}
+    corrections = {data.places[7]: Correction("unsure", "a track", "digest 7")}
     methods = {"brightness": brightness, "darkness": lambda tiles: -brightness(tiles)}
-    got = shown(data.source(), probabilities, methods, answers=answers)
+    got = shown(data.source(corrections=corrections), probabilities, methods)
     tiles, images = got["tiles"], np.concatenate([part.images for part in got["parts"]])
     order = [data.places.index(place) for place in tiles.places]
     assert sorted(order) == list(range(COUNT))
@@ -124,9 +126,8 @@ def test_each_tile_keeps_its_place_maps_and_pictures(shown):
         assert tiles.digests[place] == f"digest {number}"
         assert tiles.probabilities[place] == probabilities[number]
         assert tiles.labels[place] == data.labels[number]
-        assert (tiles.answers[place], tiles.notes[place]) == answers.get(
-            data.places[number], ("", "")
-        )
+        answer = ("unsure", "a track") if number == 7 else ("", "")
+        assert (tiles.answers[place], tiles.notes[place]) == answer
         own_roads = data.roads[number, own, own]
         if own_roads.any() and not own_roads.all():
             plane = np.maximum(brightness(data.raw[number][None])[0, 0, own, own].numpy(), 0)

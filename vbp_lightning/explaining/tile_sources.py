@@ -23,6 +23,7 @@ from vbp_lightning.data.datasets.scene import Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.settings import SceneSource
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.data.tiles.selection import choose_by_share
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
@@ -235,8 +236,8 @@ def own_data(
 
     Args:
         classifier: None for a custom model, which does not name its data.
-        changes: ``root`` of imagery that was moved, and a ``split_file`` to replace the splits of
-            the run; None for no change.
+        changes: ``root`` of imagery that was moved, a ``split_file`` to replace the splits of the
+            run, and ``corrections`` to replace those of its labels; None for no change.
 
     Raises:
         UserError: The data are not known, are in no usual place, or cannot be used.
@@ -251,6 +252,8 @@ def own_data(
         splits = KnownSplits.of_checkpoint(settings["splits"], settings.get("digests") or {})
     given = {key: value for key, value in changes.items() if value is not None}
     datamodule = RoadTileDataModule.from_config(settings["data"] or {}, splits, **given)
+    if settings.get("corrections") and "corrections" not in given:
+        datamodule.known_corrections = Corrections.of_checkpoint(settings["corrections"])
     _check_place(datamodule.source, settings["data"], given.get("root"))
     memory = min(datamodule.settings.memory, _MEMORY)
     datamodule.settings = replace(datamodule.settings, memory=memory)

@@ -1,7 +1,7 @@
 """From tiles of a data set or of images, with their probabilities, to the files of a gallery."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
+from vbp_lightning.data.tiles.corrections import Correction
 from vbp_lightning.data.tiles.grid import tile_bounds
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.evaluation.localisation import positive_part, relevance_mass
@@ -44,6 +45,7 @@ class GallerySource:
         known: The tiles with their labels; empty if these are not known.
         road_masks: Road pixels ``(n, size, size)`` bool of tiles and their context; None if they
             are not known.
+        corrections: Answer and note of each tile whose label is corrected.
     """
 
     places: Sequence[Tile]
@@ -53,6 +55,7 @@ class GallerySource:
     tile_size: int
     known: Sequence[LabelledTile] = ()
     road_masks: Callable[[Sequence[int]], NDArray[np.bool_]] | None = None
+    corrections: Mapping[Tile, Correction] = field(default_factory=dict)
 
     @classmethod
     def of_data(
@@ -77,6 +80,7 @@ class GallerySource:
             datamodule.tile_size,
             tiles,
             lambda numbers: datamodule.read_road_masks(chosen(numbers)).numpy(),
+            datamodule.corrections.by_tile,
         )
 
 
@@ -103,7 +107,6 @@ def gallery(
     *,
     threshold: float,
     checkpoint: str,
-    answers: Mapping[Tile, tuple[str, str]] | None = None,
     suspicions: Suspicions | None = None,
 ) -> Iterator[Path]:
     """Writes the gallery of all tiles of a source, the most certain errors first.
@@ -118,7 +121,6 @@ def gallery(
             road pixels is that of the first one.
         threshold: P(road) from which a tile is called road.
         checkpoint: Digest of the checkpoint.
-        answers: Answer and note of each tile whose label is corrected.
         suspicions: By which tiles are ordered instead.
 
     Yields:
@@ -139,7 +141,7 @@ def gallery(
     known = [source.known[number] for number in numbers] if source.known else []
     places = [source.places[number] for number in numbers]
     grids = [source.grid(number) for number in numbers]
-    corrected = [(answers or {}).get(place, ("", "")) for place in places]
+    corrected = [source.corrections.get(place) for place in places]
     tiles = GalleryTiles(
         places,
         np.array([_bounds(*each, source.tile_size) for each in zip(grids, places, strict=True)]),
@@ -153,8 +155,8 @@ def gallery(
         np.zeros(count, bool) if suspicions is None else suspicions.flagged[order],
         on_road[order],
         [digests[number] for number in numbers],
-        [answer for answer, _ in corrected],
-        [note for _, note in corrected],
+        [each.answer if each else "" for each in corrected],
+        [each.note if each else "" for each in corrected],
     )
     sample = source.read(range(0, count, -(-count // _SAMPLE))).numpy()
 
