@@ -22,10 +22,12 @@ from vbp_lightning.data.tiles.tiles_csv import tile_fields
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.label_errors import flagged, suspicion
 from vbp_lightning.explaining.folds import Splits, fold_data, fold_splits, probabilities_of, trained
+from vbp_lightning.explaining.methods import explaining_functions
 from vbp_lightning.explaining.settings import ExplainSettings
-from vbp_lightning.explaining.subject import Subject
+from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.files import replacing
+from vbp_lightning.gallery.collecting import GallerySource, Suspicions, gallery
 from vbp_lightning.records import RECORD, PositiveCount
 
 _FOLDER = ".folds"
@@ -62,14 +64,14 @@ class Suspects:
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
-    """Writes the table of suspects.
+    """Writes the table and the gallery of the judged tiles.
 
     Args:
         cfg: The composed config of ``explain.py``: ``folds`` and ``epochs``.
         subject: The road classifier whose settings are used.
 
     Yields:
-        ``suspects.csv``.
+        ``suspects.csv``, and ``suspects.html``, with the maps of the checkpoint's own network.
 
     Raises:
         UserError: The data of the classifier are not known, or have too few scenes.
@@ -79,6 +81,18 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         own = np.array([tile.label == label for tile in found.tiles])
         print(f"{np.count_nonzero(found.flagged & own)} of {own.sum()} {name} tiles are suspects")
     yield write_suspects(Path(cfg.output) / "suspects.csv", found)
+    source = GallerySource.of_data(found.datamodule, found.tiles)
+    yield from gallery(
+        Path(cfg.output),
+        "suspects",
+        f"{cfg.ckpt}; P(road) by {found.folds.max()} networks that did not train on the tile",
+        source,
+        found.probabilities,
+        explaining_functions(cfg, subject, source.read([0]), class_of(cfg.target)),
+        threshold=0.5,
+        checkpoint=subject.fingerprint,
+        suspicions=Suspicions(found.suspicion, found.flagged),
+    )
 
 
 def find_suspects(cfg: DictConfig, subject: Subject) -> Suspects:
