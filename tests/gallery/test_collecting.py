@@ -33,6 +33,7 @@ class Tiles:
         self.roads[:, 20:24] = True
         self.roads[::5] = False
         self.roads[1] = True  # the label of a whole image
+        self.roads[64:] = False  # a batch without road
         self.labels = chance.permutation([1, 0, -1] * 24)[:COUNT]
         self.places = [Tile(f"s{n % 3}", 0, SIZE * n) for n in range(COUNT)]
         self.read = []

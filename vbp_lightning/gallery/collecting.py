@@ -217,7 +217,8 @@ def _small_maps(
             if place == 0 and source.road_masks is not None:
                 roads = source.road_masks(chosen)[:, own, own]
                 known = roads.any(axis=(1, 2)) & ~roads.all(axis=(1, 2))
-                on_road[part][known] = relevance_mass(relevance[known], roads[known])
+                if known.any():
+                    on_road[part][known] = relevance_mass(relevance[known], roads[known])
             unit = torch.from_numpy(scaled(relevance, "each"))
             small = adaptive_avg_pool2d(unit[:, None], MAP_SIDE)[:, 0].numpy()
             maps[name][part] = np.rint(255 * scale_saliency(scaled(small, "each")))
