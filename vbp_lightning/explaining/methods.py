@@ -115,7 +115,7 @@ def explaining_functions(
         target: A class, or None.
 
     Returns:
-        By method, functions of ``(N, C, H, W)`` on the CPU that return ``(N, 1, H, W)``. Methods
+        By the name of the method in words, functions of ``(N, C, H, W)`` on the CPU that return ``(N, 1, H, W)``. Methods
         are left out as :func:`attributions` does.
 
     Raises:
@@ -135,7 +135,7 @@ def explaining_functions(
         except (UnsupportedNetworkError, ValueError) as error:
             print(_left_out(cfg, name, error))
             continue
-        functions[name] = function
+        functions[name.replace("_", " ")] = function
     return _any_of(functions)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 from omegaconf import DictConfig
@@ -47,7 +47,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield from gallery(
         Path(cfg.output),
         "gallery",
-        f"{cfg.ckpt}, {of_what}",
+        f"{run_name(cfg)}, {of_what}",
         _gallery_source(source, subject),
         torch.cat(parts).numpy(),
         methods,
@@ -82,3 +82,13 @@ def _gallery_source(source: TileSource, subject: Subject) -> GallerySource:
         digests,
         reader.tile_size,
     )
+
+
+def run_name(cfg: DictConfig) -> str:
+    """The name of the run that a checkpoint belongs to, or of its file.
+
+    Args:
+        cfg: The composed config of ``explain.py``: ``ckpt``.
+    """
+    path = PurePath(str(cfg.ckpt))
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name

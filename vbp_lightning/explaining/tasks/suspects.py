@@ -25,6 +25,7 @@ from vbp_lightning.explaining.folds import Splits, fold_data, fold_splits, proba
 from vbp_lightning.explaining.methods import explaining_functions
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of
+from vbp_lightning.explaining.tasks.gallery import run_name
 from vbp_lightning.explaining.tile_sources import own_data
 from vbp_lightning.files import replacing
 from vbp_lightning.gallery.collecting import GallerySource, Suspicions, gallery
@@ -85,7 +86,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     yield from gallery(
         Path(cfg.output),
         "suspects",
-        f"{cfg.ckpt}; P(road) by {found.folds.max()} networks that did not train on the tile",
+        f"{run_name(cfg)}, P(road) by networks that did not train on the scene",
         source,
         found.probabilities,
         explaining_functions(cfg, subject, source.read([0]), class_of(cfg.target)),
