@@ -115,8 +115,8 @@ def explaining_functions(
         target: A class, or None.
 
     Returns:
-        By the name of the method in words, functions of ``(N, C, H, W)`` on the CPU that return ``(N, 1, H, W)``. Methods
-        are left out as :func:`attributions` does.
+        By the name of the method in words, functions of ``(N, C, H, W)`` on the CPU that return
+        ``(N, 1, H, W)``. Methods are left out as :func:`attributions` does.
 
     Raises:
         UserError: A method cannot explain this network, or none of the methods can.
