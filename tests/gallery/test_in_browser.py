@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tests.helpers.browser import Page, browser
 from tests.helpers.gallery import gallery_pictures, gallery_tiles, written
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.data.tiles.tile import Tile
 
 COUNT = 60
@@ -263,6 +264,10 @@ def test_corrections_are_saved_and_loaded_and_outlive_the_page(page: Page, file:
     assert page.js("kept.textContent").startswith("2 of 60 tiles and 1 of other files")
     page.open(file)
     rows = rows_of(page)
+    read = Corrections.read(page.folder / "corrections.csv").by_tile  # type: ignore[attr-defined]
+    assert list(read) == [Tile("scene_1", 0, 40), Tile("elsewhere", 7, 7)]
+    made = read[Tile("scene_1", 0, 40)]
+    assert (made.answer, made.note, made.digest) == ("road", "'" + note, TILES.digests[11])
     loss = -np.log(P[11] if LABELS[11] == 1 else 1 - P[11])
     assert float(rows[0].pop("score")) == pytest.approx(loss)
     assert rows[0] == {

@@ -202,8 +202,9 @@ def _numbers(values: NDArray[np.float64], digits: int) -> list[float | None]:
 
 
 def _content_key(tiles: GalleryTiles, checkpoint: str) -> str:
-    """Digest of the checkpoint and of all tiles."""
-    content = hashlib.sha256(checkpoint.encode())
-    for tile, digest in zip(tiles.places, tiles.digests, strict=True):
-        content.update(repr((tile.scene, tile.row, tile.col, digest)).encode("utf-8", "replace"))
-    return content.hexdigest()[:16]
+    """Digest of the checkpoint and of all tiles, whose order follows from labels and may change."""
+    content = sorted(
+        (tile.scene, tile.row, tile.col, digest)
+        for tile, digest in zip(tiles.places, tiles.digests, strict=True)
+    )
+    return hashlib.sha256(repr((checkpoint, content)).encode()).hexdigest()[:16]
