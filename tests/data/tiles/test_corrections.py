@@ -268,9 +268,7 @@ def test_a_file_that_a_spreadsheet_has_saved(corrected, make_datamodule, tmp_pat
 def test_rows_without_an_answer_do_not_count(corrected, make_datamodule, tmp_path):
     plain, made = corrected
     more = ANSWERED | {Tile("train0", 24, 24): "", Tile("nowhere", -5, 0): " "}
-    digests = dict.fromkeys(more, "a") | {
-        tile: plain.tile_digests([tile])[0] for tile in ANSWERED
-    }
+    digests = dict.fromkeys(more, "a") | {tile: plain.tile_digests([tile])[0] for tile in ANSWERED}
     rows = [f"{t.scene},{t.row},{t.col},{answer},{digests[t]}" for t, answer in more.items()]
     path = tmp_path / "more.csv"
     path.write_text("\n".join(["scene,row,col,new_label,digest", *rows]))
