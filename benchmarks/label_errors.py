@@ -39,7 +39,6 @@ SCORES = {
     "mean": "mean loss of two seeds",
     "disagreement": "disagreement of two seeds",
 }
-CPU = torch.device("cpu")
 Labels = NDArray[np.int64]
 
 
@@ -51,10 +50,12 @@ class Seed:
         folder: Where scenes and results are stored.
         scenes: Number of training scenes, and of test scenes.
         epochs: Length of each training.
+        device: Where to train.
     """
 
-    def __init__(self, seed: int, folder: Path, scenes: int, epochs: int) -> None:
+    def __init__(self, seed: int, folder: Path, scenes: int, epochs: int, device: str) -> None:
         self.seed, self.folder, self.epochs = seed, folder, epochs
+        self.device = torch.device(device)
         self.source = {
             "_target_": "vbp_lightning.data.SyntheticScenes",
             "seed": 1000 + seed,
@@ -145,7 +146,7 @@ class Seed:
 
         def compute() -> dict[str, Any]:
             data = self.opened(self.parts, labels, seed)
-            model = trained(data, {}, self.epochs, 10 * self.seed + seed, CPU)
+            model = trained(data, {}, self.epochs, 10 * self.seed + seed, self.device)
             by_tile = dict(
                 zip(
                     [t.tile for t in data.tiles_of("train")],
@@ -168,7 +169,7 @@ class Seed:
 
             def compute(parts: Any = parts, number: int = number) -> dict[str, float]:
                 data = self.opened(parts, labels)
-                model = trained(data, {}, self.epochs, 10 * self.seed + number, CPU)
+                model = trained(data, {}, self.epochs, 10 * self.seed + number, self.device)
                 tiles, values = data.tiles_of("val"), probabilities_of(model, data, "val")
                 return {str(t.tile): p for t, p in zip(tiles, values, strict=True)}
 
@@ -218,11 +219,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=24, help="of training, and of test")
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in range(given.seeds):
-        results.append(Seed(seed, given.folder, given.scenes, given.epochs).measure())
+        results.append(Seed(seed, given.folder, given.scenes, given.epochs, given.device).measure())
         print(f"seeds: {len(results)}", flush=True)
         for key in results[0]:
             values = [result[key] for result in results]

@@ -36,8 +36,8 @@ def fold_splits(splits: Splits, folds: int) -> list[dict[str, Any]]:
         folds: Number of folds, at least 2; there are fewer if there are fewer scenes or parts.
 
     Returns:
-        For each fold the splits of all scenes: its own ones are ``val``, the others of the training
-        and the validation split ``train``, the rest ``none``.
+        The splits of all scenes for each fold. Its own scenes are ``val``, the others of the
+        training and the validation split ``train``, the rest ``none``.
 
     Raises:
         UserError: There is one scene or part only.
