@@ -13,7 +13,7 @@ label is of one tile.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ SCORES = {
     "mean": "mean loss of two seeds",
     "disagreement": "disagreement of two seeds",
 }
-CPU = torch.device("cpu")
 Labels = NDArray[np.int64]
 
 
@@ -51,10 +50,13 @@ class Seed:
         folder: Where scenes and results are stored.
         scenes: Number of training scenes, and of test scenes.
         epochs: Length of each training.
+        device: Where to train.
     """
 
-    def __init__(self, seed: int, folder: Path, scenes: int, epochs: int) -> None:
+    def __init__(self, seed: int, folder: Path, scenes: int, epochs: int, device: str) -> None:
         self.seed, self.folder, self.epochs = seed, folder, epochs
+        self.settings = f"{scenes}scenes_{epochs}epochs_{device}_{seed}"
+        self.device = torch.device(device)
         self.source = {
             "_target_": "vbp_lightning.data.SyntheticScenes",
             "seed": 1000 + seed,
@@ -107,7 +109,7 @@ class Seed:
 
     def piece(self, name: str, compute: Callable[[], Any]) -> Any:
         """The stored result of a piece of work, or a new one."""
-        path = self.folder / f"{self.seed}_{name}.json"
+        path = self.folder / f"{self.settings}_{name}.json"
         if not path.is_file():
             result = compute()
             with replacing(path) as temporary:
@@ -145,7 +147,7 @@ class Seed:
 
         def compute() -> dict[str, Any]:
             data = self.opened(self.parts, labels, seed)
-            model = trained(data, {}, self.epochs, 10 * self.seed + seed, CPU)
+            model = trained(data, {}, self.epochs, 10 * self.seed + seed, self.device)
             by_tile = dict(
                 zip(
                     [t.tile for t in data.tiles_of("train")],
@@ -168,17 +170,17 @@ class Seed:
 
             def compute(parts: Any = parts, number: int = number) -> dict[str, float]:
                 data = self.opened(parts, labels)
-                model = trained(data, {}, self.epochs, 10 * self.seed + number, CPU)
+                model = trained(data, {}, self.epochs, 10 * self.seed + number, self.device)
                 tiles, values = data.tiles_of("val"), probabilities_of(model, data, "val")
                 return {str(t.tile): p for t, p in zip(tiles, values, strict=True)}
 
             found |= self.piece(f"{name}_{number}", compute)
         return np.array([found[str(tile.tile)] for tile in self.tiles])
 
-    def measure(self) -> dict[str, float]:
+    def measure(self, kinds: Sequence[str]) -> dict[str, float]:
         """All results of the seed."""
         found = {"clean/auroc": self.run("clean", self.labels)[1]}
-        for kind in ("any", "border"):
+        for kind in kinds:
             labels = self.flips(kind)
             is_wrong = labels != self.labels
             count = int(is_wrong.sum())
@@ -218,11 +220,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=24, help="of training, and of test")
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--kinds", nargs="+", default=["any", "border"])
+    parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in range(given.seeds):
-        results.append(Seed(seed, given.folder, given.scenes, given.epochs).measure())
+        made = Seed(seed, given.folder, given.scenes, given.epochs, given.device)
+        results.append(made.measure(given.kinds))
         print(f"seeds: {len(results)}", flush=True)
         for key in results[0]:
             values = [result[key] for result in results]

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import LambdaCallback
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from vbp_lightning.callbacks import PolynomialAveraging
 from vbp_lightning.cli import quiet_lightning
@@ -35,8 +36,8 @@ def fold_splits(splits: Splits, folds: int) -> list[dict[str, Any]]:
         folds: Number of folds, at least 2; there are fewer if there are fewer scenes or parts.
 
     Returns:
-        For each fold the splits of all scenes: its own ones are ``val``, the others of the training
-        and the validation split ``train``, the rest ``none``.
+        The splits of all scenes for each fold. Its own scenes are ``val``, the others of the
+        training and the validation split ``train``, the rest ``none``.
 
     Raises:
         UserError: There is one scene or part only.
@@ -118,18 +119,18 @@ def trained(
     Returns:
         The classifier with averaged weights, in evaluation mode; without a threshold.
     """
-    pl.seed_everything(seed, workers=True, verbose=False)
-    normalisation = datamodule.normalisation
-    model = RoadClassifier(
-        **{name: settings[name] for name in _SETTINGS if name in settings},
-        mean=normalisation.mean,
-        std=normalisation.std,
-        low=normalisation.low,
-        high=normalisation.high,
-        context=datamodule.context,
-    )
-    on_cpu = device.type == "cpu"
-    with quiet_lightning():
+    with quiet_lightning(), isolate_rng():
+        pl.seed_everything(seed, workers=True, verbose=False)
+        normalisation = datamodule.normalisation
+        model = RoadClassifier(
+            **{name: settings[name] for name in _SETTINGS if name in settings},
+            mean=normalisation.mean,
+            std=normalisation.std,
+            low=normalisation.low,
+            high=normalisation.high,
+            context=datamodule.context,
+        )
+        on_cpu = device.type == "cpu"
         trainer = pl.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
             devices=1,

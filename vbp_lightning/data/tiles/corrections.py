@@ -109,7 +109,7 @@ class Corrections:
             reported elsewhere.
     """
 
-    origin: tuple[str, str] = ("", _KEY)
+    origin: tuple[str, str] = field(default_factory=lambda: ("", _KEY))
     by_tile: Mapping[Tile, Correction] = field(default_factory=dict)
     is_of_run: bool = False
 

@@ -22,6 +22,7 @@ Answer: TypeAlias = Literal["road", "non_road", "ignore", "unsure"]
 """What a person says about a tile: its class, or that it must not be used."""
 
 ANSWERS: tuple[Answer, ...] = ("road", "non_road", "ignore", "unsure")
+"""All answers, in the order of reports."""
 
 
 @dataclass(frozen=True, order=True)
