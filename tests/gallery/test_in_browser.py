@@ -81,7 +81,7 @@ def downloaded(page: Page, button: str, name: str) -> str:
     path = page.folder / name  # type: ignore[attr-defined]
     path.unlink(missing_ok=True)
     page.js(f"{button}.click()")
-    for _ in range(100):
+    for _ in range(500):
         if path.exists():
             return path.read_bytes().decode()
         time.sleep(0.02)
@@ -138,7 +138,7 @@ def drawn(page: Page, expected: NDArray[np.uint8]) -> bool:
       const canvas = card.querySelector('canvas'), context = canvas.getContext('2d');
       return [+card.dataset.index, ...[.1, .9].flatMap(at => [...context.getImageData(
         canvas.width * at, canvas.height * at, 1, 1).data.slice(0, 3)])] })"""
-    for _ in range(100):
+    for _ in range(500):
         found = np.array(page.js(script))
         error = np.abs(found[:, 1:] - np.tile(expected[found[:, 0]].astype(int), 2))
         if len(found) >= 10 and error.max() <= 12:
