@@ -311,6 +311,7 @@ def test_blind_mode_hides_what_the_network_says(page: Page):
         "image"
     ]
     assert not re.search("P\\(|loss|label|answer", page.js("facts.innerText"))
+    assert not page.js("document.getElementById('layers').checkVisibility()")
     page.press("r", "Escape")
     assert "corrected to road" in label_of(page, order[0])
     page.open(Path(page.js("decodeURI(location.pathname)")))
