@@ -139,7 +139,7 @@ def drawn(page: Page, expected: NDArray[np.uint8]) -> bool:
       return [+card.dataset.index, ...[.1, .9].flatMap(at => [...context.getImageData(
         canvas.width * at, canvas.height * at, 1, 1).data.slice(0, 3)])] })"""
     for _ in range(500):
-        found = np.array(page.js(script))
+        found = np.array(page.js(script)).reshape(-1, 7)
         error = np.abs(found[:, 1:] - np.tile(expected[found[:, 0]].astype(int), 2))
         if len(found) >= 10 and error.max() <= 12:
             return True

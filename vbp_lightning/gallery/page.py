@@ -1,5 +1,6 @@
 """The pages of a gallery, each one HTML file that holds its pictures and needs no server."""
 
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from vbp_lightning.data.tiles.tile import Label
 from vbp_lightning.errors import plain
-from vbp_lightning.files import replacing
+from vbp_lightning.files import write_page
 from vbp_lightning.gallery.sprites import sprite_sheets
 from vbp_lightning.gallery.tiles import GalleryPictures, GalleryTiles
 
@@ -23,6 +24,8 @@ MOST_BYTES = 25_000_000
 
 _TEMPLATE_BYTES = 100_000
 """More than a page takes besides its tiles."""
+
+_TEMPLATE = "vbp_lightning.gallery", "gallery.html.jinja"
 
 _IMAGES = {"format": "WEBP", "quality": 75, "method": 2}
 _MAPS = {"format": "WEBP", "quality": 75, "method": 2}
@@ -83,10 +86,11 @@ def write_gallery(
     for part, payload in _parts(tiles, read, shared):
         is_whole = part == slice(0, len(tiles))
         path = index if is_whole else folder / f"{name}_{len(files) + 1}.html"
-        _write(path, {**content, "part": None if is_whole else part, "payload": payload})
+        page = {**content, "part": None if is_whole else part, "payload": payload}
+        write_page(path, _TEMPLATE, page, plain=plain)
         yield path
         if is_whole:
-            return
+            break
         called = tiles.probabilities[part] >= threshold
         wrong = (tiles.labels[part] != Label.IGNORED) & (called != (tiles.labels[part] == 1))
         files.append(
@@ -99,25 +103,15 @@ def write_gallery(
                 "flagged": int(tiles.flagged[part].sum()),
             }
         )
-    _write(index, {**content, "part": None, "payload": None, "files": files})
-    yield index
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a page from the template."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vbp_lightning.gallery", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = plain
-    template = environment.get_template("gallery.html.jinja")
-    with replacing(path) as temporary:
-        template.stream(content).dump(str(temporary), "utf-8")
+    if files:
+        page = {**content, "part": None, "payload": None, "files": files}
+        write_page(index, _TEMPLATE, page, plain=plain)
+        yield index
+    # files of an earlier gallery with more tiles
+    names = {each["name"] for each in files}
+    for path in folder.glob(f"{glob.escape(name)}_*.html"):
+        if path.name not in names and path.stem.removeprefix(f"{name}_").isdecimal():
+            path.unlink()
 
 
 def _parts(
