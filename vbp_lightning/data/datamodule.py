@@ -522,9 +522,9 @@ class RoadTileDataModule(pl.LightningDataModule):
                 if tiles.counts[name] > 0 == scan.tiles[split].counts[name]
             ]
             if emptied:
-                path, key = scan.corrections.origin
+                path, key = scan.corrections.path, scan.corrections.key
                 scan.errors.append(
-                    f"{path}: leaves no {' and no '.join(emptied)} tile in split {split} {key}:"
+                    f"{path}: leaves no {' and no '.join(emptied)} tile in split {split} ({key}):"
                     " correct fewer tiles, or add scenes (data.root)"
                 )
             elif split not in lost and None not in lost:
