@@ -74,6 +74,12 @@ position=           [1,2,3]                    : a list of at most 2 values
 layer=              3 true                     : text or null
 unit=               -1                         : at least 0
 """,
+    "counterfactual": """
+replacements=       0                          : at least 1
+margin=             -1                         : at least 0
+feather=            -0.5                       : at least 0
+draw=               x                          : a whole number
+""",
     "feature_maps": """
 tile=               -1                         : at least 0
 channels=           0                          : at least 1
