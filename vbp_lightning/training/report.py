@@ -161,6 +161,9 @@ def report_end(
             callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExplanationScores) and (line := callback.doubt(metrics)):
+            print(line)
     print(f"Run: {run_dir}")
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
