@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from tests.helpers.checkpoints import saved
+from tests.helpers.mark_detector import mark_detector
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.tile import Label, Tile
@@ -20,16 +21,6 @@ MARK = np.s_[100:112, 20:32]
 @pytest.fixture
 def here(tmp_path):
     """Overrides: a network whose P(road) is high where any pixel is bright, and a dark scene."""
-    model = RoadClassifier("strided", mean=[0.0] * 3, std=[255.0] * 3)
-    with torch.no_grad():
-        for name, values in model.named_parameters():
-            values.zero_()
-            if name.endswith("bn.weight") or (values.ndim == 1 and "weight" in name):
-                values.fill_(1)
-            elif values.ndim == 4:
-                values[0, 0, values.shape[2] // 2, values.shape[3] // 2] = 1
-        hidden, prob = model.network.hidden[0], model.network.prob
-        hidden.weight[0, 0], prob.weight[0, 0], prob.bias[0] = 1, 40, -20
     pixels = np.random.default_rng(0).integers(20, 60, (3, SIDE, SIDE)).astype(np.uint8)
     pixels[:, MARK[0], MARK[1]] = 250
     transform = rasterio.transform.from_origin(500_000, 5_400_000, 1, 1)
@@ -39,7 +30,11 @@ def here(tmp_path):
     ) as raster:
         raster.write(pixels)
     return (
-        *("explain.py", f"ckpt={saved(tmp_path / 'a.ckpt', model)}", "task=counterfactual"),
+        *(
+            "explain.py",
+            f"ckpt={saved(tmp_path / 'a.ckpt', mark_detector())}",
+            "task=counterfactual",
+        ),
         *("input=scene.tif", "output=out"),
     )
 

@@ -1,9 +1,17 @@
+import itertools
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbp_lightning.evaluation.replacement import elsewhere, feathered, replaced
+from vbp_lightning.evaluation.replacement import (
+    brightest,
+    elsewhere,
+    feathered,
+    flip_test,
+    replaced,
+)
 
 
 def bar(size=24, width=4):
@@ -65,3 +73,34 @@ def test_replaced_pixels_are_those_of_the_other_tile():
     assert torch.equal(own[0], found[0])
     assert torch.equal(own[1], tile)
     assert found.dtype == torch.float32
+
+
+def test_the_brightest_allowed_pixels():
+    saliency = np.arange(16.0).reshape(4, 4)
+    allowed = saliency != 15
+    found = brightest(saliency, allowed, 3 / 16)
+    assert np.flatnonzero(found).tolist() == [12, 13, 14]
+    assert brightest(saliency, saliency < 2, 0.5).sum() == 1  # zero is no relevance
+    assert not brightest(np.zeros((4, 4)), allowed, 0.5).any()
+
+
+def test_the_p_values_are_those_of_all_exchanges():
+    rng = np.random.default_rng(0)
+    groups = np.array([0, 0, 0, 1, 1, 1, 1, 0])
+    drops = rng.normal(0.3, 0.5, 8)
+    means, found = flip_test(drops, groups, draws=20_000)
+    exact = [drops[groups == group].mean() for group in (0, 1)]
+    np.testing.assert_allclose(means, exact)
+    largest = [
+        max((drops * signs)[groups == group].mean() for group in (0, 1))
+        for signs in itertools.product((-1, 1), repeat=8)
+    ]
+    expected = [np.mean(np.array(largest) >= mean - 1e-12) for mean in exact]
+    np.testing.assert_allclose(found, expected, atol=0.015)
+
+
+def test_no_group_stands_out_of_noise_too_often():
+    rng = np.random.default_rng(1)
+    groups = np.arange(60) % 4
+    smallest = [flip_test(rng.normal(0, 1, 60), groups, 199, seed)[1].min() for seed in range(200)]
+    assert 0.01 < np.mean(np.array(smallest) <= 0.05) < 0.10

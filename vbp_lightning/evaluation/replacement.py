@@ -70,3 +70,49 @@ def replaced(tile: Tensor, others: Tensor, weights: Weights | Tensor) -> Tensor:
     share = torch.as_tensor(weights).to(tile)
     share = share[:, None] if share.ndim == 3 else share
     return torch.lerp(tile.expand_as(others), others, share.expand_as(others))
+
+
+def brightest(saliency: npt.NDArray[np.floating], allowed: Area, share: float) -> Area:
+    """The pixels with the highest saliency outside the road.
+
+    Args:
+        saliency: ``(H, W)``, not negative.
+        allowed: ``(H, W)`` pixels that may be chosen.
+        share: Share of all pixels of the tile that is chosen, if so many are allowed and above 0.
+
+    Returns:
+        ``(H, W)``. Of pixels with equal saliency the first ones are chosen.
+    """
+    values = np.where(allowed, saliency, 0).ravel()
+    order = np.argsort(-values, kind="stable")[: round(share * values.size)]
+    found = np.zeros(values.size, dtype=bool)
+    found[order[values[order] > 0]] = True
+    return found.reshape(allowed.shape)
+
+
+def flip_test(
+    drops: npt.NDArray[np.float64], groups: npt.NDArray[np.int64], draws: int = 999, seed: int = 0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Whether the mean drop of any group is above chance, by permutation of labels.
+
+    A drop is P with an equal area elsewhere replaced minus P with the area replaced. If the area
+    matters no more than others, both labels may be exchanged in each tile, which flips the sign of
+    its drop. The p-value of a group is the share of random exchanges whose largest mean of any
+    group reaches its mean, and so holds for all groups together (Westfall and Young 1993).
+
+    Args:
+        drops: ``(N,)``.
+        groups: ``(N,)`` the group of each, every number from 0 to the largest.
+        draws: Number of random exchanges.
+        seed: Seed of the exchanges.
+
+    Returns:
+        ``(G,)`` mean drops and ``(G,)`` p-values, at least 1 / (draws + 1).
+    """
+    sizes = np.bincount(groups)
+    means = np.bincount(groups, drops) / sizes
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (draws, len(drops)))
+    members = (groups[:, None] == np.arange(len(sizes))) / sizes
+    largest = (signs * drops @ members).max(axis=1)
+    above = (largest[:, None] >= means - 1e-12).sum(axis=0)
+    return means, (1 + above) / (draws + 1)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_known
-from vbp_lightning.data.tiles.tile import Label, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.bootstrap import mean_interval
 from vbp_lightning.evaluation.replacement import elsewhere, feathered, replaced
 from vbp_lightning.explaining.benchmark_table import write_csv
+from vbp_lightning.explaining.donors import Donors
 from vbp_lightning.explaining.drawn_areas import areas_of
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.methods import attributions
@@ -28,7 +28,6 @@ from vbp_lightning.explaining.tile_sources import (
     ChosenTiles,
     SplitTiles,
     TileSource,
-    evenly_spread,
     label_names,
     open_tiles,
 )
@@ -37,12 +36,6 @@ from vbp_lightning.plotting.picture_grid import GridRow, picture_grid
 from vbp_lightning.records import RECORD, Count, PathName, PositiveCount, Size
 
 Areas = npt.NDArray[np.bool_]
-
-_POOL = 2000
-"""Tiles without a label among which those without road are searched."""
-
-_OTHERS = 256
-"""Tiles of other scenes whose colours are compared."""
 
 _ROWS = 16
 """Largest number of tiles on the sheet."""
@@ -110,7 +103,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     source = open_tiles(cfg, subject)
     touched = {} if cfg.area is None else areas_of(str(cfg.area), source, subject.reader)
     numbers, areas = _areas_of_road(cfg, source) if cfg.area is None else _largest(cfg, touched)
-    donors = _Donors(source, subject, touched, cfg.replacements)
+    donors = Donors(source, subject, touched, cfg.replacements)
     done = [
         _experiment(cfg, source, number, area, donors.of(number))
         for number, area in shown_progress(
@@ -195,68 +188,6 @@ def _largest(cfg: DictConfig, touched: dict[int, Areas]) -> tuple[list[int], lis
     if len(touched) > len(numbers):
         print(f"The {len(numbers)} tiles of {len(touched)} that the area covers most (tiles)")
     return numbers, [touched[number] for number in numbers]
-
-
-class _Donors:
-    """The tiles without road whose pixels replace an area of others.
-
-    They are labelled as non-road, or, where labels are not known, have a P(road) below the
-    threshold. A drawn area touches none of them.
-
-    Args:
-        source: All tiles.
-        subject: The network.
-        touched: Numbers of the tiles that are left out.
-        count: How many are wanted for a tile.
-    """
-
-    def __init__(
-        self, source: TileSource, subject: Subject, touched: dict[int, Areas], count: int
-    ) -> None:
-        self._source = source
-        self._count = count
-        self._side = subject.reader.side or 0
-        free = [number for number in range(len(source.places)) if number not in touched]
-        if source.known:
-            labels = source.known
-            free = [number for number in free if labels[number].label == Label.NON_ROAD]
-        elif free:
-            assert subject.classifier is not None
-            free = [free[place] for place in evenly_spread(len(free), _POOL)]
-            probabilities, _ = subject.probabilities(source.read(free), 1)
-            below = probabilities < float(subject.classifier.threshold)
-            free = [number for number, is_below in zip(free, below, strict=True) if is_below]
-        if not free:
-            raise UserError(
-                "no tile without road is left whose pixels could replace the area: give more of the"
-                " scene (input), or another split"
-            )
-        self._free = free
-        self._spread = [free[place] for place in evenly_spread(len(free), _OTHERS)]
-        self._colours = source.read(self._spread).mean((2, 3))
-
-    def of(self, number: int) -> list[int]:
-        """The nearest of the tile's scene; then those of other scenes whose colours are nearest."""
-        tile = self._source.places[number]
-        own = [each for each in self._free if self._source.places[each].scene == tile.scene]
-        own = [each for each in own if self._distance(each, tile) >= self._side]
-        own.sort(key=lambda each: self._distance(each, tile))
-        if len(own) < self._count:
-            colour = self._source.read([number]).mean((2, 3))
-            ranked = (self._colours - colour).square().sum(1).argsort().tolist()
-            others = [self._spread[rank] for rank in ranked]
-            own += [each for each in others if self._source.places[each].scene != tile.scene]
-        if not own:
-            raise UserError(
-                f"{tile.scene}: all tiles without road overlap the tile at {tile.row}, {tile.col}:"
-                " give more of the scene (input), or another split"
-            )
-        # fewer tiles than wanted: some replace the area twice
-        return [own[place % len(own)] for place in range(self._count)]
-
-    def _distance(self, number: int, tile: Tile) -> int:
-        other = self._source.places[number]
-        return max(abs(other.row - tile.row), abs(other.col - tile.col))
 
 
 def _experiment(
