@@ -78,6 +78,7 @@ unit=               -1                         : at least 0
 clusters=           0                          : at least 1
 descriptor=         pixels                     : peaks or masks
 share=              0                          : above 0
+share=              1.5                        : at most 1
 margin=             -1                         : at least 0
 replacements=       0                          : at least 1
 typical=            0                          : at least 1

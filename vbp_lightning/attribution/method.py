@@ -121,8 +121,12 @@ class Method(ABC):
         turned = min(self.rotations, 4 if square else 2)
         for mirrored in (False, True) if self.rotations == 8 else (False,):
             for turn in range(0, 4, 4 // turned):
-                view = torch.rot90(images.flip(3) if mirrored else images, turn, (2, 3))
-                yield view, partial(_turned_back, turn, mirrored)
+                view = images.flip(3) if mirrored else images
+                # not by 0, which copies
+                yield (
+                    torch.rot90(view, turn, (2, 3)) if turn else view,
+                    partial(_back, turn, mirrored),
+                )
 
     @property
     def portion(self) -> int:
@@ -173,9 +177,10 @@ class CopiesMethod(Method):
         """The saliency map ``(1, 1, H, W)`` of an image ``(1, C, H, W)`` for one class."""
 
 
-def _turned_back(turn: int, mirrored: bool, maps: Tensor) -> Tensor:
-    turned = torch.rot90(maps, -turn, (2, 3))
-    return turned.flip(3) if mirrored else turned
+def _back(turn: int, mirrored: bool, maps: Tensor) -> Tensor:
+    """Maps of a rotated image in the orientation of the image."""
+    maps = torch.rot90(maps, -turn, (2, 3)) if turn else maps
+    return maps.flip(3) if mirrored else maps
 
 
 def enlarged(small: Tensor, images: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass as record
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from omegaconf import DictConfig
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from scipy import ndimage
 from torch import Tensor
@@ -62,7 +63,7 @@ class Options(ExplainSettings):
 
     clusters: PositiveCount
     descriptor: Literal["peaks", "masks"]
-    share: Positive
+    share: Annotated[Positive, Field(le=1)]
     margin: Count
     replacements: PositiveCount
     typical: PositiveCount
