@@ -53,7 +53,7 @@ _OWN_FULL = "VBP_LIGHTNING_ERRORS"
 
 _NAMES = re.compile(
     r"""(\+{0,2}(?:ckpt|input|output|resume|init_from|(?:network|model)\.weights
-    |data\.(?:root|split_file)|data\.source\.(?:images|masks|labels|table|layer)|paths\.\w+
+    |data\.(?:root|split_file|corrections)|data\.source\.(?:images|masks|labels|table|layer)|paths\.\w+
     |trainer\.default_root_dir|logger\.(?:\w+\.)?(?:save|run)_dir|callbacks\.\w+\.dirpath
     |hydra\.(?:run|sweep)\.(?:sub)?dir)=)(.+)""",
     re.VERBOSE,

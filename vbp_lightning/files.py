@@ -1,4 +1,4 @@
-"""Atomic writing of files, and digests of their content."""
+"""Atomic writing of files, pages among them, and digests of their content."""
 
 import glob
 import hashlib
@@ -6,9 +6,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 _HOST = re.sub(r"[^\w-]", "-", platform.node())[:32] or "host"
 _LEFTOVER = re.compile(rf"\.(?:[^.]+|.+\.{re.escape(_HOST)})\.(\d+)\.tmp")
@@ -48,6 +49,39 @@ def replacing(path: Path, *, subfolder: bool = False) -> Iterator[Path]:
         raise WriteError(error.errno, error.strerror or str(error), name) from error
     finally:
         _remove(temporary)
+
+
+def write_page(
+    path: Path,
+    template: tuple[str, str],
+    content: Mapping[str, Any],
+    **filters: Callable[..., object],
+) -> None:
+    """Writes an HTML page.
+
+    Args:
+        path: The file to write or replace.
+        template: Dotted name of the package that holds the template, and the name of its file.
+        content: What the template shows; text is escaped.
+        **filters: Functions that the template uses.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    import jinja2
+
+    package, name = template
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters
+    page = environment.get_template(name)
+    with replacing(path) as temporary:
+        page.stream(content).dump(str(temporary), "utf-8")
 
 
 def remove_unfinished(path: Path) -> None:

@@ -36,8 +36,9 @@ def run(tmp_path):
 
 @pytest.fixture
 def tiny(scenes):
-    """Overrides of a tiny run of one epoch without masks, which take half of its time."""
-    return (*TINY, "callbacks.panels=null", "callbacks.scores=null", f"data.root={scenes}")
+    """Overrides of a tiny run of one epoch without pictures, which take most of its time."""
+    pictures = (f"callbacks.{name}=null" for name in ("panels", "scores", "summary"))
+    return (*TINY, *pictures, "gallery=false", f"data.root={scenes}")
 
 
 @pytest.fixture

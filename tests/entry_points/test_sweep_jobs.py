@@ -11,6 +11,7 @@ from affine import Affine
 TINY = (
     *("data=folder", "trainer.max_epochs=1", "data.tiles_per_epoch=16", "data.batch_size=16"),
     *("threads=1", "trainer.accelerator=cpu", "callbacks.panels=null", "hydra.sweep.dir=sweep"),
+    "callbacks.summary=null",
 )
 
 

@@ -40,11 +40,13 @@ def test_a_run_leaves_all_that_the_readme_lists(run, with_masks, tmp_path):
     assert process.returncode == 0, process.stderr
     assert "warning" not in process.stderr.lower()
     run_dir = tmp_path / "run"
-    last_lines = process.stdout.strip().splitlines()[-2:]
+    last_lines = process.stdout.strip().splitlines()[-3:]
     assert last_lines == [
         f"Run: {run_dir}",
         f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000",
+        f"Gallery: {run_dir / 'gallery.html'}",
     ]
+    assert "VisualBackProp, deconv_normalized" in (run_dir / "gallery.html").read_text()
     assert "average precision" in process.stdout
 
     metrics = json.loads((run_dir / "metrics.json").read_text())

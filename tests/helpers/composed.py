@@ -9,6 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf, open_dict
 
+import vbp_lightning.cli  # noqa: F401  it registers the resolvers of the configs
+
 CONF = Path(__file__).parents[2] / "conf"
 
 

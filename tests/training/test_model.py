@@ -8,6 +8,7 @@ import torch
 from tests.helpers import backbones
 from tests.helpers.checkpoints import saved
 from tests.helpers.composed import composed
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.errors import UserError
 from vbp_lightning.models import RoadClassifier
 from vbp_lightning.models.checkpoint import CheckpointError
@@ -25,6 +26,7 @@ DATA = SimpleNamespace(
     data_config={},
     scene_splits={},
     scene_digests={},
+    corrections=Corrections(),
     imagery={},
 )
 

@@ -231,6 +231,29 @@ def test_a_run_of_another_file_of_splits_of_the_same_name_is_refused(tmp_path):
     assert resumed.split_file_sha256 != cfg.split_file_sha256
 
 
+def test_a_job_is_not_done_with_other_corrections_of_the_same_name(tmp_path):
+    path, run = tmp_path / "corrections.csv", tmp_path / "run"
+    path.write_text("scene,row,col,new_label,digest\na,0,0,road,a0\n")
+    given = ("data.root=scenes", f"data.corrections={path}")
+    cfg = composed("train", *given)
+    add_origin(cfg)
+    (run / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(asked_settings(cfg)), run / ".hydra" / "run.yaml")
+    for name in ("splits.csv", "metrics.json"):
+        (run / name).touch()
+    of_sweep = composed("train", *given, f"resume={tmp_path}")
+    assert not is_extended(of_sweep, run)
+    path.write_text("scene,row,col,new_label,digest\na,0,0,unsure,a0\n")
+    with pytest.raises(UserError, match="corrections_sha256 was"):
+        refuse_other_settings(composed("train", *given), run)
+    with pytest.raises(UserError, match="is finished with other values of corrections_sha256"):
+        is_extended(of_sweep, run)
+    # a resumed run has its own
+    resumed = OmegaConf.load(run / ".hydra" / "run.yaml")
+    resumed.resume = str(run)
+    assert not is_extended(resumed, run)
+
+
 def test_digests_that_an_older_run_lacks_are_not_compared(stored, tmp_path):
     path = tmp_path / "run" / ".hydra" / "run.yaml"
     held = OmegaConf.load(path)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,13 +12,16 @@ from vbp_lightning.training.predictions import evaluate, run_metrics
 from vbp_lightning.training.report import metrics_table
 
 
+class Tiles(list):
+    """Labels of tiles, none of which is ignored by hand."""
+
+    ignored_by_hand = np.zeros(4, bool)
+
+
 def data(val=4, test=4, road=3, non_road=5, batch_size=8):
-    tables = {
-        "val": SimpleNamespace(labels=[0, 1, 1, -1][:val]),
-        "test": SimpleNamespace(labels=[0, 1, 1, -1][:test]),
-    }
+    tables = {"val": Tiles([0, 1, 1, -1][:val]), "test": Tiles([0, 1, 1, -1][:test])}
     return SimpleNamespace(
-        tiles_of=lambda split: tables[split].labels,
+        tiles_of=lambda split: tables[split],
         counts={"train": {"road": road, "non_road": non_road, "ignored": 7, "dropped": 0}},
         settings=SimpleNamespace(batch_size=batch_size),
         predict_dataloader=list,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.helpers.sweeps import write_job, write_sweep
 from vbp_lightning.training.sweep import summarize
-from vbp_lightning.training.sweep_page import _encoded, write_page
+from vbp_lightning.training.sweep_page import _encoded, write_sweep_page
 from vbp_lightning.training.sweep_table import SHOWN_METRICS, SHOWN_SCORES
 
 SCORES = [name for score in SHOWN_SCORES for name in (score, f"{score}_lift")]
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 
 def page_of(folder, metric="val/auroc"):
-    return Page(write_page(folder, summarize(folder), metric))
+    return Page(write_sweep_page(folder, summarize(folder), metric))
 
 
 def write_panel(job, name, colour, size=(70, 172)):

@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, Sampler
 from vbp_lightning.data.datasets.scene import SPLITS, DataError, Scene, Split
 from vbp_lightning.data.imagery.constant_areas import constant_area_notes
 from vbp_lightning.data.imagery.datum import shift_warnings
-from vbp_lightning.data.imagery.extent import ground_sampling_distance
+from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.vector_files import vector_notes
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
+from vbp_lightning.data.tiles.corrections import Corrections, tile_digest
 from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
@@ -48,8 +49,8 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.streaming import ROAD_PIXEL
-from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.streaming import INVALID_PIXEL, ROAD_PIXEL
+from vbp_lightning.data.tiles.tile import ANSWERS, Label, LabelledTile, Tile
 from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
 from vbp_lightning.data.tiles.tiles_csv import write_tiles
 from vbp_lightning.records import made
@@ -128,6 +129,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         """Computed from the valid pixels of the training split by ``setup``."""
         self.known_splits: KnownSplits | None = None
         """The splits of a run, which hold instead of those of the settings: set it before setup."""
+        self.known_corrections: Corrections | None = None
+        """The corrections of a run, which hold instead of those of the settings, likewise."""
         self._scan = Scan()
 
     def __repr__(self) -> str:
@@ -180,6 +183,35 @@ class RoadTileDataModule(pl.LightningDataModule):
         return {info.scene.name: info.digest for info in self._scan.infos}
 
     @property
+    def grids(self) -> dict[str, PixelGrid]:
+        """Where the pixels of each scene that is used lie, by name."""
+        return {info.scene.name: info.grid for info in self._scan.infos}
+
+    @property
+    def corrections(self) -> Corrections:
+        """The corrections of labels in the scenes that are used."""
+        return self._scan.corrections
+
+    @property
+    def correction_lines(self) -> list[str]:
+        """What the corrections of labels change, a line for each split; empty without any."""
+        scan, lines, placed = self._scan, [], 0
+        for split, tiles in scan.tiles.items():
+            answers = tiles.answers[tiles.answers >= 0]
+            placed += len(answers)
+            counts = np.bincount(answers, minlength=len(ANSWERS)).tolist()
+            each = ", ".join(
+                f"{count} {name.replace('_', '-')}"
+                for count, name in zip(counts, ANSWERS, strict=True)
+            )
+            lines += [f"Corrected labels of {split}: {each}"] * bool(len(answers))
+        if scan.left_out:
+            lines.append(f"Training tiles left out, since they overlap these: {scan.left_out}")
+        if unplaced := len(scan.corrections.by_tile) - placed:
+            lines.append(f"Corrected labels of no tile of this run: {unplaced}")
+        return lines
+
+    @property
     def imagery(self) -> dict[str, Any]:
         """What the training imagery is like, as plain builtins, to compare other images with it.
 
@@ -225,7 +257,8 @@ class RoadTileDataModule(pl.LightningDataModule):
 
         Args:
             config: Plain builtins; empty if the checkpoint holds no data settings. Only layouts of
-                this package are instantiated, and nothing is imported by name.
+                this package are instantiated, and nothing is imported by name. The file of
+                ``corrections`` that it names is not read.
             splits: The splits of the run, as
                 :meth:`~vbp_lightning.data.tiles.splits.KnownSplits.of_checkpoint` takes them from
                 the checkpoint; None to read or draw them as the settings say.
@@ -239,7 +272,11 @@ class RoadTileDataModule(pl.LightningDataModule):
             raise DataError(
                 "the checkpoint holds no data settings (ckpt): give an image or a folder (input)"
             )
-        arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+        arguments = {
+            key: value
+            for key, value in config.items()
+            if not key.startswith("_") and key != "corrections"
+        }
         try:
             made = cls(**(arguments | changes))
         except DataError as error:
@@ -327,6 +364,14 @@ class RoadTileDataModule(pl.LightningDataModule):
             lines += (gone := known.missing(by_name))
             scan.warnings += known.later(by_name)
 
+        corrections = self.known_corrections or Corrections()
+        if self.known_corrections is None and settings.corrections is not None:
+            try:
+                corrections = Corrections.read(settings.corrections)
+            except DataError as error:
+                lines += error.lines
+        lines += corrections.unknown_scenes(by_name)
+
         def opened(scene: Scene) -> SceneInfo:
             info = scene_info(scene, reading)
             if known is not None and known.digests:
@@ -358,8 +403,14 @@ class RoadTileDataModule(pl.LightningDataModule):
         if known is not None:
             left_alone = (n for n in by_name if n in known.parts and not known.is_used(n))
             unused |= {name: [UNUSED] for name in left_alone}
+        scan.corrections, misplaced = corrections.within(infos, self.tile_size)
+        lines += misplaced
+        added = {
+            info.scene.name: scan.corrections.positions([info])[:, 1:3]
+            for info in infos * bool(scan.corrections.by_tile)
+        }
         tiling = (self.tile_size, *settings.strides, settings.cover_edges, settings.margin)
-        plans = plan_tiles(infos, regions, pairs, *tiling)
+        plans = plan_tiles(infos, regions, pairs, *tiling, added)
         scan.shared = sum(plan.shared for plan in plans)
         memory = int(settings.memory * (1 << 30))
         scanned, statistics, more = scan_scenes(
@@ -367,6 +418,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
         lines += [*more, *unfit]
         scan.scanned = scanned
+        scan.corrections, _ = scan.corrections.within(scan.infos, self.tile_size)
         scan.warnings += vector_notes(item.vectors for item in scanned if item.vectors is not None)
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
         self._label(scan, scenes, bool(gone))
@@ -398,6 +450,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.warnings += shift_warnings(vectors)
         scan.warnings += overlap_warnings(infos, regions, pairs, scan.shared)
         scan.store = build_store(scanned, reading, self.mean, memory, settings.num_workers)
+        digests = self.tile_digests([*scan.corrections.by_tile])
+        lines += scan.corrections.changed(digests, scan.infos, self.tile_size)
         self._find_repeats(scan, [(infos[a].scene.name, infos[b].scene.name) for a, b in pairs])
         return scan
 
@@ -457,10 +511,23 @@ class RoadTileDataModule(pl.LightningDataModule):
         settings = self.settings
         fractions = dict(zip(SPLITS, (None, *settings.fractions), strict=True))
         for split in SPLITS:
-            scan.tiles[split] = label_tiles(
+            tiles = label_tiles(
                 scan.scanned, split, self.tile_size, settings.road_share, settings.max_invalid
             )
-            if split not in lost and None not in lost:
+            scan.tiles[split] = scan.corrections.apply(tiles)
+            scan.left_out += len(tiles) - len(scan.tiles[split])
+            emptied = [
+                name.replace("_", "-")
+                for name in ("road", "non_road")
+                if tiles.counts[name] > 0 == scan.tiles[split].counts[name]
+            ]
+            if emptied:
+                path, key = scan.corrections.origin
+                scan.errors.append(
+                    f"{path}: leaves no {' and no '.join(emptied)} tile in split {split} {key}:"
+                    " correct fewer tiles, or add scenes (data.root)"
+                )
+            elif split not in lost and None not in lost:
                 optional = fractions[split] == 0
                 scan.errors += split_errors(
                     scan, split, settings.road_share, settings.reading.mask_values, optional
@@ -504,6 +571,19 @@ class RoadTileDataModule(pl.LightningDataModule):
             place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
             mask[own] = labels[place] == ROAD_PIXEL
         return torch.from_numpy(masks)
+
+    def tile_digests(self, tiles: Sequence[Tile | LabelledTile]) -> list[str]:
+        """:func:`~vbp_lightning.data.tiles.corrections.tile_digest` of tiles.
+
+        Args:
+            tiles: Tiles that lie inside their scenes.
+        """
+        size, found = self.tile_size, []
+        for scene, row, col in self._positions(tiles).tolist():
+            here = slice(row, row + size), slice(col, col + size)
+            valid = self._store.labels[scene][here] != INVALID_PIXEL
+            found.append(tile_digest(self._store.bands[scene][:, *here], valid))
+        return found
 
     def write_tiles(self, path: Path) -> None:
         """Writes the tiles of all splits as ``tiles.csv``.
@@ -551,6 +631,9 @@ class RoadTileDataModule(pl.LightningDataModule):
             self.std,
             self.settings.augment or None,
             self.settings.seed,
+            self.corrections.positions(self._scan.infos)[:, :3]
+            if self.corrections.by_tile
+            else None,
         )
         batches = BalancedBatches(
             tiles.labels,

@@ -77,6 +77,8 @@ class DataSettings:
         split_file: A ``splits.csv`` that a run has written, or another CSV with the columns
             ``scene`` and ``split``; splits are then read and not drawn. The split ``none`` leaves
             scenes alone.
+        corrections: A CSV of labels that people have corrected, see
+            :class:`~vbp_lightning.data.tiles.corrections.Corrections`.
         train_fraction: Part of the training split that is used: a fraction in (0, 1], or a number
             of scenes as an integer (of blocks, where scenes are divided). ``split_seed`` draws it,
             and a larger part holds every smaller one; None for all.
@@ -117,6 +119,7 @@ class DataSettings:
     block_unit: Literal["m", "px"] = "m"
     block_margin: StrictInt | None = None
     split_file: SourcePath | None = None
+    corrections: SourcePath | None = None
     train_fraction: (
         PositiveCount | Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)] | None
     ) = None

@@ -9,6 +9,7 @@ from torch import Tensor, from_numpy
 from torch.nn.functional import interpolate
 
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.imagery.extent import PixelGrid
 from vbp_lightning.data.imagery.raster import OpenImage, Reading, without_place
 from vbp_lightning.data.imagery.unlabelled import (
     INPUT_KEY,
@@ -16,6 +17,7 @@ from vbp_lightning.data.imagery.unlabelled import (
     opened_filled,
     read_filled,
 )
+from vbp_lightning.data.tiles.corrections import tile_digest
 from vbp_lightning.data.tiles.grid import tile_grid
 from vbp_lightning.data.tiles.tile import Tile
 from vbp_lightning.errors import plain
@@ -44,14 +46,22 @@ class CutImages:
         """Height and width of the tiles in pixels, margins included."""
         return self.tile_size + 2 * self.context
 
+    def grid(self, path: Path) -> PixelGrid:
+        """Where the pixels of an image lie.
+
+        Raises:
+            DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
+        """
+        return checked_grid(path, self.reading, len(self.fill), self.tile_size)
+
     def places(self, path: Path) -> list[Tile]:
         """The upper-left corners of all tiles of an image, row by row.
 
         Raises:
             DataError: The file is missing or damaged, has other bands, or is smaller than a tile.
         """
-        grid = checked_grid(path, self.reading, len(self.fill), self.tile_size)
-        corners = tile_grid(grid.shape, self.tile_size, self.tile_size, cover_edges=True)
+        shape = self.grid(path).shape
+        corners = tile_grid(shape, self.tile_size, self.tile_size, cover_edges=True)
         return [Tile(plain(path.stem), int(row), int(col)) for row, col in corners]
 
     def read(self, path: Path, places: Sequence[Tile]) -> Tensor:
@@ -67,6 +77,16 @@ class CutImages:
         with opened_filled(path, self.reading, self.fill, self.white_area) as read:
             pixels = [read(tile.row - margin, tile.col - margin, size, size)[0] for tile in places]
         return from_numpy(np.stack(pixels))
+
+    def digests(self, path: Path, places: Sequence[Tile]) -> list[str]:
+        """:func:`~vbp_lightning.data.tiles.corrections.tile_digest` of the tiles at some places.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        size = self.tile_size
+        with opened_filled(path, self.reading, self.fill, self.white_area) as read:
+            return [tile_digest(*read(tile.row, tile.col, size, size)) for tile in places]
 
 
 @dataclass(frozen=True)

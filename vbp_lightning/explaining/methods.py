@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.markup import escape
-from torch import nn
+from torch import Tensor, nn
 
 from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import progress_bar
@@ -18,6 +18,8 @@ from vbp_lightning.errors import UserError, one_line, plain, reason
 from vbp_lightning.explaining.subject import Subject
 from vbp_lightning.explaining.tile_sources import ChosenTiles
 from vbp_lightning.records import argument_errors
+
+_Value = TypeVar("_Value")
 
 
 def chosen_methods(cfg: DictConfig) -> dict[str, DictConfig]:
@@ -95,11 +97,60 @@ def attributions(
                     inputs, target, progress=lambda done: progress.advance(task, done)
                 )
             except (UnsupportedNetworkError, ValueError) as error:
-                if not cfg.skip_unsupported:
-                    raise UserError(f"method.{name}: {one_line(error)}") from error
-                progress.print(f"{name} is left out: {plain(one_line(error))}", markup=False)
+                progress.print(_left_out(cfg, name, error), markup=False)
                 continue
             maps[name] = result[:, 0].float().cpu().numpy()
-    if not maps:
+    return _any_of(maps)
+
+
+def explaining_functions(
+    cfg: DictConfig, subject: Subject, tile: Tensor, target: int | None
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The chosen methods as functions, for more tiles than are explained at once.
+
+    Args:
+        cfg: The composed config of ``explain.py``: ``method`` and ``skip_unsupported``.
+        subject: The network.
+        tile: ``(1, C, H, W)``, with which each method is tried.
+        target: A class, or None.
+
+    Returns:
+        By the name of the method in words, functions of ``(N, C, H, W)`` on the CPU that return
+        ``(N, 1, H, W)``. Methods are left out as :func:`attributions` does.
+
+    Raises:
+        UserError: A method cannot explain this network, or none of the methods can.
+    """
+
+    def explain(method: Any, tiles: Tensor) -> Tensor:  # noqa: ANN401
+        relevance: Tensor = method.attribute(tiles.to(subject.device), target)
+        return relevance
+
+    functions: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, options in chosen_methods(cfg).items():
+        maker = method_maker(name, options)
+        try:
+            function = partial(explain, maker(subject.model))
+            function(tile)
+        except (UnsupportedNetworkError, ValueError) as error:
+            print(_left_out(cfg, name, error))
+            continue
+        functions[name.replace("_", " ")] = function
+    return _any_of(functions)
+
+
+def _left_out(cfg: DictConfig, name: str, error: Exception) -> str:
+    """The line that says that a method is left out.
+
+    Raises:
+        UserError: Methods must not be left out.
+    """
+    if not cfg.skip_unsupported:
+        raise UserError(f"method.{name}: {one_line(error)}") from error
+    return f"{name} is left out: {plain(one_line(error))}"
+
+
+def _any_of(found: dict[str, _Value]) -> dict[str, _Value]:
+    if not found:
         raise UserError("method: none of the chosen methods can explain this network")
-    return maps
+    return found

@@ -23,7 +23,10 @@ from vbp_lightning.records import (
 )
 from vbp_lightning.settings import Folders, Upsampling, name_upsampling, own_errors
 
-_NAMES = ("ckpt", "input", "output", "network.weights", "data.root", "data.split_file")
+_NAMES = (
+    *("ckpt", "input", "output", "network.weights"),
+    *("data.root", "data.split_file", "data.corrections"),
+)
 """Settings that name files and folders, also by a number."""
 
 
@@ -34,10 +37,12 @@ class OwnData:
     Args:
         root: Folder of imagery that was moved.
         split_file: A CSV that replaces the splits of the run.
+        corrections: A CSV that replaces the corrections of labels of the run.
     """
 
     root: PathName | None
     split_file: PathName | None
+    corrections: PathName | None
 
 
 @dataclass(frozen=True, config=RECORD)

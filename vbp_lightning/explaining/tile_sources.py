@@ -23,6 +23,7 @@ from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.settings import SceneSource
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.data.tiles.selection import choose_by_share
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.data.tiles.tile import LabelledTile, Tile
@@ -119,6 +120,9 @@ class ImageTiles:
         reader: Makes tiles from an image.
         files: The images.
 
+    Attributes:
+        owners: The image of each tile.
+
     Raises:
         UserError: None of the images can be read.
     """
@@ -129,7 +133,7 @@ class ImageTiles:
     known: Sequence[LabelledTile] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        self._owners: list[Path] = []
+        self.owners: list[Path] = []
         self._errors: list[str] = []
         for file in self.files:
             try:
@@ -138,7 +142,7 @@ class ImageTiles:
                 self._errors.extend(error.lines)
                 continue
             self.places.extend(found)
-            self._owners.extend([file] * len(found))
+            self.owners.extend([file] * len(found))
         if not self.places:
             raise UserError(*self._errors)
 
@@ -151,7 +155,7 @@ class ImageTiles:
         return _stacked(
             [
                 self.reader.read(file, [self.places[index] for index in group])
-                for file, group in groupby(indices, self._owners.__getitem__)
+                for file, group in groupby(indices, self.owners.__getitem__)
             ]
         )
 
@@ -162,7 +166,7 @@ class ImageTiles:
             UserError: None of the images can be read.
         """
         every = range(len(self.places))
-        files = [list(group) for _, group in groupby(every, self._owners.__getitem__)]
+        files = [list(group) for _, group in groupby(every, self.owners.__getitem__)]
         tiles: list[Tensor] = []
         places: list[Tile] = []
         for number, own in enumerate(files):
@@ -181,7 +185,7 @@ class ImageTiles:
 
     def by_scene(self) -> Iterator[tuple[Scene, list[int]]]:
         """The images as scenes without road, each with the numbers of its tiles."""
-        for file, group in groupby(range(len(self.places)), self._owners.__getitem__):
+        for file, group in groupby(range(len(self.places)), self.owners.__getitem__):
             yield Scene(file.stem, file, ImageLabel(False)), list(group)
 
     def report(self) -> None:
@@ -243,8 +247,8 @@ def own_data(
 
     Args:
         classifier: None for a custom model, which does not name its data.
-        changes: ``root`` of imagery that was moved, and a ``split_file`` to replace the splits of
-            the run; None for no change.
+        changes: ``root`` of imagery that was moved, a ``split_file`` to replace the splits of the
+            run, and ``corrections`` to replace those of its labels; None for no change.
 
     Raises:
         UserError: The data are not known, are in no usual place, or cannot be used.
@@ -259,6 +263,8 @@ def own_data(
         splits = KnownSplits.of_checkpoint(settings["splits"], settings.get("digests") or {})
     given = {key: value for key, value in changes.items() if value is not None}
     datamodule = RoadTileDataModule.from_config(settings["data"] or {}, splits, **given)
+    if settings.get("corrections") and "corrections" not in given:
+        datamodule.known_corrections = Corrections.of_checkpoint(settings["corrections"])
     _check_place(datamodule.source, settings["data"], given.get("root"))
     memory = min(datamodule.settings.memory, _MEMORY)
     datamodule.settings = replace(datamodule.settings, memory=memory)

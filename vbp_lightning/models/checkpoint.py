@@ -42,6 +42,7 @@ _Spreads = Annotated[
 ]
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _Split = Literal["train", "val", "test", "none"]
+_Answer = Literal["road", "non_road", "ignore", "unsure"]
 _Plain = Annotated[float, Strict()]
 
 
@@ -77,6 +78,9 @@ class _Hyperparameters:
         Mapping[StrictStr, _Split | tuple[tuple[Count, Count, Count, Count, _Split], ...]] | None
     ) = None
     digests: Mapping[StrictStr, StrictStr] | None = None
+    corrections: (
+        tuple[tuple[StrictStr, Count, Count, _Answer, StrictStr, StrictStr], ...] | None
+    ) = None
     imagery: _Imagery | None = None
     tta: StrictBool = False
     network: Mapping[StrictStr, Any] | StrictStr | None = None

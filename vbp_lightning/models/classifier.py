@@ -80,6 +80,8 @@ class RoadClassifier(pl.LightningModule):
         data: The data module's configuration, kept for ``explain.py``.
         splits: Split of each scene by name, or of its parts, kept for ``explain.py``.
         digests: Digest of the content of each scene by name, kept for ``explain.py``.
+        corrections: Scene, row, column, answer, note and digest of each correction of a label, kept
+            for ``explain.py``.
         imagery: What the training imagery is like, as ``RoadTileDataModule.imagery`` describes it.
         tta: Test-time augmentation: P(road) of testing and prediction is the mean over the eight
             symmetric views of a tile. Training, validation and masks do not depend on it.
@@ -114,6 +116,7 @@ class RoadClassifier(pl.LightningModule):
         data: Mapping[str, Any] | None = None,
         splits: Mapping[str, Any] | None = None,
         digests: Mapping[str, str] | None = None,
+        corrections: Sequence[Sequence[Any]] | None = None,
         imagery: Mapping[str, Any] | None = None,
         tta: bool = False,
         network: Mapping[str, Any] | nn.Module | None = None,

@@ -49,7 +49,8 @@ def check_data(datamodule: RoadTileDataModule, folder: Path, seed: int) -> None:
         table.caption = "ignored: too little road; dropped: too little imagery"
         console.print(table)
         console.print(_band_table(scan, datamodule))
-        print(*map(plain, _scene_lines(scan)), sep="\n")
+        lines = [*_scene_lines(scan), *datamodule.correction_lines]
+        print(*map(plain, lines), sep="\n")
         datamodule.write_tiles(folder / TILES_FILE)
         datamodule.write_splits(folder / SPLITS_FILE)
         print(folder / TILES_FILE, folder / SPLITS_FILE, sep="\n")

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.scene import DataError
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.data.tiles.splits import KnownSplits
 from vbp_lightning.models import read_checkpoint
-from vbp_lightning.training.folder import SPLITS_FILE
+from vbp_lightning.training.folder import CORRECTIONS_FILE, SPLITS_FILE
 from vbp_lightning.training.predictions import refuse_missing_metric
 from vbp_lightning.training.preparation import resolve_auto_settings
 from vbp_lightning.training.resumption import add_origin
@@ -27,7 +28,8 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
     """The data module of a run, not set up yet.
 
     A resumed run takes its splits from its ``splits.csv``, or from its last checkpoint if
-    that file is missing. ``resume=RUN data.split_file=FILE`` replaces them.
+    that file is missing. ``resume=RUN data.split_file=FILE`` replaces them. Corrections of labels
+    are likewise those that it has begun with.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -48,6 +50,8 @@ def build_data(cfg: DictConfig, run_dir: Path) -> RoadTileDataModule:
         add_origin(cfg, anew=True)
     elif not is_new_check:
         datamodule.known_splits = _stored_splits(run_dir)
+    if datamodule.settings.corrections is not None and not is_new_check:
+        datamodule.known_corrections = _stored_corrections(run_dir)
     return datamodule
 
 
@@ -72,6 +76,7 @@ def batch_error(datamodule: RoadTileDataModule) -> str | None:
     labelled = counts["road"] + counts["non_road"]
     if labelled >= batch_size:
         return None
+
     return (
         f"data.batch_size={batch_size}: must be at most {labelled}, the number of labelled training"
         " tiles: lower it, or add scenes (data.root)"
@@ -109,4 +114,15 @@ def _stored_splits(run_dir: Path) -> KnownSplits | None:
         stored = read_checkpoint(checkpoint, "resume")["hyper_parameters"]
         if stored.get("splits"):
             return KnownSplits.of_checkpoint(stored["splits"], stored.get("digests") or {})
+    return None
+
+
+def _stored_corrections(run_dir: Path) -> Corrections | None:
+    """The corrections of a run, or None if it has none yet; like :func:`_stored_splits`."""
+    path, checkpoint = run_dir / CORRECTIONS_FILE, run_dir / "checkpoints" / "last.ckpt"
+    if path.is_file():
+        return Corrections.read(path, of_run=True)
+    if checkpoint.is_file():
+        stored = read_checkpoint(checkpoint, "resume")["hyper_parameters"]
+        return Corrections.of_checkpoint(stored.get("corrections") or ())
     return None

@@ -19,6 +19,7 @@ from vbp_lightning.training.stored_files import stored_metrics
 
 METRICS_FILE = "metrics.json"
 SPLITS_FILE = "splits.csv"
+CORRECTIONS_FILE = "corrections.csv"
 
 _LONGEST_FOLDER_NAME = 200
 _DIGEST = 12

@@ -59,6 +59,7 @@ def build_model(
         data=datamodule.data_config,
         splits=datamodule.scene_splits,
         digests=datamodule.scene_digests,
+        corrections=datamodule.corrections.rows or None,
         imagery=datamodule.imagery,
     )
     check_network(model, datamodule)

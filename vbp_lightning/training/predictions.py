@@ -77,8 +77,9 @@ def run_metrics(
 ) -> dict[str, float]:
     """The flat metrics of a run: ``test/auroc``, ``val/f1``, … and the ``threshold``.
 
-    Metrics are those of the labelled tiles, and under ``…_with_ignored`` those of all tiles.
-    Ignored tiles hold some road and count as road there; excluding them inflates the scores.
+    Metrics are those of the labelled tiles, and under ``…_with_ignored`` those of all tiles but
+    those that are ignored by hand. Ignored tiles hold some road and count as road there; excluding
+    them inflates the scores.
 
     Args:
         datamodule: Set up.
@@ -87,7 +88,8 @@ def run_metrics(
     """
     metrics = {"threshold": threshold}
     for split, probabilities in predictions.items():
-        labels = tile_labels(datamodule, split)
+        counted = torch.from_numpy(~datamodule.tiles_of(split).ignored_by_hand)
+        probabilities, labels = probabilities[counted], tile_labels(datamodule, split)[counted]
         known, holds_road = labels != Label.IGNORED, (labels != Label.NON_ROAD).long()
         strict = binary_metrics(probabilities[known], labels[known], threshold)
         full = binary_metrics(probabilities, holds_road, threshold)

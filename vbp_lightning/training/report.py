@@ -21,7 +21,7 @@ from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.models import RoadClassifier, read_checkpoint
 from vbp_lightning.models.custom_network import TARGET, described
 from vbp_lightning.models.metrics import METRICS
-from vbp_lightning.training.folder import SPLITS_FILE
+from vbp_lightning.training.folder import CORRECTIONS_FILE, SPLITS_FILE
 from vbp_lightning.training.logger import log_settings
 from vbp_lightning.training.predictions import (
     COLUMNS,
@@ -34,6 +34,7 @@ from vbp_lightning.training.predictions import (
     write_metrics,
     write_predictions,
 )
+from vbp_lightning.training.run_gallery import write_run_gallery
 
 TILES_FILE = "tiles.csv"
 
@@ -74,7 +75,9 @@ def hyperparameters(cfg: DictConfig) -> dict[str, str | int | float | bool]:
 def report_start(
     cfg: DictConfig, run_dir: Path, trainer: pl.Trainer, datamodule: RoadTileDataModule
 ) -> None:
-    """Prints the numbers of tiles, writes ``tiles.csv`` and ``splits.csv``, logs hyperparameters.
+    """Prints the numbers of tiles, writes their lists, logs hyperparameters.
+
+    The lists are ``tiles.csv``, ``splits.csv`` and ``corrections.csv``, if there are corrections.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -86,6 +89,9 @@ def report_start(
         return
     datamodule.write_tiles(run_dir / TILES_FILE)
     datamodule.write_splits(run_dir / SPLITS_FILE)
+    if lines := datamodule.correction_lines:
+        datamodule.corrections.write(run_dir / CORRECTIONS_FILE)
+        print(*lines, sep="\n")
     Console().print(tile_table(datamodule.counts))
     for logger in trainer.loggers:
         log_settings(logger, cfg, hyperparameters(cfg))
@@ -159,6 +165,9 @@ def report_end(
             known = labels >= 0
             test = predictions["test"][known].numpy(), labels[known].numpy()
             callback.log_evaluation(trainer, *test, metrics, hyperparameters(cfg))
+    pages = []
+    if "val" in predictions:
+        pages = [*write_run_gallery(cfg, run_dir, model, datamodule, predictions["val"])]
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -167,6 +176,8 @@ def report_end(
     print(f"Run: {run_dir}")
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")
+    if pages:
+        print(f"Gallery: {pages[-1]}")
     return optimized_value(metrics, cfg.optimized_metric)
 
 

@@ -45,7 +45,7 @@ _GROUPS = ("data", "trainer", "model", "callbacks", "paths")
 """Settings that hold further ones."""
 
 _REPORT = (
-    *("tags", "optimized_metric", "logger", "data.split_file", "upsampling.name"),
+    *("tags", "optimized_metric", "logger", "gallery", "data.split_file", "upsampling.name"),
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps"),
     *(f"callbacks.{name}" for name in ("panels", "scores", "summary", "progress", "gradient_flow")),
 )
@@ -69,10 +69,18 @@ WEIGHTS = "weights_sha256"
 _SPLITS = "split_file_sha256"
 """Of a stored run: the digest of ``data.split_file`` when it was read."""
 
-ADDED = ("format", _AUTO, START, WEIGHTS, _SPLITS)
+_CORRECTIONS = "corrections_sha256"
+"""Of a stored run: the digest of ``data.corrections`` when it was read."""
+
+ADDED = ("format", _AUTO, START, WEIGHTS, _SPLITS, _CORRECTIONS)
 """What a stored run holds beside its settings."""
 
-_FILES = {START: "init_from", WEIGHTS: "model.weights", _SPLITS: "data.split_file"}
+_FILES = {
+    START: "init_from",
+    WEIGHTS: "model.weights",
+    _SPLITS: "data.split_file",
+    _CORRECTIONS: "data.corrections",
+}
 """The settings that name the files of the digests."""
 
 _UNRELATED = ("format", "resume", "optimized_metric", _AUTO)
@@ -252,7 +260,8 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
     """Completes a config, in place, by what later runs are compared with.
 
     The paths of the data become absolute. The keys that are ``auto`` and the digests of the
-    checkpoint to start from and of the file of splits are added, unless a resumed run has them.
+    checkpoint to start from and of the files of splits and corrections are added, unless a resumed
+    run has them.
 
     Args:
         cfg: The composed config of ``train.py``.
@@ -263,7 +272,7 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
 
     given: Any = OmegaConf.to_container(cfg)
     with open_dict(cfg):
-        for key in ("root", "split_file"):
+        for key in ("root", "split_file", "corrections"):
             if cfg.data.get(key) is not None:
                 cfg.data[key] = str(source_path(str(cfg.data[key])).absolute())
         if _AUTO not in cfg:
@@ -272,7 +281,8 @@ def add_origin(cfg: DictConfig, anew: bool = False) -> None:
             path = OmegaConf.select(cfg, name)
             is_known = key in cfg and not (anew and key == _SPLITS)
             if not is_known and path is not None:
-                file = source_path(path) if key == _SPLITS else local_file(str(path), name)
+                is_data = key in (_SPLITS, _CORRECTIONS)
+                file = source_path(path) if is_data else local_file(str(path), name)
                 if file.is_file():
                     cfg[key] = file_digest(file)
 

@@ -68,6 +68,8 @@ class RunSettings:
         resume: The folder of a run to continue.
         check: Whether to report on the data and train nothing.
         init_from: A checkpoint whose weights to start from.
+        gallery: Whether the gallery of the validation tiles is written; None for single runs with
+            few of them.
         tta: Whether the evaluation averages over the symmetries of a tile.
         threads: CPU threads of torch.
         trust: Callables that a resumed run may call to build its network.
@@ -91,6 +93,7 @@ class RunSettings:
     resume: PathName | None = None
     check: StrictBool = False
     init_from: PathName | None = None
+    gallery: StrictBool | None = None
     tta: StrictBool = False
     trust: StrictStr | tuple[StrictStr, ...] | None = None
     paths: Folders | None = None

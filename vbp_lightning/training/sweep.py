@@ -20,7 +20,7 @@ from vbp_lightning.errors import UserError, one_line
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.training.folder import finished_metrics
 from vbp_lightning.training.stored_files import stored_mapping, stored_yaml
-from vbp_lightning.training.sweep_page import failure_reasons, write_page
+from vbp_lightning.training.sweep_page import failure_reasons, write_sweep_page
 from vbp_lightning.training.sweep_table import summary_tables
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class SweepSummary(Callback):
         if config.hydra.mode.name == "MULTIRUN":
             with suppress(OSError):  # both are written again at the end
                 sweep_dir = Path(config.hydra.sweep.dir)
-                write_page(sweep_dir, write_summary(sweep_dir), config.optimized_metric)
+                write_sweep_page(sweep_dir, write_summary(sweep_dir), config.optimized_metric)
             # Hydra keeps each job's result to the end of the sweep: two configs are megabytes
             job_return.cfg = job_return.hydra_cfg = None
             give_back_freed_memory()
@@ -158,7 +158,7 @@ class SweepSummary(Callback):
         try:
             jobs = write_summary(sweep_dir)
             Console().print(*summary_tables(jobs, config.optimized_metric), sep="\n")
-            page = write_page(sweep_dir, jobs, config.optimized_metric)
+            page = write_sweep_page(sweep_dir, jobs, config.optimized_metric)
         except OSError as error:  # Hydra would turn it into a warning
             sys.exit(print_error(explain_failure(error) or UserError(one_line(error))))
         print(f"Summary: {sweep_dir / 'summary.csv'}")

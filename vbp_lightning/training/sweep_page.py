@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbp_lightning.cli import FAILURE_FILE
 from vbp_lightning.errors import UserError, plain
-from vbp_lightning.files import replacing
+from vbp_lightning.files import write_page
 from vbp_lightning.training.stored_files import stored_mapping
 from vbp_lightning.training.sweep_table import (
     BEST,
@@ -52,7 +52,7 @@ class _Panel:
     height: int = 0
 
 
-def write_page(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> Path:
+def write_sweep_page(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> Path:
     """Writes ``sweep.html`` beside ``summary.csv``.
 
     Args:
@@ -66,20 +66,11 @@ def write_page(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> 
     Raises:
         OSError: It cannot be written; an older one is left as it was.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vbp_lightning.training", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"plain": plain, "heading": heading}
-    page = environment.get_template(f"{PAGE_FILE}.jinja")
-    with replacing(sweep_dir / PAGE_FILE) as temporary:
-        page.stream(_content(sweep_dir, jobs, optimized_metric)).dump(str(temporary), "utf-8")
-    return sweep_dir / PAGE_FILE
+    path = sweep_dir / PAGE_FILE
+    template = "vbp_lightning.training", f"{PAGE_FILE}.jinja"
+    content = _content(sweep_dir, jobs, optimized_metric)
+    write_page(path, template, content, plain=plain, heading=heading)
+    return path
 
 
 def _content(sweep_dir: Path, jobs: "pd.DataFrame", optimized_metric: str) -> dict[str, Any]:

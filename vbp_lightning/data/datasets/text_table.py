@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_text_table(path: Path, key: str, advice: str) -> "pd.DataFrame":
-    """Reads a CSV file whose first line names the columns.
+    """Reads a CSV file whose first line names the columns, with commas or semicolons between.
 
     Args:
         path: The file.
@@ -31,9 +31,16 @@ def read_text_table(path: Path, key: str, advice: str) -> "pd.DataFrame":
     is_file(path, key)
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
+            header = file.peek().partition(b"\n")[0]
+            is_of_spreadsheet = b";" in header and b"," not in header  # where 0,5 is a number
             warnings.simplefilter("error", pd.errors.ParserWarning)  # of lost fields
             table = pd.read_csv(
-                file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+                file,
+                sep=";" if is_of_spreadsheet else ",",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
             )
     except (OSError, ValueError, pd.errors.ParserWarning) as error:  # others are ValueErrors
         raise DataError(

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
+from vbp_lightning.data.tiles.corrections import overlapping
 from vbp_lightning.data.tiles.grid import exceeds, labels_of
 from vbp_lightning.data.tiles.keyed_random import keyed_uniforms
 from vbp_lightning.data.tiles.store import Bands, SceneStore
@@ -107,6 +108,8 @@ class TrainingTiles(Dataset[Batch]):
         std: (C,) training standard deviation of each band: the unit of the brightness.
         augment: The augmentation; None for none.
         seed: Seed of the random numbers.
+        fixed: (M, 3) index of the scene, row and column of tiles whose labels are corrected: no
+            tile is shifted onto one of them, nor from its own place there.
     """
 
     tiles: TileDataset
@@ -116,6 +119,7 @@ class TrainingTiles(Dataset[Batch]):
     std: Sequence[float]
     augment: Augmentation | None
     seed: int
+    fixed: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -186,4 +190,6 @@ class TrainingTiles(Dataset[Batch]):
                 valid[place] = np.count_nonzero(window != INVALID_PIXEL)
         kept = (valid > 0) & ~exceeds(size**2 - valid, size**2, self.max_invalid)
         kept &= labels_of(road, np.maximum(valid, 1), self.road_share) == labels
+        if self.fixed is not None:
+            kept &= ~overlapping(shifted, self.fixed, size)
         return np.where(kept[:, None], shifted, positions)

@@ -11,6 +11,7 @@ from vbp_lightning.data.imagery.extent import pixels_of
 from vbp_lightning.data.imagery.mask_values import MaskValues
 from vbp_lightning.data.imagery.normalisation import BandStatistics
 from vbp_lightning.data.imagery.reading import SceneInfo
+from vbp_lightning.data.tiles.corrections import Corrections
 from vbp_lightning.data.tiles.planning import intersecting
 from vbp_lightning.data.tiles.splits import Region, Regions, rectangles
 from vbp_lightning.data.tiles.store import ScannedScene, SceneStore
@@ -32,6 +33,8 @@ class Scan:
             extent too.
         store: The pixels; None if nothing could be read.
         statistics: Of the valid training pixels; None if there are none.
+        corrections: Of labels, in the scenes that are used.
+        left_out: Number of training tiles that are left out because they overlap a correction.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -43,6 +46,8 @@ class Scan:
     shared: int = 0
     store: SceneStore | None = None
     statistics: BandStatistics | None = None
+    corrections: Corrections = field(default_factory=Corrections)
+    left_out: int = 0
 
     @property
     def infos(self) -> list[SceneInfo]:

@@ -42,7 +42,8 @@ def choose_by_share(tiles: Sequence[LabelledTile], count: int) -> list[TileGroup
     first, second, third, fourth = _group_sizes(count)
     labels = np.array([tile.label for tile in tiles])
     shares = np.array([tile.share for tile in tiles])
-    below = _ranked(labels == Label.IGNORED, -shares)[: third // 2]
+    ignored = np.array([tile.label == Label.IGNORED and not tile.answer for tile in tiles])
+    below = _ranked(ignored, -shares)[: third // 2]
     road = _ranked(labels == Label.ROAD, shares)
     # If there are few road tiles, most of them are kept for the other groups.
     above = road[: min(third - len(below), max(1, len(road) // 4))] if third else []
@@ -117,9 +118,11 @@ def where_road_is_known(
     Returns:
         The tiles that hold both road pixels and others, in their order, and their road masks. This
         excludes tiles of images that are labelled as road as a whole: their road mask does not say
-        where the road is.
+        where the road is. Tiles whose road pixels contradict their corrected label are excluded
+        too.
     """
     known = np.logical_and(road_masks.any(axis=(1, 2)), ~road_masks.all(axis=(1, 2)))
+    known &= np.array([tile.road_pixels_fit for tile in tiles], dtype=bool)
     return [tiles[index] for index in np.flatnonzero(known).tolist()], road_masks[known]
 
 

@@ -11,7 +11,7 @@ from vbp_lightning.data.datasets.scene import SPLITS, Split
 from vbp_lightning.data.imagery.reading import SceneInfo
 from vbp_lightning.data.tiles.grid import exceeds, labels_of, tile_bounds
 from vbp_lightning.data.tiles.store import ScannedScene
-from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
+from vbp_lightning.data.tiles.tile import ANSWERS, Label, LabelledTile, Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,8 @@ class TileTable(Sequence[LabelledTile]):
         labels: (N,) values of :class:`~vbp_lightning.data.tiles.tile.Label`.
         tile_size: Tile size in pixels.
         dropped: Number of further tiles that hold too little imagery.
+        answers: (N,) indices into :data:`~vbp_lightning.data.tiles.tile.ANSWERS` of the
+            corrections; -1 for none.
     """
 
     infos: Sequence[SceneInfo]
@@ -35,6 +37,13 @@ class TileTable(Sequence[LabelledTile]):
     labels: NDArray[np.int64]
     tile_size: int
     dropped: int
+    answers: NDArray[np.int64]
+
+    @property
+    def ignored_by_hand(self) -> NDArray[np.bool_]:
+        """(N,) whether each tile belongs to no metric at all, since a person said so."""
+        chosen: NDArray[np.bool_] = (self.answers >= 0) & (self.labels == Label.IGNORED)
+        return chosen
 
     @property
     def counts(self) -> dict[str, int]:
@@ -58,13 +67,14 @@ class TileTable(Sequence[LabelledTile]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         scene, row, col = self.positions[index].tolist()
-        info = self.infos[scene]
+        info, answer = self.infos[scene], int(self.answers[index])
         return LabelledTile(
             tile=Tile(info.scene.name, row, col),
             bounds=tile_bounds(info.grid.transform, row, col, self.tile_size),
             share=float(self.shares[index]),
             label=Label(int(self.labels[index])),
             split=self.split,
+            answer=ANSWERS[answer] if answer >= 0 else "",
         )
 
 
@@ -104,4 +114,5 @@ def label_tiles(
         labels=labels_of(road, valid, road_share),
         tile_size=tile_size,
         dropped=int(np.count_nonzero(~kept)),
+        answers=np.full(np.count_nonzero(kept), -1),
     )

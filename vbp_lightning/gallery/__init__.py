@@ -1,0 +1,1 @@
+"""The gallery: every tile, its saliency maps and its label on HTML pages that take corrections."""
