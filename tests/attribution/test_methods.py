@@ -18,6 +18,7 @@ from vbp_lightning.attribution import (
     GradCam,
     GuidedBackprop,
     GuidedGradCam,
+    HiResCam,
     IntegratedGradients,
     Lrp,
     Method,
@@ -229,7 +230,7 @@ def test_a_method_whose_network_is_replaced_explains_the_new_one():
 
 def test_the_representation_names_the_method_and_its_settings():
     shown = repr(GradCam(Net(), relu=False))
-    assert shown == "GradCam(chunk=64, layer=None, relu=False)"
+    assert shown == "GradCam(rotations=1, chunk=64, layer=None, relu=False)"
 
 
 @every_method
@@ -376,3 +377,42 @@ def test_the_last_map_is_that_of_the_output():
         torch.testing.assert_close(made, alone)
     with pytest.raises(UnsupportedNetworkError, match=r"own\.houses .*does not depend on it"):
         GradCam(Branches(), "own.houses").attribute(images(), ("roads", 1))
+
+
+def turned(maps, turn, mirrored):
+    maps = torch.rot90(maps, turn, (2, 3))
+    return maps.flip(3) if mirrored else maps
+
+
+@pytest.mark.parametrize(
+    ("rotations", "views"),
+    [
+        (2, [(0, False), (2, False)]),
+        (4, [(turn, False) for turn in range(4)]),
+        (8, [(turn, mirrored) for turn in range(4) for mirrored in (False, True)]),
+    ],
+)
+@pytest.mark.parametrize("method", [HiResCam, VisualBackProp, Occlusion, Saliency])
+def test_the_mean_over_rotations(method, rotations, views):
+    options = OPTIONS.get(method.__name__, {}) if method is Occlusion else {}
+    single = method(net(), **options)
+    inverse = {turn: -turn for turn in range(4)}
+    total = 0
+    for turn, mirrored in views:
+        image = torch.rot90(images().flip(3) if mirrored else images(), turn, (2, 3))
+        total = total + turned(single.attribute(image, 1), inverse[turn], mirrored)
+    found = method(net(), rotations=rotations, **options).attribute(images(), 1)
+    torch.testing.assert_close(found, total / len(views), atol=1e-6, rtol=1e-4)
+    if rotations > 2:
+        again = method(net(), rotations=rotations, **options)
+        rotated = again.attribute(torch.rot90(images(), 1, (2, 3)), 1)
+        torch.testing.assert_close(rotated, torch.rot90(found, 1, (2, 3)), atol=1e-6, rtol=1e-4)
+
+
+def test_other_shapes_are_rotated_by_half_a_turn_and_units_not_at_all():
+    wide = images()[:, :, :10]
+    found = [HiResCam(net(), rotations=each).attribute(wide, 0) for each in (2, 4)]
+    assert torch.equal(*found)
+    assert found[0].shape == (3, 1, 10, 16)
+    with pytest.raises(ValueError, match="rotations: the unit of a layer"):
+        Saliency(net(), layer="features", unit=(0, 0, 0), rotations=4)

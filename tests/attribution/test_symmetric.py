@@ -101,7 +101,7 @@ def test_images_that_are_not_square_are_rotated_by_180_degrees():
 
 
 def test_invalid_settings_are_refused():
-    with pytest.raises(ValueError, match=r"must be 1 or 2 or 4$"):
+    with pytest.raises(ValueError, match=r"must be 1 or 2 or 4 or 8$"):
         SymmetricVisualBackProp(small_net(), rotations=3)
     with pytest.raises(ValueError, match="floating point"):
         SymmetricVisualBackProp(small_net()).attribute(images()[0])

@@ -75,3 +75,34 @@ def test_where_no_road_pixels_are_known_nothing_is_scored():
         ExplanationScores(["deconv", "deconv"])
     with pytest.raises(ValueError, match="at least 1"):
         ExplanationScores(tiles=0)
+
+
+def test_an_accurate_network_whose_masks_miss_the_road_is_doubted(monkeypatch):
+    callback, model, data = (
+        ExplanationScores(["deconv", "bilinear"]),
+        model_of(),
+        BarTiles((6, 0) * 64),
+    )
+
+    def line(accuracy, **rows):
+        """The doubt about masks with one bright pixel, in a row on the road (4 to 9) or beside."""
+
+        def masks(method, tiles):
+            found = torch.zeros(len(tiles), 1, SIZE, SIZE)
+            found[:, 0, rows[method.upsampling]] = 1
+            return found
+
+        monkeypatch.setattr(VisualBackProp, "attribute", masks)
+        scores = callback.scores(model, data)
+        return callback.doubt({"val/balanced_accuracy": accuracy, **scores})
+
+    found = line(0.9, deconv=25, bilinear=26)
+    assert "in 0% of 64 road tiles, a random pixel in 31%" in found  # 10 of 32 rows
+    assert "task=counterfactual" in found
+    assert len(found.splitlines()) == 1
+    assert line(0.99, deconv=25, bilinear=6) is None
+    assert line(0.89, deconv=25, bilinear=26) is None
+    assert line(float("nan"), deconv=25, bilinear=26) is None
+    callback = ExplanationScores(["deconv", "bilinear"], tiles=31)
+    assert line(0.99, deconv=25, bilinear=26) is None
+    assert ExplanationScores().doubt({"val/balanced_accuracy": 1.0}) is None

@@ -54,7 +54,11 @@ def test_the_benchmark(call, checkpoint, tmp_path):
     place = list(arrays["methods"]).index("lrp")
     mean = arrays["average_precision"][place].mean()
     assert float(lrp["average_precision"]) == pytest.approx(mean, rel=1e-5)
-    for name in ("localisation.png", "cascade.png"):
+    assert 0.5 < float(lrp["robustness_noise"]) <= 1
+    assert float(uniform["entropy"]) == pytest.approx(1)
+    assert float(uniform["gini"]) == pytest.approx(0, abs=1e-6)
+    assert "deletion; insertion; ROAD: images with removed pixels" in process.stdout
+    for name in ("localisation.png", "cascade.png", "sorted_tiles.png"):
         with Image.open(tmp_path / "out" / name) as figure:
             assert min(figure.size) > 200
 

@@ -36,7 +36,7 @@ METHODS = (
         "cam",
         "grad_cam",
     ),
-    *("hires_cam", "layer_cam", "eigen_cam"),
+    *("hires_cam", "layer_cam", "symmetric_hires_cam", "symmetric_layer_cam", "eigen_cam"),
     *("guided_grad_cam", "occlusion", "integrated_gradients", "smoothgrad", "lrp"),
 )
 

@@ -76,7 +76,7 @@ def test_infinity_is_a_gamma_and_all_errors_are_reported():
     with pytest.raises(UserError) as caught:
         method_maker("lrp", options_with("lrp", gama=1, epsilon="abc", form=2))
     assert caught.value.lines == (
-        "method.lrp.gama: is not an option; choose among epsilon, gamma, form, chunk",
+        "method.lrp.gama: is not an option; choose among epsilon, gamma, form, rotations, chunk",
         "method.lrp.epsilon=abc: must be a number",
         "method.lrp.form=2: must be absolute or signed",
     )

@@ -74,6 +74,21 @@ position=           [1,2,3]                    : a list of at most 2 values
 layer=              3 true                     : text or null
 unit=               -1                         : at least 0
 """,
+    "clusters": """
+clusters=           0                          : at least 1
+descriptor=         pixels                     : peaks or masks
+share=              0                          : above 0
+share=              1.5                        : at most 1
+margin=             -1                         : at least 0
+replacements=       0                          : at least 1
+typical=            0                          : at least 1
+""",
+    "counterfactual": """
+replacements=       0                          : at least 1
+margin=             -1                         : at least 0
+feather=            -0.5                       : at least 0
+draw=               x                          : a whole number
+""",
     "feature_maps": """
 tile=               -1                         : at least 0
 channels=           0                          : at least 1

@@ -67,7 +67,7 @@ class ActivationMap(Method):
         """The sum at the size of the image."""
         graph = self.graph(inputs)
         node = last_map(graph, target) if self.layer is None else graph.output_of(self.layer)
-        small = self.combined(*_at_map(graph, node, inputs, target))
+        small = self.combined(*at_map(graph, node, inputs, target))
         return enlarged(small.relu() if self.relu else small, inputs)
 
 
@@ -180,7 +180,7 @@ class Cam(Method):
     def maps(self, inputs: Tensor, target: Target) -> Tensor:
         """The sum at the size of the image."""
         graph = self.graph(inputs)
-        maps, gradient = _at_map(graph, _pooled(graph, target), inputs, target)
+        maps, gradient = at_map(graph, _pooled(graph, target), inputs, target)
         pooled = gradient.any(1, keepdim=True)  # not all places if the maps are cropped
         count = pooled.sum((2, 3), keepdim=True).clamp(min=1)
         weights = gradient.sum((2, 3), keepdim=True) * pooled
@@ -245,10 +245,16 @@ def _other_head(graph: NetworkGraph) -> UnsupportedNetworkError:
     )
 
 
-def _at_map(
+def at_map(
     graph: NetworkGraph, node: Node, inputs: Tensor, target: Target
 ) -> tuple[Tensor, Tensor]:
     """Maps and their gradient, ``(N, C, H, W)`` each; of cropped or padded maps those before.
+
+    Args:
+        graph: The graph of the network.
+        node: The operation whose result are the maps, such as :func:`last_map`.
+        inputs: ``(N, C, H, W)``.
+        target: See :func:`~vbp_lightning.attribution.scores.class_scores`.
 
     Raises:
         UnsupportedNetworkError: The result of the operation are no maps.

@@ -112,10 +112,11 @@ class PixelGradient(Method):
         form: How channels are reduced to one value, see :func:`over_channels`.
         layer: Name of a module whose unit is explained instead of a class; None for the class.
         unit: Channel, row and column in the output of that layer, or one index of a flat output.
+        rotations: See :class:`~vbp_lightning.attribution.method.Method`; 1 for a unit.
         chunk: Samples per chunk.
 
     Raises:
-        ValueError: The model has no such layer.
+        ValueError: The model has no such layer, or several rotations are given for a unit.
     """
 
     form: Form = "absolute"
@@ -125,6 +126,8 @@ class PixelGradient(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.layer = layer_named(self.model, self.layer)
+        if self.layer is not None and self.rotations > 1:
+            raise ValueError("rotations: the unit of a layer has one place: leave 1")
 
     @property
     def rule(self) -> Rule | None:

@@ -1,13 +1,16 @@
 """What all attribution methods share: settings, checks of the inputs, chunks and the result."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields
+from functools import partial
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from pydantic import StrictInt
 from torch import Tensor, nn
 
 from vbp_lightning.attribution.scores import (
@@ -21,7 +24,10 @@ from vbp_lightning.attribution.scores import (
 from vbp_lightning.errors import one_line
 from vbp_lightning.graph.exporting import UnsupportedNetworkError, shared_copy
 from vbp_lightning.graph.network_graph import NetworkGraph, graph_of
-from vbp_lightning.records import PositiveCount, argument_errors
+from vbp_lightning.records import PositiveCount, argument_errors, one_of
+
+Rotations = Annotated[StrictInt, one_of((1, 2, 4, 8))]
+"""How many views of a square image are averaged, see :class:`Method`."""
 
 Images = Tensor | npt.NDArray[np.floating]
 """``(N, C, H, W)`` floating point."""
@@ -34,9 +40,16 @@ class Method(ABC):
     A method defines :meth:`maps`. Its settings are checked by their annotations, such as
     ``PositiveCount`` or a ``Literal``. Pickles and copies hold the network and the settings only.
 
+    With several ``rotations``, the map is the mean over rotated images, each rotated back. A
+    network that was trained on rotated images should respond equally to each; differences are
+    noise, such as the grid of the strides, which the mean reduces. If no class is given, the one
+    that is explained is the most likely of each rotated image.
+
     Args:
         model: The network. It is run in eval mode, but not changed, and may run in other threads at
             the same time.
+        rotations: 1 for the image itself, 2 to add a rotation by 180°, 4 for multiples of 90°, 8 to
+            add the mirror images of these. Images that are not square are rotated by 180° only.
         chunk: Samples per chunk.
 
     Raises:
@@ -45,6 +58,7 @@ class Method(ABC):
 
     model: nn.Module = field(repr=False)
     _: KW_ONLY
+    rotations: Rotations = 1
     chunk: PositiveCount = CHUNK
 
     def __post_init__(self) -> None:
@@ -93,10 +107,26 @@ class Method(ABC):
         with torch.inference_mode(mode=False), torch.no_grad():
             for start in range(0, len(images), self.portion):
                 samples = slice(start, start + self.portion)
-                parts.append(maps(images[samples], part_of(target, samples)).detach().to(exact))
+                views = self._views(images[samples])
+                wanted = part_of(target, samples)
+                found = [back(maps(view, wanted)).detach().to(exact) for view, back in views]
+                parts.append(found[0] if len(found) == 1 else torch.stack(found).mean(0))
                 if progress is not None:
                     progress(len(parts[-1]))
             return torch.cat(parts)
+
+    def _views(self, images: Tensor) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """The rotated images, each with the function that rotates its map back."""
+        square = images.shape[2] == images.shape[3]
+        turned = min(self.rotations, 4 if square else 2)
+        for mirrored in (False, True) if self.rotations == 8 else (False,):
+            for turn in range(0, 4, 4 // turned):
+                view = images.flip(3) if mirrored else images
+                # not by 0, which copies
+                yield (
+                    torch.rot90(view, turn, (2, 3)) if turn else view,
+                    partial(_back, turn, mirrored),
+                )
 
     @property
     def portion(self) -> int:
@@ -145,6 +175,12 @@ class CopiesMethod(Method):
     @abstractmethod
     def map_of(self, network: Callable[[Tensor], object], image: Tensor, target: Target) -> Tensor:
         """The saliency map ``(1, 1, H, W)`` of an image ``(1, C, H, W)`` for one class."""
+
+
+def _back(turn: int, mirrored: bool, maps: Tensor) -> Tensor:
+    """Maps of a rotated image in the orientation of the image."""
+    maps = torch.rot90(maps, -turn, (2, 3)) if turn else maps
+    return maps.flip(3) if mirrored else maps
 
 
 def enlarged(small: Tensor, images: Tensor) -> Tensor:

@@ -1,18 +1,15 @@
 """A class-specific variant of VisualBackProp, developed in this project."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
 
 import torch
-from pydantic import StrictInt
 from torch import Tensor
 
-from vbp_lightning.attribution.method import Method
+from vbp_lightning.attribution.method import Images, Method, Rotations
 from vbp_lightning.attribution.scaled_mask import min_max
-from vbp_lightning.attribution.scores import Target
+from vbp_lightning.attribution.scores import Progress, Target
 from vbp_lightning.attribution.visual_backprop import VisualBackProp
-from vbp_lightning.records import Count, PositiveCount, one_of
+from vbp_lightning.records import Count, PositiveCount
 
 
 @dataclass(eq=False)
@@ -39,10 +36,10 @@ class SymmetricVisualBackProp(Method):
     Args:
         model: Any module that
             :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp` accepts; its state
-            is restored. Images that are not square are rotated by 180° only.
+            is restored.
         upsampling: See :class:`~vbp_lightning.attribution.visual_backprop.VisualBackProp`.
         skip: Number of maps to leave out, counted from the input.
-        rotations: 1 for the image itself, 2 to add a rotation by 180°, 4 for multiples of 90°.
+        rotations: See :class:`~vbp_lightning.attribution.method.Method`.
         chunk: Samples per chunk.
 
     Raises:
@@ -51,7 +48,7 @@ class SymmetricVisualBackProp(Method):
 
     upsampling: str = "deconv_normalized"
     skip: Count = 2
-    rotations: Annotated[StrictInt, one_of((1, 2, 4))] = 4
+    rotations: Rotations = field(default=4, kw_only=True)
     chunk: PositiveCount = field(default=64, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -59,23 +56,20 @@ class SymmetricVisualBackProp(Method):
         self._all = VisualBackProp(self.model, self.upsampling, skip=self.skip)
         self._of_class = VisualBackProp(self.model, self.upsampling, "channels", self.skip)
 
-    def maps(self, inputs: Tensor, target: Target) -> Tensor:
-        """The normalised average; the most likely class is that of each rotated image."""
-        total = torch.zeros_like(
-            inputs[:, :1], dtype=torch.promote_types(inputs.dtype, torch.float)
-        )
-        for rotation in self._rotations(inputs):
-            rotated = torch.rot90(inputs, rotation, (2, 3))
-            masks = [
-                _to_one(method.explain(rotated, target)[1].mask)
-                for method in (self._all, self._of_class)
-            ]
-            total += torch.rot90(masks[0] * masks[1], -rotation, (2, 3))
-        return min_max(total)
+    def attribute(
+        self, inputs: Images, target: Target = None, *, progress: Progress | None = None
+    ) -> Tensor:
+        """The mean over rotations, each sample scaled to [0, 1]; see the base class."""
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return min_max(super().attribute(inputs, target, progress=progress))
 
-    def _rotations(self, images: Tensor) -> Iterator[int]:
-        square = images.shape[2] == images.shape[3]
-        yield from range(0, 4, 4 // (self.rotations if square else min(self.rotations, 2)))
+    def maps(self, inputs: Tensor, target: Target) -> Tensor:
+        """The product of the two masks of the images as they are."""
+        masks = [
+            _to_one(method.explain(inputs, target)[1].mask)
+            for method in (self._all, self._of_class)
+        ]
+        return masks[0] * masks[1]
 
 
 def _to_one(masks: Tensor) -> Tensor:

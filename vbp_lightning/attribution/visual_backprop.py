@@ -81,6 +81,7 @@ class VisualBackProp(Method):
         skip: Number of maps to leave out, counted from the input; 0 in the paper. In a network with
             branches, the activations with fewer than ``skip`` others on the longest way from the
             input are left out.
+        rotations: See :class:`~vbp_lightning.attribution.method.Method`; :meth:`attribute` only.
         chunk: Samples per chunk.
         fuse: Whether batch norms may be folded into convolutions and samples run in chunks where
             that is faster (float32 on a CPU); the result is the same up to rounding.

@@ -1,6 +1,6 @@
 """The callback that scores VisualBackProp masks against the road pixels every epoch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -42,6 +42,14 @@ LIFTED = (
 
 ROAD_SHARE = "explanation/chance"
 """The name of the mean road share, which is the same for all upsamplings."""
+
+_POINTING = "explanation/pointing_game_2px"
+
+_ACCURATE = 0.9
+"""Balanced accuracy of validation from which a network is expected to look at the road."""
+
+_ENOUGH = 32
+"""Fewer tiles say nothing about how often the brightest pixel hits the road."""
 
 
 def score_names(upsamplings: Sequence[str]) -> list[str]:
@@ -132,3 +140,32 @@ class ExplanationScores(pl.Callback):
             found |= {f"{name}_lift": found[name] - chances[name] for name in LIFTED}
             scores |= {_key(name, each, self.upsampling): found[name] for name in found}
         return scores
+
+    def doubt(self, metrics: Mapping[str, float]) -> str | None:
+        """One line if the network is accurate although its masks do not point at the road.
+
+        That is so if the balanced accuracy of validation is at least 0.9, and the brightest pixel
+        of a mask lies within 2 px of road no more often than a random pixel, with each upsampling,
+        in at least 32 tiles.
+
+        Args:
+            metrics: ``val/balanced_accuracy`` and the last :meth:`scores` of this callback.
+
+        Returns:
+            What was found and what to look at; None if there is nothing to doubt.
+        """
+        keys = [_key(_POINTING, each, self.upsampling) for each in self.upsampling]
+        count = 0 if self._evaluation_tiles is None else len(self._evaluation_tiles[0])
+        accuracy = metrics.get("val/balanced_accuracy", 0)
+        if count < _ENOUGH or not accuracy >= _ACCURATE:
+            return None
+        best = max(keys, key=lambda key: metrics[key])
+        hits, lift = metrics[best], metrics[f"{best}_lift"]
+        if lift >= 0:
+            return None
+        return (
+            f"Validation is accurate (balanced accuracy {accuracy:.3f}), but the brightest pixel of"
+            f" the mask lies at the road in {hits:.0%} of {count} road tiles, a random pixel in"
+            f" {hits - lift:.0%}: the network may decide by something else than the road. Look at"
+            " explain.py task=clusters and task=counterfactual, see docs/cheats.md"
+        )

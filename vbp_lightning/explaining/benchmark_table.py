@@ -58,12 +58,14 @@ class Column:
         title: The heading.
         good: Which values are good: ``high``, ``low``, ``one`` (near to it), or empty for neither.
         digits: Number of digits after the decimal point.
+        caution: What the score can mislead about, printed below the table.
     """
 
     key: str
     title: str
     good: str = "high"
     digits: int = 3
+    caution: str = ""
 
     def is_best(self, values: "pd.Series[float]") -> "pd.Series[bool]":
         """Whether each value is the best of the column."""
@@ -72,32 +74,54 @@ class Column:
 
 
 COST = Column("ms_batch", "ms/tile", "low", 2)
+_LOCALISED = (
+    "whether the map lies on the road, not whether the decision does (EigenCAM knows no class); "
+    "context that a class of large extent really has counts as wrong, as does a kerb beside a thin "
+    "label line"
+)
+_SHARPENED = "any map gains mass by sharpening, see best power"
+_ONE_PIXEL = "one pixel decides: the rest of the map may lie anywhere"
+_REMOVED = (
+    "images with removed pixels are unlike those of training; a network may answer to the holes"
+)
+_MOVED = "moved parts make new edges, which are evidence of their own"
+_RANDOMISED = "random signs alone bring signed maps to 0: see sizes; one draw"
+_AGREEMENT = "agreement with another method is no truth"
+_STEADY = "maps of the image alone, such as edges, are steady too: says nothing about the network"
+_SPREAD = "a class of large extent needs a map that spreads: neither end is better"
 TABLES = {
     "Localisation": [
-        Column("average_precision", "AP"),
-        Column("relevance_mass", "mass"),
-        Column("sharpened_mass", "mass, best power"),
-        Column("rank_accuracy", "rank"),
-        Column("pointing_game", "pointing"),
-        Column("pointing_game_2px", "pointing 2 px"),
-        Column("iou", "IoU"),
+        Column("average_precision", "AP", caution=_LOCALISED),
+        Column("relevance_mass", "mass", caution=_SHARPENED),
+        Column("sharpened_mass", "mass, best power", caution=_LOCALISED),
+        Column("rank_accuracy", "rank", caution=_LOCALISED),
+        Column("pointing_game", "pointing", caution=_ONE_PIXEL),
+        Column("pointing_game_2px", "pointing 2 px", caution=_ONE_PIXEL),
+        Column("iou", "IoU", caution=_LOCALISED),
         COST,
     ],
     "Faithfulness and sanity": [
-        Column("deletion", "deletion", "low"),
-        Column("insertion", "insertion"),
-        Column("road", "ROAD"),
-        Column("shift_salient", "shift salient"),
-        Column("shift_rest", "rest", "low"),
+        Column("deletion", "deletion", "low", caution=_REMOVED),
+        Column("insertion", "insertion", caution=_REMOVED),
+        Column("road", "ROAD", caution=_REMOVED),
+        Column("shift_salient", "shift salient", caution=_MOVED),
+        Column("shift_rest", "rest", "low", caution=_MOVED),
         Column("shift_whole", "whole", ""),
         Column("shift_control", "control", ""),
-        Column("cascade_head", "cascade head", ""),
-        Column("cascade_convolutional", "all", ""),
+        Column("cascade_head", "cascade head", "", caution=_RANDOMISED),
+        Column("cascade_convolutional", "all", "", caution=_RANDOMISED),
         Column("cascade_head_sizes", "head, sizes", ""),
         Column("cascade_convolutional_sizes", "all, sizes", ""),
-        Column("lrp_correlation", "ρ with LRP", ""),
-        Column("lrp_size_correlation", "ρ, sizes", ""),
+        Column("lrp_correlation", "ρ with LRP", "", caution=_AGREEMENT),
+        Column("lrp_size_correlation", "ρ, sizes", "", caution=_AGREEMENT),
         Column("ms_single", "ms, 1 tile", "low", 2),
+        COST,
+    ],
+    "Robustness and complexity": [
+        Column("robustness_noise", "ρ, noise", caution=_STEADY),
+        Column("robustness_brightness", "ρ, brightness", caution=_STEADY),
+        Column("entropy", "entropy", "", caution=_SPREAD),
+        Column("gini", "Gini", "", caution=_SPREAD),
         COST,
     ],
     "Artefacts": [
@@ -133,6 +157,12 @@ def print_tables(rows: Sequence[Row], scenes: Sequence[str]) -> None:
         for name, *texts in zip(values.index, *cells, strict=True):
             table.add_row(escape(name), *texts)
         _print(table)
+        cautions: dict[str, list[str]] = {}
+        for column in shown:
+            cautions.setdefault(column.caution, []).append(column.title)
+        for caution, titles in cautions.items():
+            if caution:
+                print(f"  {'; '.join(titles)}: {caution}")
     _print(_leads(rows, scenes))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vbp_lightning.callbacks.mask_panels import LABEL_NAMES
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.datamodule import RoadTileDataModule
-from vbp_lightning.data.datasets.scene import Split
+from vbp_lightning.data.datasets.scene import ImageLabel, Scene, Split
 from vbp_lightning.data.imagery.unlabelled import image_files
 from vbp_lightning.data.settings import SceneSource
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
@@ -102,6 +102,12 @@ class SplitTiles:
         known = [tiles[index] for index in indices]
         return ChosenTiles(self.read(indices), [labelled.tile for labelled in known], known)
 
+    def by_scene(self) -> Iterator[tuple[Scene, list[int]]]:
+        """The scenes of the split, each with the numbers of its tiles."""
+        scenes = {scene.name: scene for scene in self.datamodule.source()}
+        for name, group in groupby(range(len(self.places)), lambda i: self.places[i].scene):
+            yield scenes[name], list(group)
+
     def report(self) -> None:
         """Does nothing: the data module has already refused files that cannot be read."""
 
@@ -176,6 +182,11 @@ class ImageTiles:
         if not places:
             raise UserError(*self._errors)
         return ChosenTiles(_stacked(tiles), places)
+
+    def by_scene(self) -> Iterator[tuple[Scene, list[int]]]:
+        """The images as scenes without road, each with the numbers of its tiles."""
+        for file, group in groupby(range(len(self.places)), self.owners.__getitem__):
+            yield Scene(file.stem, file, ImageLabel(False)), list(group)
 
     def report(self) -> None:
         """Reports the images that were left out.

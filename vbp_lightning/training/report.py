@@ -170,6 +170,9 @@ def report_end(
         pages = [*write_run_gallery(cfg, run_dir, model, datamodule, predictions["val"])]
     write_metrics(run_dir, metrics)
     Console().print(metrics_table(metrics))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExplanationScores) and (line := callback.doubt(metrics)):
+            print(line)
     print(f"Run: {run_dir}")
     if any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers):
         print(f"TensorBoard: tensorboard --logdir {run_dir} --samples_per_plugin images=1000")

@@ -6,6 +6,7 @@ from pathlib import Path
 from timeit import repeat
 
 import numpy as np
+import numpy.typing as npt
 from omegaconf import DictConfig
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from vbp_lightning.attribution import UnsupportedNetworkError
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.errors import UserError, one_line, plain
 from vbp_lightning.evaluation.artefacts import artefacts, block_ratio, comb_energy
-from vbp_lightning.evaluation.baselines import Attribution
+from vbp_lightning.evaluation.baselines import BASELINES, Attribution
 from vbp_lightning.evaluation.bootstrap import mean_interval
+from vbp_lightning.evaluation.complexity import entropy, gini
 from vbp_lightning.evaluation.cross_fitting import (
     choose_setting,
     cross_fitted_scores,
@@ -23,6 +25,7 @@ from vbp_lightning.evaluation.cross_fitting import (
 )
 from vbp_lightning.evaluation.faithfulness import deletion, insertion, road, shift_response
 from vbp_lightning.evaluation.localisation import positive_part
+from vbp_lightning.evaluation.robustness import changed_tiles, robustness
 from vbp_lightning.evaluation.sanity import cascade, cascade_similarity, rank_correlation
 from vbp_lightning.explaining.benchmark_table import (
     CHANCE,
@@ -42,6 +45,7 @@ from vbp_lightning.explaining.compared_methods import (
 )
 from vbp_lightning.explaining.outputs import write_arrays
 from vbp_lightning.explaining.settings import ExplainSettings
+from vbp_lightning.explaining.sorted_tiles import sorted_tiles_sheet
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name
 from vbp_lightning.explaining.tile_sources import SplitTiles, open_tiles
 from vbp_lightning.graph.network_graph import graph_of
@@ -60,6 +64,7 @@ _TIMED = 16
 """Tiles in the batch whose time is measured."""
 
 Rows = dict[ComparedMethod, Row]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, config=RECORD)
@@ -83,7 +88,8 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         subject: A road classifier whose data has road pixels.
 
     Yields:
-        ``benchmark.csv``, ``benchmark.npz``, ``localisation.png``, ``cascade.png``.
+        ``benchmark.csv``, ``benchmark.npz``, ``localisation.png``, ``cascade.png``,
+        ``sorted_tiles.png``.
 
     Raises:
         UserError: A setting is wrong, or there are no road pixels.
@@ -106,12 +112,17 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         row.numbers |= _costs(compared.build(model), tiles.tiles, target)
     if cfg.perturbed:
         _perturb(rows, model, tiles, cfg.perturbed, target)
+        _disturb(rows, subject, tiles, cfg.perturbed, target)
     if cfg.cascaded:
         _cascade(rows, model, tiles.tiles[: cfg.cascaded], target)
     found = list(rows.values())
     print(f"{len(tiles.tiles)} road tiles of {len(set(tiles.scenes))} scenes, {source.split}")
     print_tables(found, tiles.scenes)
     yield from _write(cfg, found, tiles)
+    methods = {compared: row for compared, row in rows.items() if compared.method not in BASELINES}
+    if methods:
+        sheet = sorted_tiles_sheet(methods, model, tiles, target)
+        yield write_picture(Path(cfg.output) / "sorted_tiles.png", sheet)
 
 
 def _scored(
@@ -183,6 +194,8 @@ def _row(
     if stride is not None:
         found["tile_comb_energy"] = float(comb_energy(pooled, stride).mean())
         found["tile_block_ratio"] = block_ratio(pooled, stride)
+    found |= with_bounds("entropy", mean_interval(entropy(pooled), tiles.scenes))
+    found |= with_bounds("gini", mean_interval(gini(pooled), tiles.scenes))
     if of_lrp is not None:
         similarity = rank_correlation(pooled, positive_part(of_lrp)).mean()
         of_sizes = rank_correlation(np.abs(maps), np.abs(of_lrp)).mean()
@@ -218,6 +231,34 @@ def _perturb(
         }
         for name, values in found.items():
             row.numbers |= with_bounds(name, mean_interval(values, scenes))
+
+
+def _disturb(
+    rows: Rows, subject: Subject, evaluation: EvaluationTiles, count: int, target: int | None
+) -> None:
+    """Adds the robustness to noise and to brightness on the first tiles."""
+    tiles, scenes = evaluation.tiles[:count], evaluation.scenes[:count]
+    changed = changed_tiles(tiles)
+
+    def probability(images: Tensor) -> Floats:
+        return np.asarray(subject.probabilities(images, 1)[0], dtype=np.float64)
+
+    for compared, row in shown_progress(rows.items(), f"Disturbing {len(tiles)} tiles"):
+        method = compared.build(subject.model)
+        for name, copies in changed.items():
+
+            def explain(images: Tensor, method: Attribution = method) -> Maps:
+                return maps_of(method, images, target)
+
+            values = robustness(explain, probability, tiles, copies)
+            known = np.isfinite(values)
+            if known.any():
+                of_scenes = [
+                    scene for scene, is_known in zip(scenes, known, strict=True) if is_known
+                ]
+                row.numbers |= with_bounds(
+                    f"robustness_{name}", mean_interval(values[known], of_scenes)
+                )
 
 
 def _cascade(rows: Rows, model: nn.Module, tiles: Tensor, target: int | None) -> None:
