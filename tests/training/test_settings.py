@@ -117,6 +117,16 @@ callbacks.early_stopping.mode=     up                    : min or max
 +callbacks.early_stopping.min_delta= -1                  : at least 0
 """
 
+EVIDENCE = """
+data.evidence.share=               0                     : above 0
+data.evidence.share=               2                     : at most 1
+data.evidence.kinds=               [glued]               : a list in square brackets
+data.evidence.kinds=               []                    : a list of at least 1
+data.evidence.dilation=            -1                    : at least 0
+data.evidence.feather=             wide null             : a number
+data.evidence.shuffled=            5                     : true or false
+"""
+
 FLOW = """
 callbacks.gradient_flow.every=     0                     : at least 1
 callbacks.gradient_flow.every=     often 2.5             : a whole number
@@ -137,6 +147,7 @@ def lines_of(*settings, groups=()):
         *(((), *case) for case in cases(WRONG)),
         *((("callbacks=early_stopping",), *case) for case in cases(STOPPING)),
         *((("callbacks=gradient_flow",), *case) for case in cases(FLOW)),
+        *((("evidence=composites",), *case) for case in cases(EVIDENCE)),
     ],
 )
 def test_a_wrong_value_is_one_line_with_what_is_allowed(group, setting, allowed):

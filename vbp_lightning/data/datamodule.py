@@ -23,15 +23,15 @@ from vbp_lightning.data.imagery.extent import ground_sampling_distance
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.vector_files import vector_notes
-from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
-from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops, road_masks
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    no_road_pixels,
     other_scales,
     overlap_warnings,
     repeated_names,
@@ -48,7 +48,6 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.streaming import ROAD_PIXEL
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
 from vbp_lightning.data.tiles.tiles_csv import write_tiles
@@ -370,6 +369,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.warnings += vector_notes(item.vectors for item in scanned if item.vectors is not None)
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
         self._label(scan, scenes, bool(gone))
+        if settings.evidence is not None:
+            lines += no_road_pixels(scan)
         if statistics is None or statistics.count == 0:
             return scan
         scan.statistics = statistics
@@ -497,12 +498,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             (N, size, size) bool, pixel by pixel as in ``read_tiles``.
         """
-        size = self.tile_size + 2 * self.context
-        masks = np.zeros((len(tiles), size, size), dtype=bool)
-        for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
-            labels = self._store.labels[scene]
-            place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
-            mask[own] = labels[place] == ROAD_PIXEL
+        masks = road_masks(self._store, self._positions(tiles), self.tile_size, self.context)
         return torch.from_numpy(masks)
 
     def write_tiles(self, path: Path) -> None:
@@ -543,6 +539,12 @@ class RoadTileDataModule(pl.LightningDataModule):
         tiles = self._scan.tiles["train"]
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
+        evidence = self.settings.evidence
+        reach = [
+            evidence.dilation / float(np.mean(ground_sampling_distance(info.grid) or 1))
+            for info in self._scan.infos
+            if evidence is not None
+        ]
         dataset = TrainingTiles(
             self._dataset(tiles.positions, tiles.labels),
             self.settings.road_share,
@@ -551,6 +553,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             self.std,
             self.settings.augment or None,
             self.settings.seed,
+            evidence,
+            reach,
         )
         batches = BalancedBatches(
             tiles.labels,
@@ -561,6 +565,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             rank,
             world_size,
             _cells(tiles.positions) if self._store.is_streamed else None,
+            partners=evidence is not None,
         )
         return self._loader(dataset, batches)
 
