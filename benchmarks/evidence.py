@@ -94,6 +94,10 @@ METHODS = {
     "pasted, seam": Method({"kinds": ["pasted", "seam"]}),
     "pasted, removed": Method({"kinds": ["pasted", "removed"]}),
     "removed": Method({"kinds": ["removed"]}),
+    "removed twice": Method({"kinds": ["pasted", "seam", "removed", "removed"]}),
+    "share 0.5, removed thrice": Method(
+        {"share": 0.5, "kinds": ["pasted", "seam", "removed", "removed", "removed"]}
+    ),
     "removed, share 0.5": Method({"kinds": ["removed"], "share": 0.5}),
     "dilation 0": Method({"dilation": 0.0}),
     "dilation 2": Method({"dilation": 2.0}),
@@ -112,10 +116,11 @@ METHODS = {
     "head alone": Method(ALL, head=True),
 }
 SCREENED = (
-    *("plain", "composites", "share 0.5", "composites, energy 0.1", "composites, dense", "early"),
-    *("soft 0.15", "share 1", "energy 0.1", "dense", "head alone", "shuffled", "ramp", "trusted"),
-    *("removed, share 0.5", "removed", "pasted, removed", "pasted, seam", "share 0.125"),
-    *("soft 0.3", "energy 0.3", "energy 0.03", "dilation 0", "dilation 2", "share 0.5, early"),
+    *("plain", "composites", "share 0.5", "share 0.5, removed thrice", "composites, energy 0.1"),
+    *("early", "composites, dense", "removed, share 0.5", "soft 0.15", "share 1", "energy 0.1"),
+    *("dense", "head alone", "shuffled", "ramp", "trusted", "removed", "pasted, removed"),
+    *("pasted, seam", "share 0.125", "soft 0.3", "energy 0.3", "energy 0.03", "dilation 0"),
+    *("dilation 2", "removed twice", "share 0.5, early"),
 )
 CHOSEN = ("plain", "share 0.5", "shuffled")
 

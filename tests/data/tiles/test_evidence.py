@@ -102,7 +102,8 @@ def test_the_weight_is_the_blurred_dilation(reach, sigma):
         (("pasted", "seam", "removed"), 0.25, {"pasted": [6], "seam": [7], "removed": []}),
         (("pasted",), 0.25, {"pasted": [6]}),
         (("removed",), 0.5, {"removed": [3, 7]}),
-        (("removed", "seam"), 1.0, {"seam": [1, 5], "removed": [3, 7]}),
+        (("removed", "seam"), 1.0, {"removed": [1, 5], "seam": [3, 7]}),
+        (("seam", "removed", "removed"), 1.0, {"seam": [1, 7], "removed": [3, 5]}),
     ],
 )
 def test_the_share_of_each_type(kinds, share, expected):

@@ -29,7 +29,8 @@ class Evidence:
         share: Share of the pairs of a road and a non-road tile that are replaced, in (0, 1].
             Without ``pasted`` only the non-road tiles of these pairs are, with ``pasted`` alone
             only the road tiles.
-        kinds: The types of composites; ``seam`` and ``removed`` take turns.
+        kinds: The types of composites; those of non-road tiles take turns, so that one that is
+            given twice occurs twice as often.
         dilation: Distance from the road that belongs to it, in metres, or in pixels where an image
             has no georeference.
         feather: Standard deviation of the Gaussian that softens the cut, in pixels.
@@ -50,16 +51,11 @@ class Evidence:
             index: (N,) index of each tile within its epoch; even ones are road tiles.
         """
         pair, is_non_road = np.divmod(index, 2)
-        before, count = np.floor(pair * self.share), np.floor((pair + 1) * self.share)
-        others = [kind for kind in ("seam", "removed") if kind in self.kinds]
-        turn = before % max(1, len(others))
-        found: dict[Kind, NDArray[np.int64]] = {}
-        for kind in self.kinds:
-            own = (
-                is_non_road == 0 if kind == "pasted" else (turn == others.index(kind)) * is_non_road
-            )
-            found[kind] = np.flatnonzero((count > before) & own)
-        return found
+        before, after = np.floor(pair * self.share), np.floor((pair + 1) * self.share)
+        others: list[str] = [kind for kind in self.kinds if kind != "pasted"] or [""]
+        turns = np.array(others, dtype=object)[before.astype(np.int64) % len(others)]
+        kinds = np.where(is_non_road, turns, "pasted")
+        return {kind: np.flatnonzero((after > before) & (kinds == kind)) for kind in self.kinds}
 
 
 def feathered(road: NDArray[np.bool_], reach: float, feather: float) -> NDArray[np.float32]:
