@@ -453,14 +453,19 @@ def main() -> None:
     if sys.argv[2] == "table":
         return tables(folder)
     for cell in screen() if sys.argv[2] == "screen" else final():
-        path = folder / cell.file
-        if path.is_file() or (cell.dataset == "massachusetts" and MASSACHUSETTS is None):
-            continue
-        model, data = trained(cell, folder)
-        figures = measured(model, data, cell.dataset != "massachusetts")
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"cell": vars(cell), "figures": figures}, indent=1))
-        print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
+        run(cell, folder)
+
+
+def run(cell: Cell, folder: Path) -> None:
+    """Trains and measures a cell, unless its file exists."""
+    path = folder / cell.file
+    if path.is_file() or (cell.dataset == "massachusetts" and MASSACHUSETTS is None):
+        return
+    model, data = trained(cell, folder)
+    figures = measured(model, data, cell.dataset != "massachusetts")
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"cell": vars(cell), "figures": figures}, indent=1))
+    print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
 
 
 if __name__ == "__main__":
