@@ -68,7 +68,6 @@ class Method:
         evidence: Settings of ``evidence=composites``; None for none.
         soft: Label of composites without their road.
         trusted: Whether these count only where the present network calls them non-road.
-        schedule: ``ramp`` (the share grows) or ``early`` (no composites in the last third).
         energy: Weight of the energy loss.
         dense: Weight of the loss of every cell.
         head: Whether a plainly trained network gets a new head alone, trained on composites.
@@ -77,52 +76,42 @@ class Method:
     evidence: dict[str, Any] | None = None
     soft: float = 0.0
     trusted: bool = False
-    schedule: str = ""
     energy: float = 0.0
     dense: float = 0.0
     head: bool = False
 
 
-ALL: dict[str, Any] = {}
+EQUAL = {"share": 0.25, "kinds": ["pasted", "seam", "removed"], "until": 1.0}
+"""A quarter of the pairs, all types equally, to the end of the training."""
+THRICE = ["pasted", "seam", "removed", "removed", "removed"]
 METHODS = {
     "plain": Method(),
-    "composites": Method(ALL),
+    "composites": Method({}),
     "shuffled": Method({"shuffled": True}),
-    "share 0.125": Method({"share": 0.125}),
-    "share 0.5": Method({"share": 0.5}),
-    "share 1": Method({"share": 1.0}),
-    "pasted, seam": Method({"kinds": ["pasted", "seam"]}),
-    "pasted, removed": Method({"kinds": ["pasted", "removed"]}),
-    "removed": Method({"kinds": ["removed"]}),
-    "removed twice": Method({"kinds": ["pasted", "seam", "removed", "removed"]}),
-    "share 0.5, removed thrice": Method(
-        {"share": 0.5, "kinds": ["pasted", "seam", "removed", "removed", "removed"]}
-    ),
-    "removed, share 0.5": Method({"kinds": ["removed"], "share": 0.5}),
-    "dilation 0": Method({"dilation": 0.0}),
-    "dilation 2": Method({"dilation": 2.0}),
-    "soft 0.15": Method(ALL, soft=0.15),
-    "soft 0.3": Method(ALL, soft=0.3),
-    "trusted": Method(ALL, trusted=True),
-    "ramp": Method(ALL, schedule="ramp"),
-    "early": Method(ALL, schedule="early"),
-    "share 0.5, early": Method({"share": 0.5}, schedule="early"),
+    "to the end": Method({"until": 1.0}),
+    "to the end, soft 0.2": Method({"until": 1.0}, soft=0.2),
+    "to the end, share 0.25": Method({"until": 1.0, "share": 0.25}),
+    "equal": Method(EQUAL),
+    "equal, shuffled": Method(EQUAL | {"shuffled": True}),
+    "equal, share 0.5": Method(EQUAL | {"share": 0.5}),
+    "equal, share 1": Method(EQUAL | {"share": 1.0}),
+    "equal, early": Method(EQUAL | {"until": 0.67}),
+    "pasted, seam": Method(EQUAL | {"kinds": ["pasted", "seam"]}),
+    "removed": Method(EQUAL | {"kinds": ["removed"]}),
+    "removed, share 0.5": Method(EQUAL | {"kinds": ["removed"], "share": 0.5}),
+    "dilation 0": Method(EQUAL | {"dilation": 0.0}),
+    "dilation 2": Method(EQUAL | {"dilation": 2.0}),
+    "soft 0.2": Method(EQUAL, soft=0.2),
+    "trusted": Method(EQUAL, trusted=True),
     "energy 0.03": Method(energy=0.03),
     "energy 0.1": Method(energy=0.1),
     "energy 0.3": Method(energy=0.3),
-    "composites, energy 0.1": Method(ALL, energy=0.1),
+    "composites, energy 0.1": Method({}, energy=0.1),
     "dense": Method(dense=0.25),
-    "composites, dense": Method(ALL, dense=0.25),
-    "head alone": Method(ALL, head=True),
+    "composites, dense": Method({}, dense=0.25),
+    "head alone": Method({"until": 1.0}, head=True),
 }
-SCREENED = (
-    *("plain", "composites", "share 0.5", "share 0.5, removed thrice", "composites, energy 0.1"),
-    *("early", "composites, dense", "removed, share 0.5", "soft 0.15", "share 1", "energy 0.1"),
-    *("dense", "head alone", "shuffled", "ramp", "trusted", "removed", "pasted, removed"),
-    *("pasted, seam", "share 0.125", "soft 0.3", "energy 0.3", "energy 0.03", "dilation 0"),
-    *("dilation 2", "removed twice", "share 0.5, early"),
-)
-CHOSEN = ("plain", "share 0.5", "shuffled")
+CHOSEN = ("plain", "composites", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -154,21 +143,17 @@ class Cell:
 
 def screen() -> Iterator[Cell]:
     """Short trainings."""
-    for method in SCREENED:
+    for method in METHODS:
         for dataset in ("clever_hans", "massachusetts"):
             yield Cell(dataset, "strided", method, 1, SCREEN_EPOCHS, 3072)
 
 
 def final() -> Iterator[Cell]:
-    """Whole trainings, the fast network first."""
+    """Whole trainings, the fast network first; a first seed of each data set before the next."""
+    seeds = {"clever_hans": 5, "massachusetts": 3, "synthetic": 3, "colour_cast": 3}
     for network in ("strided", "maxpool"):
-        for dataset, seeds in (
-            ("clever_hans", 5),
-            ("massachusetts", 3),
-            ("synthetic", 3),
-            ("colour_cast", 3),
-        ):
-            for seed in range(1, seeds + 1):
+        for seed in range(1, 6):
+            for dataset in (name for name, count in seeds.items() if seed <= count):
                 for method in CHOSEN:
                     yield Cell(dataset, network, method, seed, FINAL_EPOCHS)
 
@@ -251,7 +236,10 @@ class EvidenceClassifier(RoadClassifier):
         targets, weights = labels.float(), torch.ones(len(labels))
         if method.evidence is not None:
             index = batch_index * len(labels) + np.arange(len(labels))
-            places = Evidence(**method.evidence).places(index).get("removed", np.zeros(0, int))
+            evidence = Evidence(**method.evidence)
+            places = evidence.places(index).get("removed", np.zeros(0, int))
+            if self.current_epoch >= evidence.until * self.trainer.max_epochs:
+                places = places[:0]
             targets[places] = method.soft
             if method.trusted:
                 weights[places] = (logits[places].detach() < 0).float()
@@ -287,23 +275,6 @@ def dense_loss(cells: Tensor, roads: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(parts).mean()
 
 
-class Schedule(pl.Callback):
-    """Changes the share of composites over the epochs."""
-
-    def __init__(self, schedule: str) -> None:
-        self.schedule = schedule
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sets the share of the epoch."""
-        dataset = trainer.train_dataloader.dataset
-        share = dataset.evidence.share if not trainer.current_epoch else self.share
-        self.share = share
-        part = trainer.current_epoch / trainer.max_epochs
-        now = {"ramp": share * min(1, (part + 0.1) / 0.6), "early": share * (part < 2 / 3)}
-        evidence = replace(dataset.evidence, share=max(now[self.schedule], 1e-9))
-        object.__setattr__(dataset, "evidence", evidence)
-
-
 def trained(cell: Cell, folder: Path) -> tuple[EvidenceClassifier, RoadTileDataModule]:
     """The classifier of a cell, with the averaged weights, and its data."""
     method = METHODS[cell.method]
@@ -336,13 +307,10 @@ def trained(cell: Cell, folder: Path) -> tuple[EvidenceClassifier, RoadTileDataM
         return made
 
     def fit(data: EvidenceData, epochs: int) -> None:
-        callbacks: list[pl.Callback] = [PolynomialAveraging()]
-        if method.schedule:
-            callbacks.insert(0, Schedule(method.schedule))
         trainer = instantiate(
             cfg.trainer,
             max_epochs=epochs,
-            callbacks=callbacks,
+            callbacks=[PolynomialAveraging()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -436,6 +436,16 @@ def test_the_choices_of_composites(tmp_path):
     assert instantiate(without.data).settings.evidence is None
 
 
+def test_composites_end_before_the_training(make_datamodule, attach):
+    made = make_datamodule(evidence=Evidence(until=0.5))
+    made.setup()
+    assert made.train_dataloader().dataset.until == float("inf")
+    attach(made)
+    for epochs, end in ((20, 10), (-1, float("inf")), (None, float("inf"))):
+        made.trainer.max_epochs = epochs
+        assert made.train_dataloader().dataset.until == end
+
+
 def test_the_dilation_of_composites_is_in_metres(make_datamodule, make_scene, listed):
     made = make_datamodule(evidence=Evidence(dilation=2))  # half a metre per pixel
     made.setup()

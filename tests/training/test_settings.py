@@ -122,6 +122,7 @@ data.evidence.share=               0                     : above 0
 data.evidence.share=               2                     : at most 1
 data.evidence.kinds=               [glued]               : a list in square brackets
 data.evidence.kinds=               []                    : a list of at least 1
+data.evidence.until=               0                     : above 0
 data.evidence.dilation=            -1                    : at least 0
 data.evidence.feather=             wide null             : a number
 data.evidence.shuffled=            5                     : true or false

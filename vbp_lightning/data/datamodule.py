@@ -540,6 +540,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
         evidence = self.settings.evidence
+        epochs = getattr(self.trainer, "max_epochs", None) or 0  # -1: without an end
         reach = [
             evidence.dilation / float(np.mean(ground_sampling_distance(info.grid) or 1))
             for info in self._scan.infos
@@ -555,6 +556,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             self.settings.seed,
             evidence,
             reach,
+            evidence.until * epochs if evidence and epochs > 0 else float("inf"),
         )
         batches = BalancedBatches(
             tiles.labels,

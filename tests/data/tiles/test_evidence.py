@@ -15,6 +15,7 @@ from vbp_lightning.data.tiles.store import SceneStore
 SIZE = 12
 AUGMENT = Augmentation(brightness=0.1, contrast=0.1, jitter=2)
 REACH = (1.0, 2.5)
+KINDS = ("pasted", "seam", "removed")
 
 
 def training_tiles(evidence, *, augment=AUGMENT, context=0):
@@ -113,17 +114,17 @@ def test_the_share_of_each_type(kinds, share, expected):
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0])
 def test_the_share_holds_in_every_part_of_an_epoch(share):
-    places = Evidence(share=share).places(np.arange(2000))
+    places = Evidence(share=share, kinds=KINDS).places(np.arange(2000))
     assert len(places["pasted"]) == len(places["seam"]) + len(places["removed"]) == 1000 * share
     assert len(places["seam"]) == len(places["removed"])
-    late = Evidence(share=share).places(np.arange(1000, 1020))
+    late = Evidence(share=share, kinds=KINDS).places(np.arange(1000, 1020))
     assert abs(len(late["pasted"]) - 10 * share) < 1
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize(("augment", "context"), [(AUGMENT, 0), (None, 0), (AUGMENT, 8)])
 def test_composites_are_those_of_the_definition(shuffled, augment, context):
-    evidence = Evidence(share=0.75, shuffled=shuffled)
+    evidence = Evidence(share=0.75, kinds=KINDS, shuffled=shuffled)
     plain, labels, scenes = epoch_of(training_tiles(None, augment=augment, context=context))
     tiles, found, _ = epoch_of(training_tiles(evidence, augment=augment, context=context))
     assert torch.equal(found, labels)
@@ -152,6 +153,15 @@ def test_composites_depend_on_seed_epoch_and_index_alone():
     assert torch.equal(epoch_of(dataset, size=16, batches=3)[0], tiles)
     assert not torch.equal(epoch_of(dataset, epoch=4)[0], tiles)
     assert not torch.equal(epoch_of(replace(dataset, seed=8))[0], tiles)
+
+
+def test_the_last_epochs_have_no_composites():
+    dataset = replace(training_tiles(Evidence(share=1)), until=3.5)
+    for epoch, is_plain in ((3, False), (4, True)):
+        plain, labels, _ = epoch_of(training_tiles(None), epoch=epoch)
+        tiles, found, _ = epoch_of(dataset, epoch=epoch)
+        assert torch.equal(found, labels)
+        assert torch.equal(tiles, plain) == is_plain
 
 
 def test_partners_of_an_odd_number_of_tiles_have_their_labels():

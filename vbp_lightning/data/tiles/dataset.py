@@ -133,6 +133,7 @@ class TrainingTiles(Dataset[Batch]):
         seed: Seed of the random numbers.
         evidence: The composites that replace some tiles; None for none.
         reach: With composites, the dilation of the roads of each scene in pixels.
+        until: The epoch from which on there are no composites.
     """
 
     tiles: TileDataset
@@ -144,6 +145,7 @@ class TrainingTiles(Dataset[Batch]):
     seed: int
     evidence: Evidence | None = None
     reach: Sequence[float] = ()
+    until: float = float("inf")
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -158,6 +160,8 @@ class TrainingTiles(Dataset[Batch]):
         if self.evidence is None:
             return self._augmented(keys)
         tiles, labels = self._augmented(keys[0])
+        if keys[0, 0, 0] >= self.until:
+            return tiles, labels
         for kind, places in self.evidence.places(keys[0, :, 1]).items():
             if len(places):
                 tiles[places] = self._composites(kind, *keys[1:, places])

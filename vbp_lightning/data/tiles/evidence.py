@@ -31,6 +31,7 @@ class Evidence:
             only the road tiles.
         kinds: The types of composites; those of non-road tiles take turns, so that one that is
             given twice occurs twice as often.
+        until: Part of the training, from its beginning, whose epochs have composites, in (0, 1].
         dilation: Distance from the road that belongs to it, in metres, or in pixels where an image
             has no georeference.
         feather: Standard deviation of the Gaussian that softens the cut, in pixels.
@@ -38,8 +39,12 @@ class Evidence:
             not come from the road.
     """
 
-    share: Annotated[Number, Field(gt=0, le=1)] = 0.25
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("pasted", "seam", "removed")
+    share: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = (
+        *("pasted", "seam"),
+        *("removed", "removed", "removed"),
+    )
+    until: Annotated[Number, Field(gt=0, le=1)] = 0.67
     dilation: Size = 1.0
     feather: Size = 1.0
     shuffled: StrictBool = False
