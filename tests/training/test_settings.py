@@ -121,7 +121,6 @@ EVIDENCE = """
 data.evidence.share=               0                     : above 0
 data.evidence.share=               2                     : at most 1
 data.evidence.kinds=               [glued]               : a list in square brackets
-data.evidence.kinds=               []                    : a list of at least 1
 data.evidence.until=               0                     : above 0
 data.evidence.dilation=            -1                    : at least 0
 data.evidence.feather=             wide null             : a number
@@ -210,6 +209,7 @@ def test_an_unknown_setting_is_one_line_with_the_choices(setting, choices):
         (("optimized_metric=val/acc",), "optimized_metric=val/acc: choose one of explanation/"),
         (("data.val_fraction=-1",), "data.val_fraction=-1.0, data.test_fraction=0.15: must not"),
         (("data.source=5",), "data.source=5: is no layout: choose one with data="),
+        (("+data.evidence.kinds=[]",), "data.evidence.kinds=[]: name at least one of pasted, seam"),
         (("data.stretch=[98,2]",), "data.stretch=[98, 2]: give two percentiles"),
         (("trainer.devices=abc",), "trainer.devices=abc: must be a whole number or -1 or a list"),
     ],

@@ -1,10 +1,10 @@
 """Composites of two tiles, by which a training separates the road from what surrounds it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, model_validator
 from pydantic.dataclasses import dataclass
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
@@ -40,14 +40,17 @@ class Evidence:
     """
 
     share: Annotated[Number, Field(gt=0, le=1)] = 0.5
-    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = (
-        *("pasted", "seam"),
-        *("removed", "removed", "removed"),
-    )
+    kinds: tuple[Kind, ...] = ("pasted", "seam", "removed", "removed", "removed")
     until: Annotated[Number, Field(gt=0, le=1)] = 0.67
     dilation: Size = 1.0
     feather: Size = 1.0
     shuffled: StrictBool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.kinds:
+            raise ValueError("kinds=[]: name at least one of pasted, seam and removed")
+        return self
 
     def places(self, index: NDArray[np.int64]) -> dict[Kind, NDArray[np.int64]]:
         """The places of a batch that hold composites of each type.
