@@ -9,7 +9,10 @@ import pytest
 import rasterio
 import torch
 
+from tests.helpers.checkpoints import saved
 from tests.helpers.programs import REPOSITORY, Finished, started
+from vbp_lightning import RoadClassifier, RoadTileDataModule
+from vbp_lightning.data.synthetic.generator import SyntheticScenes
 
 TINY = (
     *("data.source.scenes=8", "data.source.size=288", "data.tiles_per_epoch=64"),
@@ -57,6 +60,19 @@ def image(tmp_path):
     ) as raster:
         raster.write(pixels)
     return path
+
+
+@pytest.fixture
+def own_data(scenes, tmp_path):
+    """Procedural scenes, set up, and the checkpoint of an untrained network that names them."""
+    data = RoadTileDataModule(SyntheticScenes(str(scenes / "benchmark"), scenes=8, size=288))
+    data.prepare_data()
+    data.setup()
+    torch.manual_seed(0)
+    model = RoadClassifier(
+        "strided", mean=data.mean, std=data.std, data=data.data_config, splits=data.scene_splits
+    )
+    return data, saved(tmp_path / "own.ckpt", model)
 
 
 @pytest.fixture

@@ -4,26 +4,15 @@ import csv
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests.helpers.checkpoints import saved
-from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.attribution import UPSAMPLINGS
-from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.evaluation.baselines import BASELINES
 
 
 @pytest.fixture
-def checkpoint(tmp_path, scenes):
-    data = RoadTileDataModule(SyntheticScenes(str(scenes / "benchmark"), scenes=8, size=288))
-    data.prepare_data()
-    data.setup()
-    torch.manual_seed(0)
-    model = RoadClassifier(
-        "strided", mean=data.mean, std=data.std, data=data.data_config, splits=data.scene_splits
-    )
-    return saved(tmp_path / "a.ckpt", model)
+def checkpoint(own_data):
+    return own_data[1]
 
 
 def test_the_benchmark(call, checkpoint, tmp_path):

@@ -5,13 +5,10 @@ import csv
 import numpy as np
 import pytest
 import rasterio
-import torch
 from PIL import Image
 
 from tests.helpers.checkpoints import saved
 from tests.helpers.mark_detector import mark_detector
-from vbp_lightning import RoadClassifier, RoadTileDataModule
-from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.tile import Label, Tile
 
 SIDE = 288
@@ -76,15 +73,8 @@ def test_a_painted_area(call, here, tmp_path):
         assert min(sheet.size) > 200
 
 
-def test_the_road_of_labelled_tiles(call, here, scenes, tmp_path):
-    data = RoadTileDataModule(SyntheticScenes(str(scenes / "benchmark"), scenes=8, size=288))
-    data.prepare_data()
-    data.setup()
-    torch.manual_seed(0)
-    model = RoadClassifier(
-        "strided", mean=data.mean, std=data.std, data=data.data_config, splits=data.scene_splits
-    )
-    path = saved(tmp_path / "own.ckpt", model)
+def test_the_road_of_labelled_tiles(call, here, own_data, tmp_path):
+    data, path = own_data
     process = call(*here[:1], f"ckpt={path}", here[2], "output=out", "tiles=3", "replacements=2")
     assert process.returncode == 0, process.stderr
     assert "with the road replaced" in process.stdout

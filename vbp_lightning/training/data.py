@@ -1,7 +1,9 @@
 """The data module of a run: a resumed run keeps its splits."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -107,22 +109,26 @@ def refuse_other_scenes(cfg: DictConfig, run_dir: Path) -> None:
 
 def _stored_splits(run_dir: Path) -> KnownSplits | None:
     """The splits of a run, or None if it has none yet."""
-    path, checkpoint = run_dir / SPLITS_FILE, run_dir / "checkpoints" / "last.ckpt"
-    if path.is_file():
+    if (path := run_dir / SPLITS_FILE).is_file():
         return KnownSplits.read(path, run=True)
-    if checkpoint.is_file():
-        stored = read_checkpoint(checkpoint, "resume")["hyper_parameters"]
-        if stored.get("splits"):
-            return KnownSplits.of_checkpoint(stored["splits"], stored.get("digests") or {})
-    return None
+    stored = _stored_hyperparameters(run_dir)
+    if not stored.get("splits"):
+        return None
+    return KnownSplits.of_checkpoint(stored["splits"], stored.get("digests") or {})
 
 
 def _stored_corrections(run_dir: Path) -> Corrections | None:
-    """The corrections of a run, or None if it has none yet; like :func:`_stored_splits`."""
-    path, checkpoint = run_dir / CORRECTIONS_FILE, run_dir / "checkpoints" / "last.ckpt"
-    if path.is_file():
+    """The corrections of a run, or None if it has none yet."""
+    if (path := run_dir / CORRECTIONS_FILE).is_file():
         return Corrections.read(path, of_run=True)
-    if checkpoint.is_file():
-        stored = read_checkpoint(checkpoint, "resume")["hyper_parameters"]
-        return Corrections.of_checkpoint(stored.get("corrections") or ())
-    return None
+    stored = _stored_hyperparameters(run_dir)
+    return Corrections.of_checkpoint(stored.get("corrections") or ()) if stored else None
+
+
+def _stored_hyperparameters(run_dir: Path) -> Mapping[str, Any]:
+    """Those of the last checkpoint of a run; empty if it has none yet."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return {}
+    found: Mapping[str, Any] = read_checkpoint(path, "resume")["hyper_parameters"]
+    return found
