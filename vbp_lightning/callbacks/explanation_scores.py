@@ -166,7 +166,7 @@ class ExplanationScores(pl.Callback):
             return None
         return (
             f"Validation is accurate (balanced accuracy {accuracy:.3f}), but the brightest pixel of"
-            f" the mask lies at the road in only {hits:.0%} of {count} road tiles, a random pixel in"
+            f" the mask lies at the road in only {hits:.0%} of {count} road tiles, a random one in"
             f" {hits - lift:.0%}: the network may decide by something else than the road. Look at"
             " explain.py task=clusters and task=counterfactual, see docs/cheats.md"
         )
