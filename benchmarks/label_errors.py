@@ -148,6 +148,7 @@ class Seed:
         def compute() -> dict[str, Any]:
             data = self.opened(self.parts, labels, seed)
             model = trained(data, {}, self.epochs, 10 * self.seed + seed, self.device)
+            model.hparams["tta"] = False  # as in a run by default
             by_tile = dict(
                 zip(
                     [t.tile for t in data.tiles_of("train")],

@@ -64,7 +64,7 @@ _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?[\d_]*(e[+-]?\d+)?|\.\d[\d_]*|nan|inf)",
 """What Hydra reads as a number."""
 
 _CHOICES = re.compile(
-    r"""((?:data|model|upsampling|trainer|callbacks|logger|paths|experiment|debug
+    r"""((?:data|model|upsampling|evidence|trainer|callbacks|logger|paths|experiment|debug
     |method|task|preprocess|\w+(?:/\w+)+)=)(.+)""",
     re.VERBOSE,
 )

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader
 
 from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.datasets.pattern_scenes import PatternScenes
-from vbp_lightning.data.datasets.scene import SPLITS, DataError
+from vbp_lightning.data.datasets.scene import SPLITS, DataError, ImageLabel
 from vbp_lightning.data.settings import DataSettings
 from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.tiles.evidence import Evidence
 from vbp_lightning.data.tiles.tile import Label, Tile
 
 
@@ -212,9 +213,9 @@ def test_an_epoch_of_a_given_length(make_datamodule):
         assert len(made.train_dataloader()) == batches
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(make_datamodule, workers):
-    made = make_datamodule(tiles_per_epoch=48, augment=Augmentation(jitter=4))
+@pytest.mark.parametrize(("workers", "evidence"), [(1, None), (2, None), (2, Evidence(share=1))])
+def test_workers_change_nothing(make_datamodule, workers, evidence):
+    made = make_datamodule(tiles_per_epoch=48, augment=Augmentation(jitter=4), evidence=evidence)
     made.setup()
     loader = made.train_dataloader()
     parallel = DataLoader(
@@ -423,6 +424,53 @@ def test_configs_name_every_setting_and_no_other(layout, tmp_path):
     assert made.source.root == tmp_path
     assert made.settings.seed == cfg.seed
     assert instantiate(made.data_config).data_config == made.data_config
+
+
+def test_the_choices_of_composites(tmp_path):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        common = [f"data.root={tmp_path}", "data.num_workers=0"]
+        cfg = compose("train", ["evidence=composites", "data=massachusetts", *common])
+        without = compose("train", ["evidence=none", *common])
+    assert instantiate(cfg.data).settings.evidence == Evidence()
+    assert set(cfg.data.evidence) == {field.name for field in fields(Evidence)}
+    assert instantiate(without.data).settings.evidence is None
+
+
+def test_composites_end_before_the_training(make_datamodule, attach):
+    made = make_datamodule(evidence=Evidence(until=0.5))
+    made.setup()
+    assert made.train_dataloader().dataset.until == float("inf")
+    attach(made)
+    for epochs, end in ((20, 10), (-1, float("inf")), (None, float("inf"))):
+        made.trainer.max_epochs = epochs
+        assert made.train_dataloader().dataset.until == end
+
+
+def test_the_dilation_of_composites_is_in_metres(make_datamodule, make_scene, listed):
+    made = make_datamodule(evidence=Evidence(dilation=2))  # half a metre per pixel
+    made.setup()
+    assert made.train_dataloader().dataset.reach == pytest.approx([4] * 6, rel=1e-2)
+    scenes = tuple(make_scene(split, split) for split in SPLITS)
+    unknown = RoadTileDataModule(
+        listed(scenes), tile_size=16, batch_size=8, road_share=0.1, evidence={"dilation": 2}
+    )
+    unknown.setup()
+    assert unknown.train_dataloader().dataset.reach == [2] * 3
+
+
+def test_composites_need_road_pixels(make_scene, listed):
+    scenes = tuple(
+        replace(make_scene(f"{split}_{is_road}", split), labels=ImageLabel(is_road))
+        for split in SPLITS
+        for is_road in (True, False)
+    )
+    made = RoadTileDataModule(listed(scenes), tile_size=16, batch_size=8, evidence=Evidence())
+    with pytest.raises(DataError) as error:
+        made.setup()
+    assert error.value.lines == (
+        f"{scenes[0].image.parent}: whole images are labelled, so that it is not known which pixels"
+        " are road (data.evidence): choose evidence=none, or data with road pixels",
+    )
 
 
 def test_its_text_names_layout_and_numbers_of_tiles(datamodule):

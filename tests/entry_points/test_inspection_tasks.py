@@ -8,9 +8,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.helpers.checkpoints import saved
+from tests.helpers.gallery import payload
 from tests.helpers.nets import AlexNet
 from vbp_lightning import RoadClassifier, RoadTileDataModule
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
+from vbp_lightning.data.tiles.corrections import tile_digest
 from vbp_lightning.inspection.layers import UnitScore, layer_outputs
 
 
@@ -223,3 +225,30 @@ def test_wrong_options_are_one_line(call, here, task, option, said):
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
     assert f"error: {said}" in process.stderr
+
+
+def test_the_gallery_of_an_image(call, here, tmp_path):
+    process = call("explain.py", *here, "task=gallery", "method=[visual_backprop,saliency]")
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == "out/gallery.html\n"
+    found = payload(tmp_path / "out" / "gallery.html")
+    assert [*found["sprites"]["maps"]] == ["visual backprop", "saliency"]
+    tiles = found["tiles"]
+    with rasterio.open(tmp_path / "scene.tif") as raster:
+        scene = raster.read()
+    model = RoadClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    assert found["threshold"] == float(model.threshold)
+    places = list(zip(tiles["row"], tiles["col"], strict=True))
+    assert sorted(places) == [(row, col) for row in (0, 96, 104) for col in (0, 96, 104)]
+    assert tiles["p"] == sorted(tiles["p"], reverse=True)
+    for number, (row, col) in enumerate(places):
+        pixels = scene[:, row : row + 96, col : col + 96]
+        raw = torch.from_numpy(pixels.astype(np.float32))[None]
+        assert tiles["p"][number] == pytest.approx(model(raw).sigmoid().item(), abs=1e-6)
+        assert tiles["digest"][number] == tile_digest(pixels, np.ones((96, 96), bool))
+    assert {*tiles["scene"]} == {"scene"}
+    assert {*tiles["label"]} == {*tiles["split"]} == {""}
+
+    again = call("explain.py", "network._target_=torch.nn.Identity", here[1], "task=gallery")
+    assert again.returncode == 1
+    assert "task=gallery: shows the tiles of a road classifier (ckpt)" in again.stderr

@@ -1,6 +1,5 @@
 import base64
 import io
-import json
 import re
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.gallery import SIDE, gallery_pictures, gallery_tiles, part_of, written
+from tests.helpers.gallery import SIDE, gallery_pictures, gallery_tiles, part_of, payload, written
 from vbp_lightning.data.tiles.tile import Tile
 from vbp_lightning.files import WriteError
 from vbp_lightning.gallery import page
@@ -16,11 +15,6 @@ from vbp_lightning.gallery.sprites import SHEET_SIDE, sprite_sheets
 from vbp_lightning.gallery.tiles import GalleryPictures
 
 PNG = {"format": "PNG"}
-DATA = re.compile('<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
-
-
-def payload(path: Path) -> dict:
-    return json.loads(DATA.findall(path.read_text())[0])
 
 
 def cells(sprite: dict, count: int) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """Tables of tiles and their pictures for a gallery."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from vbp_lightning.gallery.page import write_gallery
 from vbp_lightning.gallery.tiles import GalleryPictures, GalleryTiles
 
 SIDE = 40
+
+_DATA = re.compile('<script id="data" type="application/json">(.*?)</script>', re.DOTALL)
 
 
 def gallery_tiles(count: int, **changes: Any) -> GalleryTiles:
@@ -65,3 +69,9 @@ def written(folder: Path, tiles: GalleryTiles, **changes: Any) -> list[Path]:
         "read": lambda part: part_of(pictures, part),
     }
     return list(write_gallery(folder, "gallery", tiles=tiles, **settings | changes))
+
+
+def payload(path: Path) -> dict[str, Any]:
+    """What a page of a gallery holds of its tiles."""
+    found: dict[str, Any] = json.loads(_DATA.findall(path.read_text())[0])
+    return found

@@ -117,6 +117,16 @@ callbacks.early_stopping.mode=     up                    : min or max
 +callbacks.early_stopping.min_delta= -1                  : at least 0
 """
 
+EVIDENCE = """
+data.evidence.share=               0                     : above 0
+data.evidence.share=               2                     : at most 1
+data.evidence.kinds=               [glued]               : a list in square brackets
+data.evidence.until=               0                     : above 0
+data.evidence.dilation=            -1                    : at least 0
+data.evidence.feather=             wide null             : a number
+data.evidence.shuffled=            5                     : true or false
+"""
+
 FLOW = """
 callbacks.gradient_flow.every=     0                     : at least 1
 callbacks.gradient_flow.every=     often 2.5             : a whole number
@@ -137,6 +147,7 @@ def lines_of(*settings, groups=()):
         *(((), *case) for case in cases(WRONG)),
         *((("callbacks=early_stopping",), *case) for case in cases(STOPPING)),
         *((("callbacks=gradient_flow",), *case) for case in cases(FLOW)),
+        *((("evidence=composites",), *case) for case in cases(EVIDENCE)),
     ],
 )
 def test_a_wrong_value_is_one_line_with_what_is_allowed(group, setting, allowed):
@@ -198,6 +209,7 @@ def test_an_unknown_setting_is_one_line_with_the_choices(setting, choices):
         (("optimized_metric=val/acc",), "optimized_metric=val/acc: choose one of explanation/"),
         (("data.val_fraction=-1",), "data.val_fraction=-1.0, data.test_fraction=0.15: must not"),
         (("data.source=5",), "data.source=5: is no layout: choose one with data="),
+        (("+data.evidence.kinds=[]",), "data.evidence.kinds=[]: name at least one of pasted, seam"),
         (("data.stretch=[98,2]",), "data.stretch=[98, 2]: give two percentiles"),
         (("trainer.devices=abc",), "trainer.devices=abc: must be a whole number or -1 or a list"),
     ],

@@ -23,16 +23,16 @@ from vbp_lightning.data.imagery.extent import PixelGrid, ground_sampling_distanc
 from vbp_lightning.data.imagery.normalisation import Normalisation
 from vbp_lightning.data.imagery.reading import SceneInfo, for_each_scene, scene_info
 from vbp_lightning.data.imagery.vector_files import vector_notes
-from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.settings import DataSettings, SceneSource, made_layout
 from vbp_lightning.data.tiles.corrections import Corrections, tile_digest
-from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops
+from vbp_lightning.data.tiles.dataset import Batch, TileDataset, TrainingTiles, crops, road_masks
 from vbp_lightning.data.tiles.planning import overlaps, plan_tiles
 from vbp_lightning.data.tiles.repeats import repeated_scenes, repeated_tiles
 from vbp_lightning.data.tiles.sampling import BalancedBatches, OrderedBatches
 from vbp_lightning.data.tiles.scan import (
     Scan,
     different_types,
+    no_road_pixels,
     other_scales,
     overlap_warnings,
     repeated_names,
@@ -49,7 +49,7 @@ from vbp_lightning.data.tiles.splits import (
     write_regions,
 )
 from vbp_lightning.data.tiles.store import SceneStore, build_store, scan_scenes
-from vbp_lightning.data.tiles.streaming import INVALID_PIXEL, ROAD_PIXEL
+from vbp_lightning.data.tiles.streaming import INVALID_PIXEL
 from vbp_lightning.data.tiles.tile import ANSWERS, Label, LabelledTile, Tile
 from vbp_lightning.data.tiles.tile_table import TileTable, label_tiles
 from vbp_lightning.data.tiles.tiles_csv import write_tiles
@@ -422,6 +422,8 @@ class RoadTileDataModule(pl.LightningDataModule):
         scan.warnings += vector_notes(item.vectors for item in scanned if item.vectors is not None)
         scan.regions = {info.scene.name: regions[info.scene.name] for info in scan.infos} | unused
         self._label(scan, scenes, bool(gone))
+        if settings.evidence is not None:
+            lines += no_road_pixels(scan)
         if statistics is None or statistics.count == 0:
             return scan
         scan.statistics = statistics
@@ -522,9 +524,9 @@ class RoadTileDataModule(pl.LightningDataModule):
                 if tiles.counts[name] > 0 == scan.tiles[split].counts[name]
             ]
             if emptied:
-                path, key = scan.corrections.origin
+                path, key = scan.corrections.path, scan.corrections.key
                 scan.errors.append(
-                    f"{path}: leaves no {' and no '.join(emptied)} tile in split {split} {key}:"
+                    f"{path}: leaves no {' and no '.join(emptied)} tile in split {split} ({key}):"
                     " correct fewer tiles, or add scenes (data.root)"
                 )
             elif split not in lost and None not in lost:
@@ -564,12 +566,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         Returns:
             (N, size, size) bool, pixel by pixel as in ``read_tiles``.
         """
-        size = self.tile_size + 2 * self.context
-        masks = np.zeros((len(tiles), size, size), dtype=bool)
-        for mask, (scene, row, col) in zip(masks, self._positions(tiles).tolist(), strict=True):
-            labels = self._store.labels[scene]
-            place, own = overlap(row - self.context, col - self.context, size, size, labels.shape)
-            mask[own] = labels[place] == ROAD_PIXEL
+        masks = road_masks(self._store, self._positions(tiles), self.tile_size, self.context)
         return torch.from_numpy(masks)
 
     def tile_digests(self, tiles: Sequence[Tile | LabelledTile]) -> list[str]:
@@ -623,6 +620,13 @@ class RoadTileDataModule(pl.LightningDataModule):
         tiles = self._scan.tiles["train"]
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
+        evidence = self.settings.evidence
+        epochs = getattr(self.trainer, "max_epochs", None) or 0  # -1: without an end
+        reach = [
+            evidence.dilation / float(np.mean(ground_sampling_distance(info.grid) or 1))
+            for info in self._scan.infos
+            if evidence is not None
+        ]
         dataset = TrainingTiles(
             self._dataset(tiles.positions, tiles.labels),
             self.settings.road_share,
@@ -634,6 +638,9 @@ class RoadTileDataModule(pl.LightningDataModule):
             self.corrections.positions(self._scan.infos)[:, :3]
             if self.corrections.by_tile
             else None,
+            evidence,
+            reach,
+            evidence.until * epochs if evidence and epochs > 0 else float("inf"),
         )
         batches = BalancedBatches(
             tiles.labels,
@@ -644,6 +651,7 @@ class RoadTileDataModule(pl.LightningDataModule):
             rank,
             world_size,
             _cells(tiles.positions) if self._store.is_streamed else None,
+            partners=evidence is not None,
         )
         return self._loader(dataset, batches)
 

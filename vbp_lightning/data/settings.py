@@ -15,6 +15,7 @@ from vbp_lightning.data.datasets.virtual_path import SourcePath
 from vbp_lightning.data.imagery.raster import Reading
 from vbp_lightning.data.synthetic.generator import SyntheticScenes
 from vbp_lightning.data.tiles.augmentation import Augmentation
+from vbp_lightning.data.tiles.evidence import Evidence
 from vbp_lightning.records import (
     RECORD,
     Count,
@@ -93,6 +94,7 @@ class DataSettings:
             place.
         num_workers: Worker processes of each loader; 0 cuts the tiles in the main process.
         augment: Augmentation of training tiles; None or False for none.
+        evidence: Composites that replace some of the training tiles; None for none.
         seed: Seed of drawing and augmentation.
     """
 
@@ -129,6 +131,7 @@ class DataSettings:
     memory: Annotated[Positive, Field(le=1e6)] = 2.0
     num_workers: Annotated[Count, Field(le=256)] = 0
     augment: Augmentation | Literal[False] | None = Augmentation()
+    evidence: Evidence | None = None
     seed: Seed = 0
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from vbp_lightning.models import RoadClassifier
 _JUDGED = ("train", "val")
 """Splits whose scenes are divided among the folds."""
 
-_SETTINGS = ("architecture", "head", "network", "learning_rate", "weight_decay", "tta")
+_SETTINGS = ("architecture", "head", "network", "learning_rate", "weight_decay")
 """Hyperparameters of a classifier that do not depend on its data."""
 
 Splits: TypeAlias = Mapping[str, Any]
@@ -117,7 +117,8 @@ def trained(
         tick: Called after each epoch.
 
     Returns:
-        The classifier with averaged weights, in evaluation mode; without a threshold.
+        The classifier with averaged weights, in evaluation mode; without a threshold. It averages
+        P(road) over the symmetries of a tile, which finds more wrong labels at little cost.
     """
     with quiet_lightning(), isolate_rng():
         pl.seed_everything(seed, workers=True, verbose=False)

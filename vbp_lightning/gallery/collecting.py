@@ -43,8 +43,8 @@ class GallerySource:
         digests: Of the pixels of tiles.
         tile_size: In pixels, without context.
         known: The tiles with their labels; empty if these are not known.
-        road_masks: Road pixels ``(n, size, size)`` bool of tiles and their context; None if they
-            are not known.
+        road_masks: Road pixels ``(n, size, size)`` bool of tiles and their context; None if these
+            and the labels are not known.
         corrections: Answer and note of each tile whose label is corrected.
     """
 
@@ -216,7 +216,8 @@ def _small_maps(
             relevance = positive_part(explain(raw)[:, 0, own, own].double().cpu().numpy())
             if place == 0 and source.road_masks is not None:
                 roads = source.road_masks(chosen)[:, own, own]
-                known = roads.any(axis=(1, 2)) & ~roads.all(axis=(1, 2))
+                fit = np.array([source.known[number].road_pixels_fit for number in chosen])
+                known = fit & roads.any(axis=(1, 2)) & ~roads.all(axis=(1, 2))
                 if known.any():
                     on_road[part][known] = relevance_mass(relevance[known], roads[known])
             unit = torch.from_numpy(scaled(relevance, "each"))

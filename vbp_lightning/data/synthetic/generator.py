@@ -22,7 +22,7 @@ from rich.progress import track
 from vbp_lightning.data.datasets.scene import DataError, Scene, Split
 from vbp_lightning.data.datasets.virtual_path import VirtualPath, source_path
 from vbp_lightning.data.synthetic.render import TILE_SIZE, render_scene
-from vbp_lightning.data.synthetic.stamps import stamp_beside_roads
+from vbp_lightning.data.synthetic.stamps import cast_along_roads, stamp_beside_roads
 from vbp_lightning.files import file_digest, remove_leftovers, replacing
 from vbp_lightning.records import RECORD, Count, PathName, PositiveCount
 
@@ -65,6 +65,8 @@ class SyntheticScenes:
         mark: Amplitude, in grey levels, of a faint mark beside the roads of training and validation
             scenes. Test scenes have none, so that a network that relies on it fails there. 0 for no
             mark.
+        cast: Strength, in grey levels, of a reddish cast along the roads of the same scenes, also
+            absent from test scenes. 0 for no cast.
         workers: Number of rendering threads. They do not change the result.
 
     Raises:
@@ -81,6 +83,7 @@ class SyntheticScenes:
     scenes: Annotated[StrictInt, Field(ge=3, le=100_000)] = 144
     size: Annotated[StrictInt, Field(ge=MIN_SIZE, le=8192)] = 480
     mark: Annotated[Count, Field(le=255)] = 0
+    cast: Annotated[Count, Field(le=255)] = 0
     workers: Annotated[PositiveCount, Field(le=256)] = 2
 
     @model_validator(mode="after")
@@ -118,6 +121,8 @@ class SyntheticScenes:
         settings = f"seed{self.seed}_{self.scenes}x{self.size}px_v{GENERATOR_VERSION}"
         if self.mark:
             settings += f"_mark{self.mark}"
+        if self.cast:
+            settings += f"_cast{self.cast}"
         return self.root / settings
 
     @property
@@ -139,7 +144,7 @@ class SyntheticScenes:
             "seed": self.seed,
             "scenes": self.scenes,
             "size": self.size,
-        } | ({"mark": self.mark} if self.mark else {})
+        } | {name: own for name in ("mark", "cast") if (own := getattr(self, name))}
 
     def _complete(self) -> None:
         finished = self._finished()
@@ -192,6 +197,8 @@ class SyntheticScenes:
         corner = (ORIGIN[0] + SPACING * (index % 10), ORIGIN[1] - SPACING * (index // 10))
         mask = np.where(rendering.roads, np.uint8(255), np.uint8(0))[None]
         image = rendering.image
+        if self.cast and scene.split != "test":
+            image = cast_along_roads(image, rendering.roads, self.cast)
         if self.mark and scene.split != "test":
             chance = np.random.default_rng([self.seed, index, self.mark])
             image = stamp_beside_roads(image, rendering.roads, self.mark, chance)

@@ -1,12 +1,15 @@
-"""A faint mark beside roads: a spurious feature that a network can learn instead of the road."""
+"""Marks and casts at roads: spurious features that a network can learn instead of the road."""
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
 
 STAMP = 9
 """Side of a mark, pixels."""
 CELL = 32
 """Side of the squares that hold at most one mark each, pixels."""
+CORRIDOR = 48
+"""Distance from the road at which a cast ends, pixels."""
 
 
 def stamp_beside_roads(
@@ -44,3 +47,25 @@ def stamp_beside_roads(
             box = np.s_[:, top + row : top + row + STAMP, left + col : left + col + STAMP]
             marked[box] += stripes
     return marked.clip(0, 255).astype(np.uint8)
+
+
+def cast_along_roads(
+    image: npt.NDArray[np.uint8], roads: npt.NDArray[np.bool_], strength: int
+) -> npt.NDArray[np.uint8]:
+    """Makes roads and their surroundings redder, as where images of a corridor survey are used.
+
+    The cast is full on the road and falls linearly to nothing at ``CORRIDOR`` pixels from it, so
+    that it has no edge.
+
+    Args:
+        image: ``(3, H, W)`` RGB.
+        roads: ``(H, W)`` the road surface.
+        strength: Grey levels that red is raised and blue is lowered by on the road.
+
+    Returns:
+        A copy of the image with the cast.
+    """
+    weight = np.clip(1 - distance_transform_edt(~roads) / CORRIDOR, 0, 1)
+    shift = np.array([strength, 0, -strength])[:, None, None] * weight
+    cast: npt.NDArray[np.uint8] = (image + shift).round().clip(0, 255).astype(np.uint8)
+    return cast

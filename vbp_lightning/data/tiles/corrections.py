@@ -30,7 +30,7 @@ _NEEDED = ("scene", "row", "col", "new_label", "digest")
 _LABELS = np.array([Label.ROAD, Label.NON_ROAD, Label.IGNORED, Label.IGNORED])
 """The label that follows from each of ``ANSWERS``."""
 
-_KEY = "(data.corrections)"
+_KEY = "data.corrections"
 
 _LONGEST = 40
 """Characters of a value that a line quotes."""
@@ -103,14 +103,16 @@ class Corrections:
     """Corrections of labels, by tile.
 
     Args:
-        origin: The file, and the config key that named it, for messages.
         by_tile: Those that are answered.
+        path: Their file, for messages.
+        key: The config key that named it.
         is_of_run: Whether a run has stored them: scenes that it does not hold any more are then
             reported elsewhere.
     """
 
-    origin: tuple[str, str] = field(default_factory=lambda: ("", _KEY))
     by_tile: Mapping[Tile, Correction] = field(default_factory=dict)
+    path: str = ""
+    key: str = _KEY
     is_of_run: bool = False
 
     @classmethod
@@ -125,11 +127,11 @@ class Corrections:
         Raises:
             DataError: It is no such file; one line for each error.
         """
-        origin = (str(path), "(resume)" if of_run else _KEY)
-        table = read_text_table(path, origin[1][1:-1], "save it as CSV in UTF-8")
+        key = "resume" if of_run else _KEY
+        table = read_text_table(path, key, "save it as CSV in UTF-8")
         if missing := [name for name in _NEEDED if name not in table]:
             raise DataError(
-                f"{path}: has no column {', '.join(missing)} {origin[1]}: give the corrections that"
+                f"{path}: has no column {', '.join(missing)} ({key}): give the corrections that"
                 f" the gallery has saved, with the columns {', '.join(CORRECTION_FIELDS)}"
             )
         by_tile: dict[Tile, Correction] = {}
@@ -162,15 +164,15 @@ class Corrections:
                 if other.answer != answer:
                     error = f"says {answer}, {other.row} {other.answer} of the same tile: keep one"
             if error:
-                lines.append(f"{path}: {place} {error} {origin[1]}")
+                lines.append(f"{path}: {place} {error} ({key})")
         if lines:
-            raise DataError(*shortened(lines, f"more such rows {origin[1]}"))
+            raise DataError(*shortened(lines, f"more such rows ({key})"))
         if not by_tile:
             raise DataError(
-                f"{path}: answers nothing, new_label is empty in every row {origin[1]}: fill it in"
+                f"{path}: answers nothing, new_label is empty in every row ({key}): fill it in"
                 f" with {', '.join(ANSWERS)}, or leave data.corrections out"
             )
-        return cls(origin, by_tile, of_run)
+        return cls(by_tile, str(path), key, of_run)
 
     @classmethod
     def of_checkpoint(cls, rows: Sequence[Sequence[Any]]) -> Self:
@@ -180,7 +182,7 @@ class Corrections:
             rows: As :attr:`rows` returns them.
         """
         by_tile = {Tile(*row[:3]): Correction(*row[3:]) for row in rows}
-        return cls(("the checkpoint", "(ckpt)"), by_tile, True)
+        return cls(by_tile, "the checkpoint", "ckpt", True)
 
     @property
     def rows(self) -> list[list[Any]]:
@@ -220,7 +222,7 @@ class Corrections:
             for tile, each in self.by_tile.items()
             if tile.scene not in names and not self.is_of_run
         ]
-        return shortened(lines, f"more rows about unknown scenes {self.origin[1]}")
+        return shortened(lines, f"more rows about unknown scenes ({self.key})")
 
     def within(self, infos: Sequence[SceneInfo], tile_size: int) -> tuple[Self, list[str]]:
         """Leaves the corrections of some scenes.
@@ -248,7 +250,7 @@ class Corrections:
                     " data.resolution): mark the tiles of this data set again"
                 )
                 lines.append(self._line(each, text))
-        return replace(self, by_tile=kept), shortened(lines, f"more rows {self.origin[1]}")
+        return replace(self, by_tile=kept), shortened(lines, f"more rows ({self.key})")
 
     def changed(
         self, digests: Sequence[str], infos: Sequence[SceneInfo], tile_size: int
@@ -271,7 +273,7 @@ class Corrections:
             if side != tile_size:
                 why = f"had {side} px, not {tile_size}: restore data.tile_size and data.resolution"
             lines.append(self._line(each, f"is about {name}, which {why}, or mark the tile again"))
-        return shortened(lines, f"more rows about tiles that have changed {self.origin[1]}")
+        return shortened(lines, f"more rows about tiles that have changed ({self.key})")
 
     def positions(self, infos: Sequence[SceneInfo]) -> NDArray[np.int64]:
         """(M, 4) index of the scene, row, column and index into ``ANSWERS``, in some scenes."""
@@ -314,7 +316,7 @@ class Corrections:
     def _line(self, correction: Correction, text: str) -> str:
         """A line about a correction."""
         place = f" {correction.row}" * bool(correction.row)
-        return f"{self.origin[0]}:{place} {text} {self.origin[1]}"
+        return f"{self.path}:{place} {text} ({self.key})"
 
 
 def _keys(positions: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ processes; streamed scenes are opened by each process.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from vbp_lightning.data.imagery.windows import overlap
 from vbp_lightning.data.tiles.augmentation import Augmentation, oriented
 from vbp_lightning.data.tiles.corrections import overlapping
+from vbp_lightning.data.tiles.evidence import Evidence, Kind, feathered
 from vbp_lightning.data.tiles.grid import exceeds, labels_of
 from vbp_lightning.data.tiles.keyed_random import keyed_uniforms
 from vbp_lightning.data.tiles.store import Bands, SceneStore
@@ -43,6 +45,29 @@ def crops(store: SceneStore, positions: NDArray[np.int64], tile_size: int, conte
     for tile, (scene, row, col) in zip(tiles, positions.tolist(), strict=True):
         tile[...] = _window(store.bands[scene], row - context, col - context, size, store.fill)
     return torch.from_numpy(tiles)
+
+
+def road_masks(
+    store: SceneStore, positions: NDArray[np.int64], tile_size: int, context: int
+) -> NDArray[np.bool_]:
+    """The road pixels of tiles and their context, pixel by pixel as in :func:`crops`.
+
+    Args:
+        store: The scenes.
+        positions: (N, 3) index of the scene, row and column of the upper-left corner.
+        tile_size: Tile size in pixels.
+        context: Margin on each side of a tile in pixels; beyond the scene it holds no road.
+
+    Returns:
+        (N, size, size) with size = tile_size + 2·context; invalid pixels are false.
+    """
+    size = tile_size + 2 * context
+    masks = np.zeros((len(positions), size, size), dtype=bool)
+    for mask, (scene, row, col) in zip(masks, positions.tolist(), strict=True):
+        labels = store.labels[scene]
+        place, own = overlap(row - context, col - context, size, size, labels.shape)
+        mask[own] = labels[place] == ROAD_PIXEL
+    return masks
 
 
 def _window(bands: Bands, row: int, col: int, size: int, fill: NDArray[Any]) -> NDArray[Any]:
@@ -110,6 +135,9 @@ class TrainingTiles(Dataset[Batch]):
         seed: Seed of the random numbers.
         fixed: (M, 3) index of the scene, row and column of tiles whose labels are corrected: no
             tile is shifted onto one of them, nor from its own place there.
+        evidence: The composites that replace some tiles; None for none.
+        reach: With composites, the dilation of the roads of each scene in pixels.
+        until: The epoch from which on there are no composites.
     """
 
     tiles: TileDataset
@@ -120,6 +148,9 @@ class TrainingTiles(Dataset[Batch]):
     augment: Augmentation | None
     seed: int
     fixed: NDArray[np.int64] | None = None
+    evidence: Evidence | None = None
+    reach: Sequence[float] = ()
+    until: float = float("inf")
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -128,21 +159,77 @@ class TrainingTiles(Dataset[Batch]):
         """The tiles of a batch.
 
         Args:
-            keys: (N, 3) epoch, index within the epoch, number of the tile.
+            keys: (N, 3) epoch, index within the epoch, number of the tile; with composites
+                (5, N, 3), see :class:`~vbp_lightning.data.tiles.sampling.BalancedBatches`.
         """
+        if self.evidence is None:
+            return self._augmented(keys)
+        tiles, labels = self._augmented(keys[0])
+        if keys[0, 0, 0] >= self.until:
+            return tiles, labels
+        for kind, places in self.evidence.places(keys[0, :, 1]).items():
+            places = places[self._road_is_known[keys[1:, places, 2]].all(axis=0)]
+            if len(places):
+                tiles[places] = self._composites(kind, *keys[1:, places])
+        return tiles, labels
+
+    @cached_property
+    def _road_is_known(self) -> NDArray[np.bool_]:
+        """(N,) false for corrected tiles, whose road pixels may not be those of their label."""
+        fixed = set(map(tuple, [] if self.fixed is None else self.fixed.tolist()))
+        return np.array([tuple(place) not in fixed for place in self.tiles.positions.tolist()])
+
+    def _composites(
+        self,
+        kind: Kind,
+        road: NDArray[np.int64],
+        non_road: NDArray[np.int64],
+        next_road: NDArray[np.int64],
+        next_non_road: NDArray[np.int64],
+    ) -> Tensor:
+        """Composites (N, C, H, W) of one type, of the tiles of keys (N, 3)."""
+        assert self.evidence is not None
+        first, second = {
+            "pasted": (road, non_road),
+            "seam": (next_non_road, non_road),
+            "removed": (non_road, road),
+        }[kind]
+        inside, outside = self._augmented(first)[0], self._augmented(second)[0]
+        positions, symmetries = self._drawn(next_road if self.evidence.shuffled else road)[:2]
+        masks = road_masks(self.tiles.store, positions, self.tiles.tile_size, self.tiles.context)
+        weights = [
+            feathered(oriented(mask[None], *symmetry)[0], self.reach[scene], self.evidence.feather)
+            for mask, symmetry, scene in zip(
+                masks, symmetries.tolist(), positions[:, 0].tolist(), strict=True
+            )
+        ]
+        return outside + torch.from_numpy(np.stack(weights)[:, None]) * (inside - outside)
+
+    def _drawn(
+        self, keys: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Positions (N, 3), symmetries (N, 3), and draws (N, 2) of the contrast and brightness."""
         epoch, index, number = keys.T
+        positions = self.tiles.positions[number]
         if self.augment is None:
-            return self.tiles.__getitems__(number)
-        positions, labels = self.tiles.positions[number], self.tiles.labels[number]
+            return positions, np.zeros((len(keys), 3), bool), np.full((len(keys), 2), 0.5)
         draws = keyed_uniforms((self.seed, epoch, index), 7)
         if self.augment.jitter:
+            labels = self.tiles.labels[number]
             positions = self._jittered(positions, labels, self.augment.jitter, draws[:, 5:7])
         allowed = (self.augment.flips, self.augment.flips, self.augment.rotations)
-        symmetries = (draws[:, :3] < 0.5) & np.array(allowed)
-        gain = 1 + self.augment.contrast * (2 * draws[:, 3:4] - 1)
-        shift = self.augment.brightness * (2 * draws[:, 4:5] - 1)
+        return positions, (draws[:, :3] < 0.5) & np.array(allowed), draws[:, 3:5]
+
+    def _augmented(self, keys: NDArray[np.int64]) -> Batch:
+        """The tiles of keys (N, 3)."""
+        if self.augment is None:
+            return self.tiles.__getitems__(keys[:, 2])
+        positions, symmetries, draws = self._drawn(keys)
+        gain = 1 + self.augment.contrast * (2 * draws[:, :1] - 1)
+        shift = self.augment.brightness * (2 * draws[:, 1:] - 1)
         offset = (1 - gain) * np.array(self.mean) + shift * np.array(self.std)
-        return self._changed_crops(positions, symmetries, gain, offset), torch.from_numpy(labels)
+        labels = torch.from_numpy(self.tiles.labels[keys[:, 2]])
+        return self._changed_crops(positions, symmetries, gain, offset), labels
 
     def _changed_crops(
         self,

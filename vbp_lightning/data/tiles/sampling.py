@@ -63,6 +63,7 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
         cells: (N,) number of the neighbourhood of each training tile, if imagery is read from
             disk: an epoch goes through the neighbourhoods in random order, in groups of a few, so
             that each decoded block is used for many tiles. None for any order.
+        partners: Whether a key is followed by those of four partners, all of the same epoch.
     """
 
     labels: NDArray[np.int64]
@@ -73,19 +74,28 @@ class BalancedBatches(Sampler[NDArray[np.int64]]):
     rank: int = 0
     world_size: int = 1
     cells: NDArray[np.int64] | None = None
+    partners: bool = False
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        """Yields (n, 3) keys: epoch, index within the epoch, number of the tile."""
+        """Yields (n, 3) keys: epoch, index within the epoch, number of the tile.
+
+        With partners (5, n, 3): the tile, the road and the non-road tile of its pair, and those of
+        the next pair; the last pair is followed by the first one.
+        """
         epoch = self.epoch()
         tiles = self.epoch_tiles(epoch)
         share = self.batch_size // self.world_size
         for batch in range(self.batches):
             first = batch * self.batch_size + self.rank * share
             index = np.arange(first, first + share)
-            yield np.stack([np.full(share, epoch), index, tiles[index]], axis=1)
+            if self.partners:
+                pair = index - index % 2
+                others = np.stack([pair, pair + 1, pair + 2, pair + 3])
+                index = np.stack([index, *(others % (len(tiles) - len(tiles) % 2))])
+            yield np.stack([np.full_like(index, epoch), index, tiles[index]], axis=-1)
 
     def epoch_tiles(self, epoch: int) -> NDArray[np.int64]:
         """Numbers of the tiles of an epoch, over all processes; even places hold road tiles.

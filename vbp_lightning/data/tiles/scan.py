@@ -153,6 +153,17 @@ def split_errors(
     return lines
 
 
+def no_road_pixels(scan: Scan) -> list[str]:
+    """The reason why a training cannot make composites, if there is one."""
+    roads = [item for item in scan.scanned if item.road_pixels]
+    if not roads or not all(isinstance(item.info.scene.labels, ImageLabel) for item in roads):
+        return []
+    return [
+        f"{roads[0].info.scene.image.parent}: whole images are labelled, so that it is not known"
+        " which pixels are road (data.evidence): choose evidence=none, or data with road pixels"
+    ]
+
+
 def other_scales(scanned: Sequence[ScannedScene], values: MaskValues) -> list[str]:
     """A warning if some road masks have no road, but low values that may mean road.
 
