@@ -89,7 +89,7 @@ def test_an_accurate_network_whose_masks_miss_the_road_is_doubted(monkeypatch):
 
         def masks(method, tiles):
             found = torch.zeros(len(tiles), 1, SIZE, SIZE)
-            found[:, 0, rows[method.upsampling]] = 1
+            found[torch.arange(len(tiles)), 0, rows[method.upsampling]] = 1
             return found
 
         monkeypatch.setattr(VisualBackProp, "attribute", masks)
@@ -97,10 +97,16 @@ def test_an_accurate_network_whose_masks_miss_the_road_is_doubted(monkeypatch):
         return callback.doubt({"val/balanced_accuracy": accuracy, **scores})
 
     found = line(0.9, deconv=25, bilinear=26)
-    assert "in 0% of 64 road tiles, a random pixel in 31%" in found  # 10 of 32 rows
+    assert "in only 0% of 64 road tiles, a random one in 31%" in found  # 10 of 32 rows
     assert "task=counterfactual" in found
     assert len(found.splitlines()) == 1
     assert line(0.99, deconv=25, bilinear=6) is None
+    # half of the tiles at the road: a lift of 0.19
+    half = torch.tensor([6, 25] * 32)
+    assert line(0.97, deconv=25, bilinear=half) is None
+    assert "in only 50% of 64 road tiles, a random one in 31%" in line(
+        0.98, deconv=25, bilinear=half
+    )
     assert line(0.89, deconv=25, bilinear=26) is None
     assert line(float("nan"), deconv=25, bilinear=26) is None
     callback = ExplanationScores(["deconv", "bilinear"], tiles=31)
