@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 
+from vbp_lightning.data.tiles import evidence
 from vbp_lightning.models.symmetries import SYMMETRIES, symmetric_view
 
 Area = npt.NDArray[np.bool_]
@@ -23,10 +23,7 @@ def feathered(area: Area, margin: int = 3, feather: float = 1.0) -> Weights:
     Returns:
         ``(H, W)`` in [0, 1].
     """
-    distance = ndimage.distance_transform_edt(~area) if area.any() else np.full(area.shape, np.inf)
-    weights = (distance <= margin).astype(np.float32)
-    soft = ndimage.gaussian_filter(weights, feather, mode="nearest") if feather else weights
-    return np.where(area, np.float32(1), soft.clip(0, 1))
+    return np.where(area, np.float32(1), evidence.feathered(area, margin, feather).clip(0, 1))
 
 
 def elsewhere(area: Area, count: int, seed: int = 0) -> Area:
