@@ -130,6 +130,7 @@ def trained(
             low=normalisation.low,
             high=normalisation.high,
             context=datamodule.context,
+            tta=True,
         )
         on_cpu = device.type == "cpu"
         trainer = pl.Trainer(
