@@ -246,8 +246,8 @@ def test_streaming_allocates_a_fraction_of_the_pixels(tmp_path, write):
         tracemalloc.start()
         module = RoadTileDataModule(
             PatternScenes(tmp_path, "{split}/i/{name}.tif", "{split}/m/{name}.tif"),
-            tile_size=32,
-            train_stride=32,
+            tile_size=128,
+            train_stride=128,
             batch_size=8,
             tiles_per_epoch=64,
             memory=memory,
