@@ -12,8 +12,8 @@ from vbp_lightning.explaining.benchmark_table import (
     Row,
     print_tables,
     score_table,
-    write_csv,
 )
+from vbp_lightning.explaining.outputs import write_csv
 
 SCENES = ["a", "a", "b", "c"]
 KEYS = [column.key for column in TABLES["Localisation"][:-1]]

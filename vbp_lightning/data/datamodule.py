@@ -199,12 +199,14 @@ class RoadTileDataModule(pl.LightningDataModule):
         for split, tiles in scan.tiles.items():
             answers = tiles.answers[tiles.answers >= 0]
             placed += len(answers)
+            if not len(answers):
+                continue
             counts = np.bincount(answers, minlength=len(ANSWERS)).tolist()
             each = ", ".join(
                 f"{count} {name.replace('_', '-')}"
                 for count, name in zip(counts, ANSWERS, strict=True)
             )
-            lines += [f"Corrected labels of {split}: {each}"] * bool(len(answers))
+            lines.append(f"Corrected labels of {split}: {each}")
         if scan.left_out:
             lines.append(f"Training tiles left out, since they overlap these: {scan.left_out}")
         if unplaced := len(scan.corrections.by_tile) - placed:
@@ -405,11 +407,8 @@ class RoadTileDataModule(pl.LightningDataModule):
             unused |= {name: [UNUSED] for name in left_alone}
         scan.corrections, misplaced = corrections.within(infos, self.tile_size)
         lines += misplaced
-        added = {
-            info.scene.name: scan.corrections.positions([info])[:, 1:3]
-            for info in infos * bool(scan.corrections.by_tile)
-        }
         tiling = (self.tile_size, *settings.strides, settings.cover_edges, settings.margin)
+        added = scan.corrections.positions(infos)[:, :3]
         plans = plan_tiles(infos, regions, pairs, *tiling, added)
         scan.shared = sum(plan.shared for plan in plans)
         memory = int(settings.memory * (1 << 30))

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from vbp_lightning.evaluation.localisation import to_largest
+
 Maps = npt.NDArray[np.floating]
 Floats = npt.NDArray[np.float64]
 
@@ -40,8 +42,5 @@ def gini(relevance: Maps) -> Floats:
 
 
 def _shares(relevance: Maps) -> Floats:
-    values = np.asarray(relevance, dtype=np.float64).reshape(len(relevance), -1)
-    # divided by the largest value first, so that sums neither over- nor underflow
-    largest = values.max(axis=1, keepdims=True, initial=0)
-    values = np.divide(values, largest, out=np.ones_like(values), where=largest > 0)
+    values = to_largest(np.asarray(relevance, dtype=np.float64).reshape(len(relevance), -1))
     return np.asarray(values / values.sum(axis=1, keepdims=True))

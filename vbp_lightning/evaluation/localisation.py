@@ -63,15 +63,26 @@ def average_precision(relevance: Maps, truth: Truth) -> Scores:
     return scores
 
 
+def to_largest(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Divides maps by their largest value, so that their sums neither over- nor underflow.
+
+    Args:
+        values: ``(N, P)``, not negative.
+
+    Returns:
+        The same shape, in [0, 1]; ones for a map of zeros, which counts as a constant one.
+    """
+    largest = values.max(axis=1, keepdims=True, initial=0)
+    return np.asarray(np.divide(values, largest, out=np.ones_like(values), where=largest > 0))
+
+
 def relevance_mass(relevance: Maps, truth: Truth) -> Scores:
     """Share of the relevance that lies on the road (Arras et al. 2022, "mass accuracy").
 
     A map of zeros counts as a constant one and gets the road share.
     """
     values, flags = _flat(relevance, truth)
-    # divided by the largest value first, so that sums neither over- nor underflow
-    largest = values.max(axis=1, keepdims=True, initial=0)
-    values = np.divide(values, largest, out=np.ones_like(values), where=largest > 0)
+    values = to_largest(values)
     mass: Scores = (values * flags).sum(axis=1) / values.sum(axis=1)
     return mass
 

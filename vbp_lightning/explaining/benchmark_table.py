@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from vbp_lightning.evaluation.bootstrap import Interval, mean_interval
-from vbp_lightning.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,10 +238,3 @@ def score_table(rows: Sequence[Row], scenes: Sequence[str]) -> "pd.DataFrame":
 def with_bounds(name: str, interval: Interval) -> dict[str, float]:
     """A number by its name, and the bounds of its interval by ``…_low`` and ``…_high``."""
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def write_csv(path: Path, table: "pd.DataFrame") -> Path:
-    """Writes a table, numbers with six digits; returns the path."""
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    return path

@@ -1,8 +1,9 @@
-"""The files that the tasks of ``explain.py`` write: pictures, and the arrays that they show."""
+"""The files that the tasks of ``explain.py`` write: pictures, the arrays they show, tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from vbp_lightning.files import remove_leftovers, replacing
 from vbp_lightning.plotting.display import RGB
 from vbp_lightning.plotting.png import write_picture
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -54,6 +58,13 @@ def write_results(
     output = Path(cfg.output)
     yield write_picture(output / f"{name}.png", picture)
     yield write_arrays(output / f"{name}.npz", cfg, **arrays)
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> Path:
+    """Writes a table, numbers with six digits; returns the path."""
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g")
+    return path
 
 
 def write_arrays(path: Path, cfg: DictConfig, /, **arrays: npt.ArrayLike) -> Path:

@@ -349,6 +349,24 @@ def compared_tiles(numbers: Sequence[int]) -> list[int]:
     return [numbers[place] for place in evenly_spread(len(numbers))]
 
 
+def road_probabilities(
+    source: TileSource, subject: Subject, target: int | None = 1
+) -> npt.NDArray[np.float64]:
+    """``(N,)`` P(road) of all tiles of a source, with a progress bar.
+
+    Args:
+        source: The tiles.
+        subject: A road classifier.
+        target: The class that is explained; P(road) does not depend on it.
+
+    Raises:
+        UserError: There is no such class, an image cannot be read, or a probability is not a
+            number.
+    """
+    batches = in_batches(source, range(len(source.places)), "Predicting")
+    return torch.cat([subject.probabilities(tiles, target)[0] for tiles in batches]).numpy()
+
+
 def in_batches(source: TileSource, numbers: Sequence[int], what: str) -> Iterator[Tensor]:
     """Reads tiles in batches, with a progress bar.
 

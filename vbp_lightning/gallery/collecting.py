@@ -15,6 +15,7 @@ from vbp_lightning.data.datamodule import RoadTileDataModule
 from vbp_lightning.data.imagery.extent import PixelGrid, longitude_latitude
 from vbp_lightning.data.tiles.corrections import Correction
 from vbp_lightning.data.tiles.grid import tile_bounds
+from vbp_lightning.data.tiles.selection import road_is_known
 from vbp_lightning.data.tiles.tile import Label, LabelledTile, Tile
 from vbp_lightning.evaluation.localisation import positive_part, relevance_mass
 from vbp_lightning.gallery.page import write_gallery
@@ -67,18 +68,18 @@ class GallerySource:
             datamodule: Gives the pixels.
             tiles: Some of its tiles.
         """
-        grids = datamodule.grids
+        known, grids = list(tiles), datamodule.grids  # a table makes its records each time
 
         def chosen(numbers: Sequence[int]) -> list[LabelledTile]:
-            return [tiles[number] for number in numbers]
+            return [known[number] for number in numbers]
 
         return cls(
-            [labelled.tile for labelled in tiles],
-            lambda number: grids[tiles[number].tile.scene],
+            [labelled.tile for labelled in known],
+            lambda number: grids[known[number].tile.scene],
             lambda numbers: datamodule.read_tiles(chosen(numbers)),
             lambda numbers: datamodule.tile_digests(chosen(numbers)),
             datamodule.tile_size,
-            tiles,
+            known,
             lambda numbers: datamodule.read_road_masks(chosen(numbers)).numpy(),
             datamodule.corrections.by_tile,
         )
@@ -216,8 +217,7 @@ def _small_maps(
             relevance = positive_part(explain(raw)[:, 0, own, own].double().cpu().numpy())
             if place == 0 and source.road_masks is not None:
                 roads = source.road_masks(chosen)[:, own, own]
-                fit = np.array([source.known[number].road_pixels_fit for number in chosen])
-                known = fit & roads.any(axis=(1, 2)) & ~roads.all(axis=(1, 2))
+                known = road_is_known([source.known[number] for number in chosen], roads)
                 if known.any():
                     on_road[part][known] = relevance_mass(relevance[known], roads[known])
             unit = torch.from_numpy(scaled(relevance, "each"))

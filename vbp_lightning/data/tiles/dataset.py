@@ -176,8 +176,9 @@ class TrainingTiles(Dataset[Batch]):
     @cached_property
     def _road_is_known(self) -> NDArray[np.bool_]:
         """(N,) false for corrected tiles, whose road pixels may not be those of their label."""
-        fixed = set(map(tuple, [] if self.fixed is None else self.fixed.tolist()))
-        return np.array([tuple(place) not in fixed for place in self.tiles.positions.tolist()])
+        if self.fixed is None:
+            return np.ones(len(self.tiles), bool)
+        return ~overlapping(self.tiles.positions, self.fixed, 1)  # of 1 px: the same corner
 
     def _composites(
         self,

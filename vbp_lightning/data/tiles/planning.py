@@ -1,7 +1,7 @@
 """The positions of the tiles of each scene, and the split of each tile."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +127,7 @@ def plan_tiles(
     stride: int,
     cover_edges: bool,
     margin: int,
-    added: Mapping[str, NDArray[np.int64]] | None = None,
+    added: NDArray[np.int64] | None = None,
 ) -> list[TilePlan]:
     """The tiles of each scene; training tiles lie on a grid of their own.
 
@@ -143,7 +143,7 @@ def plan_tiles(
         stride: Distance between other tiles in pixels.
         cover_edges: Whether last tiles, shifted inwards, cover the pixels beyond the last stride.
         margin: Pixels between training tiles and held-out pixels.
-        added: (N, 2) rows and columns of further training tiles of a scene, by its name.
+        added: (N, 3) index of the scene, row and column of further training tiles.
     """
     neighbours: dict[int, list[SceneInfo]] = defaultdict(list)
     for first, second in pairs:
@@ -156,8 +156,8 @@ def plan_tiles(
         splits = assign_tiles(held, tile_size, margin, own)
         held, splits = held[splits > _TRAIN], splits[splits > _TRAIN]
         train = tile_grid(shape, tile_size, train_stride, cover_edges)
-        if added and info.scene.name in added:
-            train = np.unique(np.concatenate([train, added[info.scene.name]]), axis=0)
+        if added is not None and (here := added[:, 0] == number).any():
+            train = np.unique(np.concatenate([train, added[here, 1:]]), axis=0)
         train = train[assign_tiles(train, tile_size, margin, own) == _TRAIN]
         shared = np.zeros(len(train), dtype=bool)
         for other in neighbours[number]:

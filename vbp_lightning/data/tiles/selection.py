@@ -106,6 +106,27 @@ def spread_road_tiles(tiles: Sequence[LabelledTile], count: int) -> list[Labelle
     return [road[rank] for rank in _spread(range(len(road)), count)]
 
 
+def road_is_known(
+    tiles: Sequence[LabelledTile], road_masks: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether the road mask of each tile can score a saliency map.
+
+    It must hold both road pixels and others: of images that are labelled as road as a whole it does
+    not say where the road is. It must not contradict a corrected label.
+
+    Args:
+        tiles: Labelled tiles.
+        road_masks: (N, H, W) road pixels of each.
+
+    Returns:
+        (N,).
+    """
+    some, every = road_masks.any(axis=(1, 2)), road_masks.all(axis=(1, 2))
+    fit = np.array([tile.road_pixels_fit for tile in tiles], dtype=bool)
+    known: NDArray[np.bool_] = fit & some & ~every
+    return known
+
+
 def where_road_is_known(
     tiles: Sequence[LabelledTile], road_masks: NDArray[np.bool_]
 ) -> tuple[list[LabelledTile], NDArray[np.bool_]]:
@@ -116,13 +137,9 @@ def where_road_is_known(
         road_masks: (N, H, W) road pixels of each, context included.
 
     Returns:
-        The tiles that hold both road pixels and others, in their order, and their road masks. This
-        excludes tiles of images that are labelled as road as a whole: their road mask does not say
-        where the road is. Tiles whose road pixels contradict their corrected label are excluded
-        too.
+        Those of :func:`road_is_known`, in their order, and their road masks.
     """
-    known = np.logical_and(road_masks.any(axis=(1, 2)), ~road_masks.all(axis=(1, 2)))
-    known &= np.array([tile.road_pixels_fit for tile in tiles], dtype=bool)
+    known = road_is_known(tiles, road_masks)
     return [tiles[index] for index in np.flatnonzero(known).tolist()], road_masks[known]
 
 

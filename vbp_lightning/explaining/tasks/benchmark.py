@@ -33,7 +33,6 @@ from vbp_lightning.explaining.benchmark_table import (
     print_tables,
     score_table,
     with_bounds,
-    write_csv,
 )
 from vbp_lightning.explaining.compared_methods import (
     ComparedMethod,
@@ -43,7 +42,7 @@ from vbp_lightning.explaining.compared_methods import (
     maps_of,
     road_tiles,
 )
-from vbp_lightning.explaining.outputs import write_arrays
+from vbp_lightning.explaining.outputs import write_arrays, write_csv
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.sorted_tiles import sorted_tiles_sheet
 from vbp_lightning.explaining.subject import Subject, class_of, layer_name

@@ -18,7 +18,7 @@ from vbp_lightning.attribution.activation_maps import at_map, last_map
 from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
-from vbp_lightning.evaluation.localisation import positive_part
+from vbp_lightning.evaluation.localisation import positive_part, relevance_mass
 from vbp_lightning.evaluation.replacement import (
     brightest,
     elsewhere,
@@ -26,18 +26,17 @@ from vbp_lightning.evaluation.replacement import (
     flip_test,
     replaced,
 )
-from vbp_lightning.explaining.benchmark_table import write_csv
 from vbp_lightning.explaining.donors import Donors
 from vbp_lightning.explaining.methods import attributions
-from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.outputs import write_csv, write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import (
     ChosenTiles,
     SplitTiles,
     evenly_spread,
-    in_batches,
     open_tiles,
+    road_probabilities,
 )
 from vbp_lightning.graph.network_graph import graph_of
 from vbp_lightning.inspection.clusters import mask_summaries, peak_features, spectral_clusters
@@ -133,17 +132,17 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     described = _descriptors(cfg, subject, tiles)
     found, distances = spectral_clusters(described, cfg.clusters, cfg.draw)
     drops = removal.control - removal.without
-    means, _ = flip_test(drops, found, 1, cfg.draw)
-    clusters = np.argsort(np.argsort(-means, kind="stable"))[found]  # the largest drop first
-    means, chances = flip_test(drops, clusters, seed=cfg.draw)
+    means, chances = flip_test(drops, found, seed=cfg.draw)
+    order = np.argsort(-means, kind="stable")  # the largest drop first
+    clusters = np.argsort(order)[found]
     table = [
-        _summary(number, clusters == number, tiles, removal, mean, chance)
-        for number, (mean, chance) in enumerate(zip(means.tolist(), chances.tolist(), strict=True))
+        _summary(number, clusters == number, tiles, removal, float(means[own]), float(chances[own]))
+        for number, own in enumerate(order.tolist())
     ]
     conclusion = _conclusion(table)
     print(conclusion)
-    order = np.argsort(distances, kind="stable")
-    typical = [order[clusters[order] == number][: cfg.typical] for number in range(len(table))]
+    nearest = np.argsort(distances, kind="stable")
+    typical = [nearest[clusters[nearest] == number][: cfg.typical] for number in range(len(table))]
     places = [tile.tile for tile in tiles.known]
     yield from write_results(
         cfg,
@@ -172,8 +171,7 @@ def _called_road(cfg: DictConfig, subject: Subject, source: SplitTiles) -> _Tile
     """Tiles that the network calls road, evenly spread, with known road pixels."""
     assert subject.classifier is not None
     every = range(len(source.places))
-    parts = in_batches(source, every, "Classifying")
-    probabilities = torch.cat([subject.probabilities(part, 1)[0] for part in parts]).numpy()
+    probabilities = road_probabilities(source, subject)
     threshold = float(subject.classifier.threshold)
     called = [number for number in every if probabilities[number] >= threshold]
     if not called:
@@ -251,7 +249,6 @@ def _summary(
         for mask, road in zip(tiles.masks[own], tiles.road[own], strict=True)
         if road.any()
     ]
-    mass = tiles.masks[own] / np.maximum(tiles.masks[own].sum((1, 2), keepdims=True), 1e-30)
     return {
         "cluster": number + 1,
         "suspicious": drop >= _SUSPICIOUS_DROP and chance <= _SUSPICIOUS_P,
@@ -260,7 +257,7 @@ def _summary(
         "ignored": float(np.mean(labels == Label.IGNORED)),
         "errors": float(np.mean(decided == Label.NON_ROAD)) if len(decided) else np.nan,
         "px_off_road": float(np.median(offsets)) if offsets else np.nan,
-        "mass_on_road": float((mass * tiles.road[own]).sum((1, 2)).mean()),
+        "mass_on_road": float(relevance_mass(tiles.masks[own], tiles.road[own]).mean()),
         "road_pixels": float(tiles.road[own].mean()),
         "probability": float(tiles.probabilities[own].mean()),
         "replaced": float(removal.without[own].mean()),

@@ -16,12 +16,11 @@ from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.bootstrap import mean_interval
 from vbp_lightning.evaluation.replacement import elsewhere, feathered, replaced
-from vbp_lightning.explaining.benchmark_table import write_csv
 from vbp_lightning.explaining.donors import Donors
 from vbp_lightning.explaining.drawn_areas import areas_of
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.methods import attributions
-from vbp_lightning.explaining.outputs import write_results
+from vbp_lightning.explaining.outputs import write_csv, write_results
 from vbp_lightning.explaining.settings import ExplainSettings
 from vbp_lightning.explaining.subject import Subject, class_of
 from vbp_lightning.explaining.tile_sources import (

@@ -5,7 +5,6 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path, PurePath
 
-import torch
 from omegaconf import DictConfig
 
 from vbp_lightning.data.imagery.extent import PixelGrid
@@ -13,7 +12,12 @@ from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.image_inputs import CutImages
 from vbp_lightning.explaining.methods import explaining_functions
 from vbp_lightning.explaining.subject import Subject, class_of
-from vbp_lightning.explaining.tile_sources import ImageTiles, TileSource, in_batches, open_tiles
+from vbp_lightning.explaining.tile_sources import (
+    ImageTiles,
+    TileSource,
+    open_tiles,
+    road_probabilities,
+)
 from vbp_lightning.gallery.collecting import GallerySource, gallery
 
 
@@ -37,19 +41,14 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         )
     target = class_of(cfg.target)
     source = open_tiles(cfg, subject)
-    numbers = range(len(source.places))
     methods = explaining_functions(cfg, subject, source.read([0]), target)
-    parts = [
-        subject.probabilities(tiles, target)[0]
-        for tiles in in_batches(source, numbers, "Predicting")
-    ]
     of_what = cfg.input if cfg.input is not None else f"split {cfg.split}"
     yield from gallery(
         Path(cfg.output),
         "gallery",
         f"{run_name(cfg)}, {of_what}",
         _gallery_source(source, subject),
-        torch.cat(parts).numpy(),
+        road_probabilities(source, subject, target),
         methods,
         threshold=float(subject.classifier.threshold),
         checkpoint=subject.fingerprint,
