@@ -1,14 +1,16 @@
 """Trains with and without the evidence of the road masks, and measures what it cures and costs.
 
-Every cell, a training with its evaluation, is one JSON file of FOLDER; cells that exist are
-skipped, so that the command may be stopped and repeated. One thread.
+Every cell, a training with its evaluation, is one JSON file of FOLDER; cells that exist, or that
+another process works at, are skipped: the command may be stopped and repeated, and several may run
+beside each other. One thread each.
 
     python benchmarks/evidence.py FOLDER screen    short trainings of many methods, one seed
     python benchmarks/evidence.py FOLDER final     the chosen ones, whole trainings of several seeds
     python benchmarks/evidence.py FOLDER table     the tables of what exists
 
 ``DATA`` (default outputs/data/synthetic) and ``MASSACHUSETTS`` in the environment name the folders
-of the data sets. Without the latter only procedural scenes are measured.
+of the data sets, without the latter only procedural scenes are measured; ``TRAINER`` is ``cpu``,
+the default, or ``gpu``.
 """
 
 import json
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -47,6 +50,7 @@ from vbp_lightning.training.preparation import keep_freed_memory, resolve_auto_s
 CONF = Path(__file__).parents[1] / "conf"
 DATA = os.environ.get("DATA", "outputs/data/synthetic")
 MASSACHUSETTS = os.environ.get("MASSACHUSETTS")
+TRAINER = os.environ.get("TRAINER", "cpu")
 MARK = 24
 EXPLAINED = 200
 """Road tiles whose saliency maps are scored."""
@@ -88,6 +92,8 @@ METHODS = {
     "plain": Method(),
     "composites": Method({}),
     "shuffled": Method({"shuffled": True}),
+    "share 0.25": Method({"share": 0.25}),
+    "until 0.33": Method({"until": 0.33}),
     "to the end": Method({"until": 1.0}),
     "to the end, soft 0.2": Method({"until": 1.0}, soft=0.2),
     "to the end, share 0.25": Method({"until": 1.0, "share": 0.25}),
@@ -233,7 +239,7 @@ class EvidenceClassifier(RoadClassifier):
         trunk, head = self.parts()
         features = trunk(normalized)
         logits = head(features).squeeze(1).float()
-        targets, weights = labels.float(), torch.ones(len(labels))
+        targets, weights = labels.float(), torch.ones_like(logits)
         if method.evidence is not None:
             index = batch_index * len(labels) + np.arange(len(labels))
             evidence = Evidence(**method.evidence)
@@ -246,11 +252,11 @@ class EvidenceClassifier(RoadClassifier):
         each = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         loss = (each * weights).sum() / weights.sum()
         self.train_loss.update(loss.detach())
-        self.first_failure.update(torch.tensor(torch.inf))
+        self.first_failure.update(torch.tensor(torch.inf, device=self.device))
         if len(batch) == 2:
             return loss
         roads = batch[2].float()
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(self.device.type, enabled=False):
             cells = self.cell_logits(features.float())
             if method.dense:
                 loss = loss + method.dense * dense_loss(cells, roads, labels)
@@ -285,7 +291,8 @@ def trained(cell: Cell, folder: Path) -> tuple[EvidenceClassifier, RoadTileDataM
                 *DATASETS[cell.dataset],
                 f"model={cell.network}",
                 f"seed={cell.seed}",
-                "trainer=cpu",
+                f"trainer={TRAINER}",
+                "data.num_workers=0",
                 "threads=1",
                 f"trainer.max_epochs={cell.epochs}",
                 *([f"data.tiles_per_epoch={cell.tiles}"] if cell.tiles else []),
@@ -327,13 +334,13 @@ def trained(cell: Cell, folder: Path) -> tuple[EvidenceClassifier, RoadTileDataM
         model.parts()[0].requires_grad_(False)
         model.is_head_alone = True
         fit(data_with(method.evidence), max(1, cell.epochs // 2))
-    return model.eval(), data
+    return model.eval().to("cuda" if TRAINER == "gpu" else "cpu"), data
 
 
 @torch.no_grad()
 def probabilities(model: RoadClassifier, tiles: Tensor) -> Tensor:
     """P(road) ``(N,)`` of raw tiles."""
-    return torch.cat([model.probability(part) for part in tiles.split(64)])
+    return torch.cat([model.probability(part.to(model.device)).cpu() for part in tiles.split(64)])
 
 
 def measured(model: EvidenceClassifier, data: RoadTileDataModule, marks: bool) -> dict[str, float]:
@@ -377,12 +384,13 @@ def measured(model: EvidenceClassifier, data: RoadTileDataModule, marks: bool) -
             for label in ("road", "non-road")
         )
     explained = spread_road_tiles(data.tiles_of("test"), EXPLAINED)
-    shown, truth = data.read_tiles(explained), data.read_road_masks(explained).numpy()
+    shown = data.read_tiles(explained).to(model.device)
+    truth = data.read_road_masks(explained).numpy()
     for name, method in (
         ("VisualBackProp AP", VisualBackProp(model)),
         ("symmetric AP", SymmetricVisualBackProp(model)),
     ):
-        maps = positive_part(method.attribute(shown)[:, 0].numpy())
+        maps = positive_part(method.attribute(shown)[:, 0].cpu().numpy())
         figures[name] = float(average_precision(maps, truth).mean())
     return figures
 
@@ -427,12 +435,18 @@ def main() -> None:
 def run(cell: Cell, folder: Path) -> None:
     """Trains and measures a cell, unless its file exists."""
     path = folder / cell.file
-    if path.is_file() or (cell.dataset == "massachusetts" and MASSACHUSETTS is None):
+    if cell.dataset == "massachusetts" and MASSACHUSETTS is None:
         return
-    model, data = trained(cell, folder)
-    figures = measured(model, data, cell.dataset != "massachusetts")
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"cell": vars(cell), "figures": figures}, indent=1))
+    try:
+        with FileLock(path.with_suffix(".lock"), blocking=False):
+            if path.is_file():
+                return
+            model, data = trained(cell, folder)
+            figures = measured(model, data, cell.dataset != "massachusetts")
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps({"cell": vars(cell), "figures": figures}, indent=1))
+    except Timeout:
+        return
     print(path.name, {name: round(value, 3) for name, value in figures.items()}, flush=True)
 
 

@@ -355,18 +355,20 @@ def resumption(architecture, o):
     from vbp_lightning.data import SyntheticScenes
 
     root = o.folder / architecture
-    SyntheticScenes(o.folder / "data", scenes=8, size=192)()
+    SyntheticScenes(o.folder / "data", scenes=24, size=288)()
     settings = (
         f"model={architecture} trainer={'gpu' if o.device.type == 'cuda' else 'cpu'} threads=1"
         f" trainer.deterministic=warn trainer.max_epochs=5 data.root={o.folder / 'data'}"
-        " data.source.scenes=8 data.source.size=192 data.num_workers=2 data.tiles_per_epoch=512"
+        " data.source.scenes=24 data.source.size=288 data.num_workers=2 data.tiles_per_epoch=512"
     ).split()
+
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
     def start(name, *arguments):
         with (o.folder / f"{name}.err").open("w") as errors:
             return subprocess.Popen(
                 [sys.executable, "train.py", *arguments], cwd=ROOT, start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=errors, stderr=errors,
+                env=os.environ | {"PYTHONPATH": paths}, stdout=errors, stderr=errors,
             )  # fmt: skip
 
     def kill(job):
