@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from vbp_lightning.cli import (
     explain_failure,
     names_as_text,
     one_line_errors,
+    quiet_lightning,
     reported_once,
 )
 from vbp_lightning.data.datasets.scene import DataError
@@ -183,6 +185,23 @@ def test_an_error_in_a_loader_worker_keeps_its_lines():
         next(iter(torch.utils.data.DataLoader(Failing(), num_workers=1)))
     explained = explain_failure(caught.value)
     assert explained.lines == ("a.tif: is damaged (data.root)", "b.tif: is damaged (data.root)")
+
+
+def test_only_warnings_that_nobody_can_heed_are_silent(recwarn):
+    with quiet_lightning():
+        warnings.warn(
+            "adaptive_max_pool2d_backward_cuda does not have a deterministic implementation",
+            stacklevel=1,
+        )
+        warnings.warn(
+            "The 'predict_dataloader' does not have many workers which may be a bottleneck",
+            stacklevel=1,
+        )
+        warnings.warn(
+            "The 'train_dataloader' does not have many workers which may be a bottleneck",
+            stacklevel=1,
+        )
+    assert [str(each.message)[:22] for each in recwarn] == ["The 'train_dataloader'"]
 
 
 @pytest.mark.parametrize(

@@ -497,13 +497,19 @@ def quiet_lightning() -> Iterator[None]:
 
     These are Lightning's notes about devices; its use of a deprecated function of torch; that it
     cannot know whether a batch sampler gives a prediction every tile, as those of this project do;
-    and that DDP copies the gradient of a 1 × 1 convolution, where a stride has no meaning.
+    that blocks of a scene are read without workers; that DDP copies the gradient of a 1 × 1
+    convolution, where a stride has no meaning; and that the backward pass of the global max pooling
+    has no deterministic CUDA kernel, which ``trainer.deterministic=warn`` allows.
     """
+    harmless = (
+        *(".*LeafSpec", ".*custom batch sampler.*predict", ".*predict_dataloader.*many workers"),
+        *("Grad strides", "adaptive_max_pool2d_backward_cuda"),
+    )
     with (
         quiet_loggers(logging.WARNING, "pytorch_lightning", "lightning_fabric"),
         warnings.catch_warnings(),
     ):
-        for message in (".*LeafSpec", ".*custom batch sampler.*predict", "Grad strides"):
+        for message in harmless:
             warnings.filterwarnings("ignore", message=message)
         yield
 
