@@ -142,6 +142,23 @@ def test_the_mean_over_symmetric_views(scene):
     assert abs(probability[0, 0, 6, 6] - expected if scene else probability - expected) < 1e-6
 
 
+def test_the_global_maximum_is_written_without_its_own_operation():
+    """Torch 2.11 and older cannot convert it."""
+    operation = torch.ops.aten.adaptive_max_pool2d.default
+
+    class Pools(nn.Module):
+        def forward(self, images):
+            return F.adaptive_max_pool2d(images, 1), F.adaptive_max_pool2d(images, 2)
+
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    program = torch.export.export(Pools(), (images,))
+    program = program.run_decompositions(export._DECOMPOSITIONS)
+    kept = [node.args[1] for node in program.graph.nodes if node.target is operation]
+    assert kept == [[2, 2]]
+    for found, expected in zip(program.module()(images), Pools()(images), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_an_archive_of_scenes_takes_any_size(tmp_path):
     network = nn.Sequential(
         nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)

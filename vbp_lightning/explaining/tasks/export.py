@@ -212,6 +212,25 @@ def _difference(found: Outputs, expected: Outputs, raw: bool) -> float:
     return largest
 
 
+def _global_maximum(images: Tensor, output_size: Sequence[int]) -> Any:  # noqa: ANN401
+    """The maximum of each channel and its place; other sizes of the operation stay as they are."""
+    if any(size != 1 for size in output_size):
+        return NotImplemented
+    maxima, places = images.flatten(-2).max(-1)
+    return maxima[..., None, None], places[..., None, None]
+
+
+_DECOMPOSITIONS = {torch.ops.aten.adaptive_max_pool2d.default: _global_maximum}
+"""Operations that torch 2.11 and older cannot write to ONNX."""
+
+
+def _first(error: BaseException) -> BaseException:
+    """The exception at the start of a chain of causes: the converter's own lists its steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
     """Writes an ONNX model; each entry of its metadata is JSON.
 
@@ -219,18 +238,17 @@ def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, An
         UserError: An operation has no counterpart in ONNX.
     """
     try:
-        with _without_notes():
+        with _without_notes(), torch.no_grad():
+            exported = torch.export.export(model, (model.example,), dynamic_shapes=(model.sizes,))
             program = torch.onnx.export(
-                model,
-                (model.example,),
-                dynamic_shapes=(model.sizes,),
+                exported.run_decompositions(_DECOMPOSITIONS),
                 output_names=OUTPUTS,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # of many kinds
         raise UserError(
-            f"format=onnx: the network cannot be converted ({one_line(error)[:200]}): give"
+            f"format=onnx: the network cannot be converted ({one_line(_first(error))[:200]}): give"
             " format=torch_export"
         ) from error
     assert program is not None
