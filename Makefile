@@ -7,8 +7,9 @@ BIN := .venv/bin
 train: .venv/.installed
 	$(BIN)/python train.py $(ARGS)
 
+# The programs that the tests start compile this package once, whatever the environment says.
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
+	unset PYTHONDONTWRITEBYTECODE; OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(ARGS)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

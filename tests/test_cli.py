@@ -181,8 +181,10 @@ class Failing(torch.utils.data.Dataset):
 
 
 def test_an_error_in_a_loader_worker_keeps_its_lines():
+    batches = iter(torch.utils.data.DataLoader(Failing(), num_workers=1))
     with pytest.raises(DataError, match="Traceback") as caught:
-        next(iter(torch.utils.data.DataLoader(Failing(), num_workers=1)))
+        next(batches)
+    batches._shutdown_workers()  # which takes seconds if it is left to the garbage collector
     explained = explain_failure(caught.value)
     assert explained.lines == ("a.tif: is damaged (data.root)", "b.tif: is damaged (data.root)")
 
