@@ -1,11 +1,13 @@
 """The tiles without road whose pixels replace an area of other tiles."""
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
+
+import torch
 
 from vbp_lightning.data.tiles.tile import Label, Tile
 from vbp_lightning.errors import UserError
 from vbp_lightning.explaining.subject import Subject
-from vbp_lightning.explaining.tile_sources import TileSource, evenly_spread
+from vbp_lightning.explaining.tile_sources import TileSource, evenly_spread, in_batches
 
 _POOL = 2000
 """Tiles without a label among which those without road are searched."""
@@ -43,8 +45,9 @@ class Donors:
         elif free:
             assert subject.classifier is not None
             free = [free[place] for place in evenly_spread(len(free), _POOL)]
-            probabilities, _ = subject.probabilities(source.read(free), 1)
-            below = probabilities < float(subject.classifier.threshold)
+            read = in_batches(source, free, "Searching tiles without road")
+            below = torch.cat([subject.probabilities(tiles, 1)[0] for tiles in read])
+            below = below < float(subject.classifier.threshold)
             free = [number for number, is_below in zip(free, below, strict=True) if is_below]
         if not free:
             raise UserError(
@@ -53,19 +56,36 @@ class Donors:
             )
         self._free = free
         self._spread = [free[place] for place in evenly_spread(len(free), _OTHERS)]
-        self._colours = source.read(self._spread).mean((2, 3))
+        read = in_batches(source, self._spread, "Comparing colours")
+        self._colours = torch.cat([tiles.mean((2, 3)) for tiles in read])
 
-    def of(self, number: int) -> list[int]:
-        """The nearest of the tile's scene; then those of other scenes whose colours are nearest.
+    def of_all(self, numbers: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+        """The replacing tiles of several tiles, without those that have none.
 
         Args:
-            number: The tile whose pixels are replaced.
+            numbers: The tiles whose pixels are replaced.
 
         Returns:
-            As many numbers of tiles as are wanted; some occur twice if there are fewer.
+            Those that have replacing tiles, and these of each. A line tells how many have none.
 
         Raises:
-            UserError: There is none that does not overlap the tile.
+            UserError: None of them has any.
+        """
+        found = {number: self._of(number) for number in numbers}
+        having = [number for number in numbers if found[number]]
+        if not having:
+            raise UserError(
+                "all tiles without road overlap those whose pixels are to be replaced: give more of"
+                " the scene (input), or another split"
+            )
+        if left_out := len(numbers) - len(having):
+            print(f"{left_out} of {len(numbers)} tiles are left out: all without road overlap them")
+        return having, [found[number] for number in having]
+
+    def _of(self, number: int) -> list[int]:
+        """The nearest of the tile's scene; then those of other scenes whose colours are nearest.
+
+        As many as are wanted; some occur twice if there are fewer, and there may be none.
         """
         tile = self._source.places[number]
         own = [each for each in self._free if self._source.places[each].scene == tile.scene]
@@ -77,10 +97,7 @@ class Donors:
             others = [self._spread[rank] for rank in ranked]
             own += [each for each in others if self._source.places[each].scene != tile.scene]
         if not own:
-            raise UserError(
-                f"{tile.scene}: all tiles without road overlap the tile at {tile.row}, {tile.col}:"
-                " give more of the scene (input), or another split"
-            )
+            return []
         return [own[place % len(own)] for place in range(self._count)]
 
     def _distance(self, number: int, tile: Tile) -> int:

@@ -16,15 +16,17 @@ from torch import Tensor
 
 from vbp_lightning.attribution.activation_maps import at_map, last_map
 from vbp_lightning.cli import shown_progress
+from vbp_lightning.data.tiles.selection import road_is_known, spread_road_tiles
 from vbp_lightning.data.tiles.tile import Label, LabelledTile
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.localisation import positive_part, relevance_mass
 from vbp_lightning.evaluation.replacement import (
+    FlipTest,
     brightest,
     elsewhere,
-    feathered,
     flip_test,
     replaced,
+    softened,
 )
 from vbp_lightning.explaining.donors import Donors
 from vbp_lightning.explaining.methods import attributions
@@ -80,6 +82,7 @@ class _Tiles:
         road: ``(N, H, W)`` road pixels.
         masks: ``(N, H, W)`` saliency maps, not negative.
         probabilities: ``(N,)`` P(road).
+        donors: The numbers of the tiles without road whose pixels replace parts of each.
     """
 
     numbers: list[int]
@@ -88,6 +91,7 @@ class _Tiles:
     road: Areas
     masks: Floats
     probabilities: Floats
+    donors: list[list[int]]
 
 
 @record(frozen=True)
@@ -98,11 +102,13 @@ class _Removal:
         areas: ``(N, H, W)`` these pixels.
         without: ``(N,)`` mean P(road) with them replaced.
         control: ``(N,)`` mean P(road) with equal areas elsewhere replaced.
+        overlaps: ``(N,)`` mean share of these areas that lies on the first ones.
     """
 
     areas: Areas
     without: Floats
     control: Floats
+    overlaps: Floats
 
 
 def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
@@ -127,19 +133,21 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         raise UserError(
             f"input={cfg.input}: images have no road pixels to compare with: leave it out"
         )
+    if round(cfg.share * (subject.reader.side or 0) ** 2) < 1:
+        raise UserError(f"share={cfg.share:g}: is less than one pixel of a tile: give a larger one")
     tiles = _called_road(cfg, subject, source)
     removal = _without_brightest(cfg, subject, source, tiles)
     described = _descriptors(cfg, subject, tiles)
     found, distances = spectral_clusters(described, cfg.clusters, cfg.draw)
-    drops = removal.control - removal.without
-    means, chances = flip_test(drops, found, seed=cfg.draw)
-    order = np.argsort(-means, kind="stable")  # the largest drop first
+    order = np.argsort(
+        -np.bincount(found, removal.control - removal.without) / np.bincount(found), kind="stable"
+    )  # the largest drop first
     clusters = np.argsort(order)[found]
+    test = flip_test(removal.control - removal.without, clusters, seed=cfg.draw)
     table = [
-        _summary(number, clusters == number, tiles, removal, float(means[own]), float(chances[own]))
-        for number, own in enumerate(order.tolist())
+        _summary(number, clusters == number, tiles, removal, test) for number in range(len(order))
     ]
-    conclusion = _conclusion(table)
+    conclusion = _conclusion(table, test)
     print(conclusion)
     nearest = np.argsort(distances, kind="stable")
     typical = [nearest[clusters[nearest] == number][: cfg.typical] for number in range(len(table))]
@@ -154,6 +162,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
         probabilities=tiles.probabilities,
         probabilities_replaced=removal.without,
         probabilities_elsewhere=removal.control,
+        overlaps=removal.overlaps,
         maps=tiles.masks.astype(np.float32),
         areas=removal.areas,
         labels=[int(tile.label) for tile in tiles.known],
@@ -182,47 +191,51 @@ def _called_road(cfg: DictConfig, subject: Subject, source: SplitTiles) -> _Tile
     called = [called[place] for place in evenly_spread(len(called), cfg.tiles)]
     known = [source.known[number] for number in called]
     road = source.datamodule.read_road_masks(known).numpy()
-    # of images that are labelled as a whole it is not known where the road is
-    is_known = [
-        not mask.all() and (mask.any() or tile.label != Label.ROAD)
-        for mask, tile in zip(road, known, strict=True)
-    ]
-    numbers = [number for number, usable in zip(called, is_known, strict=True) if usable]
+    fit = np.array([tile.road_pixels_fit and tile.label != Label.ROAD for tile in known])
+    is_known = road_is_known(known, road) | (fit & ~road.any(axis=(1, 2)))  # or without any road
     if not road[is_known].any():
-        raise UserError(
-            f"split={source.split}: no tile whose road pixels are known: choose data with masks or"
-            " road vectors"
-        )
-    raw, places = source.read(numbers), [source.places[number] for number in numbers]
+        # as of images that are labelled as a whole, unless no road is called road
+        roads = spread_road_tiles(source.known, _BATCH)
+        if not road_is_known(roads, source.datamodule.read_road_masks(roads).numpy()).any():
+            raise UserError(
+                f"split={source.split}: no tile whose road pixels are known: choose data with masks"
+                " or road vectors"
+            )
+    donors = Donors(source, subject, (), cfg.replacements)
+    chosen, of_chosen = donors.of_all([called[rank] for rank in np.flatnonzero(is_known)])
+    road = road[[called.index(number) for number in chosen]]
+    raw, places = source.read(chosen), [source.places[number] for number in chosen]
     (maps,) = attributions(cfg, subject, ChosenTiles(raw, places), class_of(cfg.target)).values()
     return _Tiles(
-        numbers,
-        [source.known[number] for number in numbers],
+        chosen,
+        [source.known[number] for number in chosen],
         raw,
-        road[is_known],
+        road,
         positive_part(maps),
-        probabilities[numbers],
+        probabilities[chosen],
+        of_chosen,
     )
 
 
 def _without_brightest(
     cfg: DictConfig, subject: Subject, source: SplitTiles, tiles: _Tiles
 ) -> _Removal:
-    """Replaces the brightest pixels off the road, and equal areas elsewhere."""
-    donors = Donors(source, subject, (), cfg.replacements)
+    """Replaces the brightest pixels off the road, and equal areas elsewhere off the road."""
     areas = np.zeros_like(tiles.road)
-    means = []
+    found = []
     for rank in shown_progress(range(len(tiles.numbers)), "Replacing what the mask shows"):
         near = ndimage.distance_transform_edt(~tiles.road[rank]) <= cfg.margin
         near &= tiles.road[rank].any()
-        areas[rank] = brightest(tiles.masks[rank], ~near, cfg.share)
-        others = source.read(donors.of(tiles.numbers[rank]))
-        places = elsewhere(areas[rank], len(others), cfg.draw + tiles.numbers[rank])
-        weights = feathered(areas[rank]), np.stack([feathered(place) for place in places])
-        changed = torch.cat([replaced(tiles.raw[rank], others, each) for each in weights])
-        means.append(subject.probabilities(changed, 1)[0].view(2, -1).mean(1).numpy())
-    without, control = np.stack(means, axis=1)
-    return _Removal(areas, without, control)
+        area = areas[rank] = brightest(tiles.masks[rank], ~near, cfg.share)
+        others = source.read(tiles.donors[rank])
+        weights = softened(area)
+        places, moved = elsewhere(
+            area, weights, len(others), cfg.draw + tiles.numbers[rank], area | near
+        )
+        changed = torch.cat([replaced(tiles.raw[rank], others, each) for each in (weights, moved)])
+        means = subject.probabilities(changed, 1)[0].view(2, -1).mean(1).tolist()
+        found.append((*means, (places & area).sum() / (len(others) * max(area.sum(), 1))))
+    return _Removal(areas, *np.array(found).T)
 
 
 def _descriptors(cfg: DictConfig, subject: Subject, tiles: _Tiles) -> Floats:
@@ -239,9 +252,10 @@ def _descriptors(cfg: DictConfig, subject: Subject, tiles: _Tiles) -> Floats:
 
 
 def _summary(
-    number: int, own: Areas, tiles: _Tiles, removal: _Removal, drop: float, chance: float
+    number: int, own: Areas, tiles: _Tiles, removal: _Removal, test: FlipTest
 ) -> dict[str, float]:
     """A row of the table."""
+    drop, chance = float(test.means[number]), float(test.p_values[number])
     labels = np.array([int(tile.label) for tile in tiles.known])[own]
     decided = labels[labels != Label.IGNORED]
     offsets = [
@@ -267,14 +281,22 @@ def _summary(
     }
 
 
-def _conclusion(table: Sequence[dict[str, float]]) -> str:
+def _conclusion(table: Sequence[dict[str, float]], test: FlipTest) -> str:
     suspicious = [row for row in table if row["suspicious"]]
     total = sum(int(row["tiles"]) for row in table)
     rule = f"from {_SUSPICIOUS_DROP:g} with p ≤ {_SUSPICIOUS_P:g}"
+    small = int((test.lowest > _SUSPICIOUS_P).sum())
+    if small == len(table):
+        return (
+            f"Not decided: each cluster of {len(table)} ({total} tiles) is too small for p ≤"
+            f" {_SUSPICIOUS_P:g}: give more tiles, or fewer clusters"
+        )
     if not suspicious:
         return (
             f"No cluster of {len(table)} ({total} tiles) is suspicious: without what the mask shows"
             f" beside the road, P(road) falls by {table[0]['drop']:.3f} at most (suspicious {rule})"
+            + f"; {small} are too small to be tested (tiles, clusters)"
+            * (small > 0)
         )
     tiles = sum(int(row["tiles"]) for row in suspicious)
     return (
@@ -324,7 +346,7 @@ def _sheet(
         what = "by their masks"
     notes = [
         conclusion + ".",
-        f"The {len(typical[0])} most typical tiles of each cluster: the"
+        f"The most typical tiles of each cluster, {cfg.typical} at most: the"
         f" {cfg.share:.0%} of the pixels outlined that are brightest in the mask and more than"
         f" {cfg.margin} px off the road; below, the mask on the tile; and {_PATCH} px around its"
         " brightest pixel. P → mean P(road) with the outlined pixels replaced by those of tiles"

@@ -15,7 +15,7 @@ from vbp_lightning.cli import shown_progress
 from vbp_lightning.data.tiles.selection import spread_road_tiles, where_road_is_known
 from vbp_lightning.errors import UserError
 from vbp_lightning.evaluation.bootstrap import mean_interval
-from vbp_lightning.evaluation.replacement import elsewhere, feathered, replaced
+from vbp_lightning.evaluation.replacement import elsewhere, replaced, softened
 from vbp_lightning.explaining.donors import Donors
 from vbp_lightning.explaining.drawn_areas import areas_of
 from vbp_lightning.explaining.image_inputs import CutImages
@@ -102,11 +102,12 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     source = open_tiles(cfg, subject)
     touched = {} if cfg.area is None else areas_of(str(cfg.area), source, subject.reader)
     numbers, areas = _areas_of_road(cfg, source) if cfg.area is None else _largest(cfg, touched)
-    donors = Donors(source, subject, touched, cfg.replacements)
+    area_of = dict(zip(numbers, areas, strict=True))
+    numbers, donors = Donors(source, subject, touched, cfg.replacements).of_all(numbers)
     done = [
-        _experiment(cfg, source, number, area, donors.of(number))
-        for number, area in shown_progress(
-            list(zip(numbers, areas, strict=True)), "Replacing the area"
+        _experiment(cfg, source, number, area_of[number], others)
+        for number, others in shown_progress(
+            list(zip(numbers, donors, strict=True)), "Replacing the area"
         )
     ]
     tiles = source.read(numbers)
@@ -193,14 +194,14 @@ def _experiment(
     cfg: DictConfig, source: TileSource, number: int, area: Areas, donors: Sequence[int]
 ) -> _Experiment:
     tile, others = source.read([number])[0], source.read(donors)
-    places = elsewhere(area, len(donors), cfg.draw + number)
-    weights = [feathered(each, cfg.margin, cfg.feather) for each in (area, *places)]
+    weights = softened(area, cfg.margin, cfg.feather)
+    places, moved = elsewhere(area, weights, len(donors), cfg.draw + number)
     return _Experiment(
         number,
         area,
         donors,
-        replaced(tile, others, weights[0]),
-        replaced(tile, others, np.stack(weights[1:])),
+        replaced(tile, others, weights),
+        replaced(tile, others, moved),
         places,
     )
 
