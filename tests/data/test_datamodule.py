@@ -458,6 +458,29 @@ def test_the_dilation_of_composites_is_in_metres(make_datamodule, make_scene, li
     assert unknown.train_dataloader().dataset.reach == [2] * 3
 
 
+def test_a_share_without_any_composite_is_refused(make_datamodule):
+    made = make_datamodule(evidence=Evidence(share=0.01), tiles_per_epoch=80)
+    made.setup()
+    with pytest.raises(DataError, match=r"share=0\.01: replaces none of the 40 pairs"):
+        made.train_dataloader()
+
+
+def test_composites_need_road_pixels_of_training_scenes(make_scene, listed):
+    scenes = (
+        *(
+            replace(make_scene(f"train_{is_road}", "train"), labels=ImageLabel(is_road))
+            for is_road in (True, False)
+        ),
+        make_scene("val", "val"),
+        make_scene("test", "test"),
+    )
+    made = RoadTileDataModule(
+        listed(scenes), tile_size=16, batch_size=8, road_share=0.1, evidence=Evidence()
+    )
+    with pytest.raises(DataError, match="whole images are labelled"):
+        made.setup()
+
+
 def test_composites_need_road_pixels(make_scene, listed):
     scenes = tuple(
         replace(make_scene(f"{split}_{is_road}", split), labels=ImageLabel(is_road))

@@ -87,7 +87,12 @@ def test_vectors_lie_on_every_image_and_masks_on_that_of_their_name(tmp_path):
         ("small.png", "small.png: is 10 × 10 px"),
         ("empty.png", "empty.png: covers no pixel of the 4 tiles (area)"),
         ("far.geojson", "far.geojson: covers no pixel of the 4 tiles (area)"),
+        (
+            "points.geojson",
+            "points.geojson: covers no pixel of the 4 tiles (area): give polygons",
+        ),
         ("colours.png", "colours.png: a road mask has one band"),
+        ("mask.JPG", "mask.JPG: .JPG files change the pixels around an area (area): save the mask"),
     ],
 )
 def test_areas_that_cannot_be_used_are_one_line(tmp_path, monkeypatch, area, words):
@@ -95,6 +100,9 @@ def test_areas_that_cannot_be_used_are_one_line(tmp_path, monkeypatch, area, wor
     (tmp_path / "text.geojson").write_text("roads")
     mask(tmp_path / "small.png", np.s_[:4], side=10)
     mask(tmp_path / "empty.png", np.s_[:0])
+    mask(tmp_path / "mask.JPG", np.s_[:4])
+    point = {"type": "Point", "coordinates": [9.0, 48.74]}
+    (tmp_path / "points.geojson").write_text(json.dumps(point))
     rectangle(tmp_path / "far.geojson", 600_000, 5_300_000, 600_010, 5_300_010)
     colours = np.zeros((SIDE, SIDE, 3), np.uint8)
     colours[:4, :, 0] = 200

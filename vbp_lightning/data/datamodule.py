@@ -620,6 +620,13 @@ class RoadTileDataModule(pl.LightningDataModule):
         labelled = int(np.count_nonzero(tiles.labels != Label.IGNORED))
         wanted = self.settings.tiles_per_epoch or labelled
         evidence = self.settings.evidence
+        count = max(1, wanted // batch_size)
+        pairs = count * batch_size // 2
+        if evidence is not None and pairs * evidence.share < 1:
+            raise DataError(
+                f"data.evidence.share={evidence.share:g}: replaces none of the {pairs} pairs of an"
+                f" epoch: give at least 1/{pairs}"
+            )
         epochs = getattr(self.trainer, "max_epochs", None) or 0  # -1: without an end
         reach = [
             evidence.dilation / float(np.mean(ground_sampling_distance(info.grid) or 1))
@@ -643,7 +650,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         )
         batches = BalancedBatches(
             tiles.labels,
-            max(1, wanted // batch_size),
+            count,
             batch_size,
             self.settings.seed,
             self._current_epoch,

@@ -22,6 +22,9 @@ from vbp_lightning.explaining.tile_sources import TileSource
 KEY = "area"
 """The config key that names the file."""
 
+_LOSSY = (".jpg", ".jpeg", ".jp2", ".webp")
+"""Endings of the names of masks whose pixels may have changed."""
+
 _OTHER_KEYS = re.compile(r"\((data\.[\w.]+|input)\)")
 
 
@@ -44,6 +47,11 @@ def areas_of(name: str, source: TileSource, reader: CutImages) -> dict[int, npt.
     if not is_file(path, KEY):
         raise UserError(f"{path}: no such file ({KEY}): give a vector file or a mask of the image")
     is_mask = path.suffix.lower() in IMAGE_SUFFIXES
+    if path.suffix.lower() in _LOSSY:
+        raise UserError(
+            f"{path}: {path.suffix} files change the pixels around an area ({KEY}): save the mask"
+            " as PNG or GeoTIFF"
+        )
     scenes = list(source.by_scene())
     if is_mask and len(scenes) > 1:
         named = [each for each in scenes if each[0].name == path.stem]
@@ -74,7 +82,7 @@ def areas_of(name: str, source: TileSource, reader: CutImages) -> dict[int, npt.
         raise UserError(*(_OTHER_KEYS.sub(f"({KEY})", line) for line in error.lines)) from error
     if not found:
         raise UserError(
-            f"{path}: covers no pixel of the {len(source.places)} tiles ({KEY}): give an area that"
-            " lies on the image, or another split"
+            f"{path}: covers no pixel of the {len(source.places)} tiles ({KEY}): give polygons or"
+            " lines that lie on the image (points cover none), or another split"
         )
     return found

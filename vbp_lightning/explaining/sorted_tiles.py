@@ -55,7 +55,7 @@ def sorted_tiles_sheet(
         "Each row is the order of all tiles by the method's own average precision, the best on the"
         " left; evenly spaced ones are shown, their road outlined. Methods by their mean.",
     ]
-    title = f"All {count} road tiles, sorted by average precision"
+    title = f"{count} road tiles, sorted by average precision"
     return picture_grid(grid, title, notes, columns=SHOWN, side=112, text_size=12)
 
 

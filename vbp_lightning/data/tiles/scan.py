@@ -104,11 +104,7 @@ def split_errors(
         values: The meaning of the values of road masks.
         optional: Whether the split may be empty.
     """
-    members = [
-        item
-        for item in scan.scanned
-        if any(region.split == split for region in scan.regions[item.info.scene.name])
-    ]
+    members = _members(scan, split)
     if not members:
         if optional:
             return []
@@ -153,9 +149,18 @@ def split_errors(
     return lines
 
 
+def _members(scan: Scan, split: Split) -> list[ScannedScene]:
+    """The scenes that have a part in a split."""
+    return [
+        item
+        for item in scan.scanned
+        if any(region.split == split for region in scan.regions[item.info.scene.name])
+    ]
+
+
 def no_road_pixels(scan: Scan) -> list[str]:
     """The reason why a training cannot make composites, if there is one."""
-    roads = [item for item in scan.scanned if item.road_pixels]
+    roads = [item for item in _members(scan, "train") if item.road_pixels]
     if not roads or not all(isinstance(item.info.scene.labels, ImageLabel) for item in roads):
         return []
     return [
