@@ -49,7 +49,7 @@ from vbp_lightning.records import RECORD, Count, Positive, PositiveCount
 Floats = npt.NDArray[np.float64]
 Areas = npt.NDArray[np.bool_]
 
-_SUSPICIOUS_DROP = 0.25
+_SUSPICIOUS_DROP = 0.3
 _SUSPICIOUS_P = 0.01
 """A cluster is suspicious from this mean drop of P(road), and up to this p-value."""
 
