@@ -144,9 +144,8 @@ def _scored(
                 method = compared.build(model)
                 maps = maps_of(method, tiles.tiles, target)
             except (UnsupportedNetworkError, ValueError) as error:
-                print(
-                    f"{compared.method} {compared.upsampling} is left out: {plain(one_line(error))}"
-                )
+                name = f"{compared.method} {compared.upsampling}".strip()
+                print(f"{name} is left out: {plain(one_line(error))}")
                 continue
             if compared.method == "lrp":
                 of_lrp = maps
