@@ -2,7 +2,7 @@
 
 Every cell, a training with its evaluation, is one JSON file of FOLDER; cells that exist, or that
 another process works at, are skipped: the command may be stopped and repeated, and several may run
-beside each other. One thread each.
+beside each other. One thread each. A folder belongs to one version of the code and of the data.
 
     python benchmarks/evidence.py FOLDER screen    short trainings of many methods, one seed
     python benchmarks/evidence.py FOLDER final     the chosen ones, whole trainings of several seeds
