@@ -83,6 +83,15 @@ def test_too_few_tiles_are_no_verdict(call, checkpoint):
     assert "Not decided: each cluster of 1 (6 tiles) is too small for p ≤ 0.01" in process.stdout
 
 
+def test_areas_that_cannot_be_avoided_are_told(call, checkpoint):
+    process = call(
+        *("explain.py", f"ckpt={checkpoint}", "task=clusters", "output=out"),
+        *("replacements=1", "share=0.7"),
+    )
+    assert process.returncode == 0, process.stderr
+    assert "of the equal areas elsewhere lie on what the mask shows: give a" in process.stdout
+
+
 def test_marks_on_tiles_without_road_alone_are_found(call, tmp_path):
     checkpoint = marked_scenes(tmp_path, on_road=False)
     process = call(

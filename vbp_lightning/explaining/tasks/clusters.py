@@ -53,6 +53,9 @@ _SUSPICIOUS_DROP = 0.3
 _SUSPICIOUS_P = 0.01
 """A cluster is suspicious from this mean drop of P(road), and up to this p-value."""
 
+_LARGE_OVERLAP = 0.1
+"""Share of the equal areas on the area itself from which a drop is underestimated."""
+
 _BATCH = 64
 _PATCH = 32
 """Side in pixels of the patch around the brightest pixel that is drawn."""
@@ -147,7 +150,7 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     table = [
         _summary(number, clusters == number, tiles, removal, test) for number in range(len(order))
     ]
-    conclusion = _conclusion(table, test)
+    conclusion = _conclusion(table, test, float(removal.overlaps.mean()))
     print(conclusion)
     nearest = np.argsort(distances, kind="stable")
     typical = [nearest[clusters[nearest] == number][: cfg.typical] for number in range(len(table))]
@@ -281,7 +284,7 @@ def _summary(
     }
 
 
-def _conclusion(table: Sequence[dict[str, float]], test: FlipTest) -> str:
+def _conclusion(table: Sequence[dict[str, float]], test: FlipTest, overlap: float) -> str:
     suspicious = [row for row in table if row["suspicious"]]
     total = sum(int(row["tiles"]) for row in table)
     rule = f"from {_SUSPICIOUS_DROP:g} with p ≤ {_SUSPICIOUS_P:g}"
@@ -292,11 +295,16 @@ def _conclusion(table: Sequence[dict[str, float]], test: FlipTest) -> str:
             f" {_SUSPICIOUS_P:g}: give more tiles, or fewer clusters"
         )
     if not suspicious:
+        doubts = f"; {small} are too small to be tested (tiles, clusters)" if small else ""
+        if overlap > _LARGE_OVERLAP:
+            doubts += (
+                f"; {overlap:.0%} of the equal areas elsewhere lie on what the mask shows: give a"
+                " smaller share"
+            )
         return (
             f"No cluster of {len(table)} ({total} tiles) is suspicious: without what the mask shows"
             f" beside the road, P(road) falls by {table[0]['drop']:.3f} at most (suspicious {rule})"
-            + f"; {small} are too small to be tested (tiles, clusters)"
-            * (small > 0)
+            + doubts
         )
     tiles = sum(int(row["tiles"]) for row in suspicious)
     return (
