@@ -502,8 +502,11 @@ def quiet_lightning() -> Iterator[None]:
     has no deterministic CUDA kernel, which ``trainer.deterministic=warn`` allows.
     """
     harmless = (
-        *(".*LeafSpec", ".*custom batch sampler.*predict", ".*predict_dataloader.*many workers"),
-        *("Grad strides", "adaptive_max_pool2d_backward_cuda"),
+        ".*LeafSpec",
+        ".*custom batch sampler.*predict",
+        ".*predict_dataloader.*many workers",
+        "Grad strides",
+        "adaptive_max_pool2d_backward_cuda",
     )
     with (
         quiet_loggers(logging.WARNING, "pytorch_lightning", "lightning_fabric"),

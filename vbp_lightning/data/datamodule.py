@@ -625,7 +625,7 @@ class RoadTileDataModule(pl.LightningDataModule):
         if evidence is not None and pairs * evidence.share < 1:
             raise DataError(
                 f"data.evidence.share={evidence.share:g}: replaces none of the {pairs} pairs of an"
-                f" epoch: give at least 1/{pairs}"
+                f" epoch: give at least {np.ceil(1e4 / pairs) / 1e4:g}"
             )
         epochs = getattr(self.trainer, "max_epochs", None) or 0  # -1: without an end
         reach = [

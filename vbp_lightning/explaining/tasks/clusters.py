@@ -142,11 +142,10 @@ def run(cfg: DictConfig, subject: Subject) -> Iterator[Path]:
     removal = _without_brightest(cfg, subject, source, tiles)
     described = _descriptors(cfg, subject, tiles)
     found, distances = spectral_clusters(described, cfg.clusters, cfg.draw)
-    order = np.argsort(
-        -np.bincount(found, removal.control - removal.without) / np.bincount(found), kind="stable"
-    )  # the largest drop first
+    test = flip_test(removal.control - removal.without, found, seed=cfg.draw)
+    order = np.argsort(-test.means, kind="stable")  # the largest drop first
+    test = FlipTest(*(each[order] for each in test))
     clusters = np.argsort(order)[found]
-    test = flip_test(removal.control - removal.without, clusters, seed=cfg.draw)
     table = [
         _summary(number, clusters == number, tiles, removal, test) for number in range(len(order))
     ]
@@ -206,14 +205,14 @@ def _called_road(cfg: DictConfig, subject: Subject, source: SplitTiles) -> _Tile
             )
     donors = Donors(source, subject, (), cfg.replacements)
     chosen, of_chosen = donors.of_all([called[rank] for rank in np.flatnonzero(is_known)])
-    road = road[[called.index(number) for number in chosen]]
+    road_of = dict(zip(called, road, strict=True))
     raw, places = source.read(chosen), [source.places[number] for number in chosen]
     (maps,) = attributions(cfg, subject, ChosenTiles(raw, places), class_of(cfg.target)).values()
     return _Tiles(
         chosen,
         [source.known[number] for number in chosen],
         raw,
-        road,
+        np.stack([road_of[number] for number in chosen]),
         positive_part(maps),
         probabilities[chosen],
         of_chosen,

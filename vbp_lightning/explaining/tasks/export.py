@@ -231,6 +231,11 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
+def _exported(model: TileModel | SceneModel) -> torch.export.ExportedProgram:
+    """The operations of a model, for any number or size of its images."""
+    return torch.export.export(model, (model.example,), dynamic_shapes=(model.sizes,))
+
+
 def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, Any]) -> None:
     """Writes an ONNX model; each entry of its metadata is JSON.
 
@@ -239,9 +244,8 @@ def write_onnx(model: TileModel | SceneModel, path: Path, metadata: dict[str, An
     """
     try:
         with _without_notes(), torch.no_grad():
-            exported = torch.export.export(model, (model.example,), dynamic_shapes=(model.sizes,))
             program = torch.onnx.export(
-                exported.run_decompositions(_DECOMPOSITIONS),
+                _exported(model).run_decompositions(_DECOMPOSITIONS),
                 output_names=OUTPUTS,
                 dynamo=True,
                 verbose=False,
@@ -289,7 +293,7 @@ def write_torch(model: TileModel | SceneModel, path: Path, metadata: dict[str, A
     """
     try:
         with torch.no_grad():
-            program = torch.export.export(model, (model.example,), dynamic_shapes=(model.sizes,))
+            program = _exported(model)
     except Exception as error:  # of many kinds
         raise UserError(
             f"format=torch_export: the network cannot be exported ({one_line(error)[:200]})"
